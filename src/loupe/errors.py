@@ -1,7 +1,4 @@
-"""The errors that a user can cause, and the masking of passwords in texts.
-
-The command line prints the message of a LoupeError in one line, without a traceback.
-"""
+"""The errors that a user can cause, and the masking of passwords in texts."""
 
 import base64
 import os
@@ -9,16 +6,14 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-LONGEST_DESCRIPTION = 300  # maximum number of characters of a described error
+LONGEST_DESCRIPTION = 300  # characters of a described error
 MASK = "***"
-# A library's message may quote only a part of a secret. Parts with at least this number of characters are masked.
-SHORTEST_PART = 3
+SHORTEST_PART = 3  # characters of a part of a secret, which a library's message may quote
 
-# A password may contain `/`, `@` or `:`. Therefore everything up to the last `@` before a space is masked, even text
-# that is not a password, such as the path in `http://host:5000/a@b`.
+# A password may contain `/`, `@` or `:`, so everything up to the last `@` before a space is masked.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
-# In URLs with these schemes, the user name may be a token or the id of a key, and is masked too.
+# In URLs with these schemes, the user name may be a token and is masked too.
 _ID_SCHEMES = re.compile(r"(?i)(.*\+)?(https?|s3a?|gc?s|oss)")
 _FIELD = re.compile(
     r"""(?ix)
@@ -36,8 +31,7 @@ _FIELD = re.compile(
     """
 )
 
-# The next two patterns find secrets in messages of libraries and servers: quoted values, as in JSON and Python, and
-# HTTP headers.
+# Secrets in messages of libraries and servers: quoted values, as in JSON and Python, and HTTP headers
 _QUOTED = re.compile(
     r"""(?ix)
     (
@@ -53,29 +47,27 @@ _HEADER = re.compile(
     (?: (?:basic|bearer|digest|token) \s+ )? [^\s'",}]+
     """
 )
-_BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # the user and the password of an HTTP header, in base64
-# Each match of the three patterns above contains one of these words.
+_BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # an HTTP header with user and password, in base64
+# In each match of the three patterns above
 _SECRET_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
-# The values of these environment variables are masked in errors, because servers and libraries may quote them.
+# Environment variables whose values are masked in errors
 _SECRET_VARIABLE = re.compile(
     r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$"
 )
-# Minimum length of a variable's value that is masked, because a shorter value may be part of a normal word.
-SHORTEST_VALUE = 6
-# A password that contains a space. The URL itself shows where the password ends; a text that quotes the URL does not.
+SHORTEST_VALUE = 6  # of a variable; a shorter value may be part of a normal word
+# In a text that quotes a URL, the end of a password with a space is unknown.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 
 def mask_secrets(text: str, *urls: str) -> str:
-    """Replace the passwords, tokens and keys of URLs by MASK, for a text that is printed, logged or stored.
+    """Replace passwords, tokens and keys in a text by MASK.
 
-    Secrets are the part of a URL before `@`, and the values of query fields with names such as `password`, `token` or
+    These are the part of a URL before `@`, and query fields with names such as `password`, `token` or
     `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
 
     Args:
         text: any text.
-        urls: URLs whose secrets are masked everywhere in the text, because a library's message may quote a part of
-            these secrets.
+        urls: URLs whose secrets are masked everywhere, because a message may quote parts of them.
     """
     for url in urls:
         for part in _list_secret_parts(url):
@@ -84,13 +76,13 @@ def mask_secrets(text: str, *urls: str) -> str:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
-    if _SECRET_WORD.search(text):  # this search takes a tenth of the time of the three substitutions below
+    if _SECRET_WORD.search(text):  # a tenth of the time of the substitutions
         text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
 
 def mask_error(text: str, *urls: str) -> str:
-    """Mask the secrets that `mask_secrets` finds, and the values of environment variables with secrets."""
+    """Mask secrets as `mask_secrets`, and the values of environment variables with secrets."""
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)
@@ -100,7 +92,7 @@ def mask_error(text: str, *urls: str) -> str:
 
 
 def mask_values(value: Any) -> Any:
-    """Return a copy of a JSON value in which the secrets of all texts are masked."""
+    """Return a copy of a JSON value with masked secrets."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, dict):
@@ -109,7 +101,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has replaced secrets of a URL. A masked URL cannot be opened."""
+    """Return whether `mask_secrets` has changed a URL, which then cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 
@@ -126,13 +118,13 @@ def _mask_field(found: re.Match[str]) -> str:
 def _mask_basic(found: re.Match[str]) -> str:
     try:
         is_password = b":" in base64.b64decode(found[2])
-    except ValueError:  # the word after `basic` is not base64
+    except ValueError:  # not base64
         is_password = False
     return f"{found[1]}{MASK}" if is_password else found[0]
 
 
 def _list_secret_parts(url: str) -> list[str]:
-    """Return the parts of a URL's secrets that a library's message may contain, longest first."""
+    """Return the parts of a URL's secrets that a message may contain, longest first."""
     secrets = [found[4][1:] for found in _PASSWORD.finditer(url)]
     secrets += [found[0][len(found[1]) :].rstrip("@") for found in _TOKEN.finditer(url)]
     secrets += [found[0][len(found[1]) :] for found in _FIELD.finditer(url)]
@@ -153,11 +145,6 @@ class UsageError(LoupeError):
 
 
 def describe_error(error: BaseException, *urls: str) -> str:
-    """Return the first line of a library's error message, or the class of an error without a message.
-
-    Args:
-        error: the error.
-        urls: as in `mask_secrets`.
-    """
+    """Return the first line of an error message, or the class of the error; for `urls`, see `mask_secrets`."""
     text = mask_error(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]

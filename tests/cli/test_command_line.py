@@ -18,7 +18,7 @@ from loupe.config.base import Settings, list_choices
 from loupe.config.fields import format_value
 from loupe.config.networks import NETWORKS
 from loupe.config.optimizers import OPTIMIZERS
-from loupe.config.training import Train
+from loupe.config.training import GradientTrain, Train
 from loupe.errors import LoupeError, UsageError
 
 SLOW_LIBRARIES = ("keras", "tensorflow", "mlflow", "pandas", "matplotlib")
@@ -78,7 +78,16 @@ def groups(step: str) -> dict[str, dict[str, Any]]:
         for key, settings in table.items():
             own = {name: info for name, info in settings.model_fields.items() if name not in base.model_fields}
             common[f"fields with --{kind} {key}"] = own
-    return common
+    trained = [key for key, network in NETWORKS.items() if issubclass(network, GradientTrain)]
+    networks = [common[f"fields with --network {key}"] for key in trained]
+    equal = {name: info for name, info in networks[0].items() if name in GradientTrain.model_fields}
+    for name in list(equal):
+        if len({str(fields[name].default) for fields in networks}) > 1:
+            del equal[name]
+        else:
+            for fields in networks:
+                del fields[name]
+    return common | {f"fields with --network {' or '.join(trained)}": equal}
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -1,8 +1,7 @@
 """Finds the extra of Loupe that installs a missing module, such as `train` for `mlflow`."""
 
 PACKAGE = "loupe-upscale"
-# The packages of each extra, as in pyproject.toml. The metadata of the installed package is not used, because Loupe
-# also runs from a checkout that is not installed.
+# As in pyproject.toml. Loupe also runs from a checkout, which has no metadata.
 EXTRAS = {
     "train": (
         "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",
@@ -16,20 +15,13 @@ EXTRAS = {
     "heic": ("pi-heif",),
     "jxl": ("pillow-jxl-plugin",),
 }  # fmt: skip
-# Names for `import` that differ from the names of the packages.
+# Names for `import` that differ
 IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it",
                 "pi-heif": "pi_heif", "pillow-jxl-plugin": "pillow_jxl"}  # fmt: skip
 
 
 def describe_missing_package(error: BaseException) -> str | None:
-    """Return one line with the command that installs the missing extra.
-
-    Args:
-        error: an import error, or an error that an import error caused.
-
-    Returns:
-        A line such as "needs mlflow: pip install 'loupe-upscale[train]'"; None if the error has another cause.
-    """
+    """Return a line such as "needs mlflow: pip install 'loupe-upscale[train]'" for an import error, or None."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__

@@ -7,7 +7,7 @@ from loupe.config import STEPS, group_fields
 from loupe.config.base import list_choices
 from loupe.config.fields import format_value
 
-WIDTH = 84  # maximum number of characters per line of a field's help
+WIDTH = 84  # of a field's help, in characters
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -30,8 +30,8 @@ def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
 
     Args:
         step: a key of STEPS.
-        positional: the field that can be set without a flag; None if every field needs a flag.
-        multiple: whether the positional field takes several values.
+        positional: the field without a flag, or None.
+        multiple: whether this field takes several values.
     """
     usage = f" [{positional}{' …' if multiple else ''}]" if positional else ""
     lines = [f"usage: loupe {step}{usage} [--field value …]", "", str(STEPS[step].__doc__)]
@@ -52,7 +52,7 @@ def _format_field(name: str, info: Any) -> str:
         from loupe.config.optimizers import OPTIMIZERS
 
         rule = ", ".join(NETWORKS if name == "network" else OPTIMIZERS)
-    if name == "categories":  # the default, (), means all categories
+    if name == "categories":
         default = "default all"
     choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
     allowed = "; ".join(part for part in (rule or choices, _describe_bounds(info), default) if part)

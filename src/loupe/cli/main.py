@@ -1,7 +1,6 @@
 """Runs `loupe <step> --field value`: parses the arguments, validates the settings, and runs the step.
 
-Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM. An error that a user can
-cause is printed in one line, without a traceback.
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import argparse
@@ -26,12 +25,10 @@ from loupe.cli.streams import open_streams, use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
 from loupe.errors import LoupeError, UsageError, describe_error, mask_error
 
-POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields that can be set without a flag
-MULTIPLE = {"upscale", "restore"}  # steps that take any number of positional arguments
-# The texts that pydantic converts to booleans.
-BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")
-# Environment variables that are set if the user has not set them. The variables silence libraries, make Arrow return
-# memory to the system, and prevent pydantic from searching all installed packages for plugins at every start.
+POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields without a flag
+MULTIPLE = {"upscale", "restore"}  # steps with any number of positional arguments
+BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as in pydantic
+# Defaults that silence libraries, make Arrow return memory, and keep pydantic from searching for plugins.
 ENVIRONMENT_DEFAULTS = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -41,15 +38,14 @@ ENVIRONMENT_DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # the libraries that access the store of the runs
-LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # their errors are printed without a traceback
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # access the store of the runs
+LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # no traceback
 
 
 def entry() -> NoReturn:
-    """Run the command `loupe`, and exit with the returned status."""
+    """Run the command `loupe`."""
     use_utf8()
-    # By default, garbage collection takes 1.7 s of the 4.4 s of CPU time that Keras and MLflow need for their import
-    # and the exit. The next two statements avoid most collections.
+    # Most garbage collections are avoided; they took 1.7 s of the 4.4 s for importing Keras and MLflow and the exit.
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
@@ -58,14 +54,7 @@ def entry() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `loupe <step> …`.
-
-    Args:
-        arguments: the arguments without the program name; None means the arguments of the process.
-
-    Returns:
-        The exit status.
-    """
+    """Run `loupe <step> …` and return the exit status; by default, with the arguments of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for position, word in enumerate(words):
         if word in STEPS:
@@ -80,19 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_step(step: str, words: list[str]) -> int:
-    """Run one step.
-
-    Args:
-        step: a key of STEPS.
-        words: flags and values.
-
-    Returns:
-        The exit status.
-    """
+    """Run a step with flags and values, and return the exit status."""
     set_environment()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names can contain bytes that are not valid text
+            stream.reconfigure(errors="backslashreplace")  # for file names that are not valid text
     program = f"loupe {step}"
     try:
         if {"-h", "--help"} & set(words[: _find_separator(step, words)]):
@@ -108,7 +89,7 @@ def run_step(step: str, words: list[str]) -> int:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         text, exit_status = _describe_failure(error)
-        if "MLFLOW_RUN_ID" in os.environ:  # MLflow removes the variable when the step starts the run
+        if "MLFLOW_RUN_ID" in os.environ:  # the step has not started the run
             with suppress(ImportError):
                 importlib.import_module("loupe.tracking.runs").log_project_failure(text)
         return _fail(program, text, exit_status)
@@ -116,25 +97,21 @@ def run_step(step: str, words: list[str]) -> int:
 
 
 def set_environment() -> None:
-    """Set the environment variables of ENVIRONMENT_DEFAULTS, unless the user has set them."""
+    """Set the variables of ENVIRONMENT_DEFAULTS, unless the user has set them."""
     for name, value in ENVIRONMENT_DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
 def _enter_callers_folder() -> None:
-    """Under `mlflow run`, change to the folder in which the user called `mlflow run`.
-
-    MLflow starts the step in the folder of the project. The user expects relative paths, results and MLflow's default
-    store in the folder of the call.
-    """
+    """Change to the folder in which the user called `mlflow run`, which starts the step in the project's folder."""
     if "MLFLOW_RUN_ID" not in os.environ or not os.path.exists("MLproject"):
         return
     import psutil
 
-    if "PYTHONPATH" in os.environ:  # worker processes inherit the variable; relative paths would become wrong
+    if "PYTHONPATH" in os.environ:  # for worker processes
         folders = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
-    for parent in psutil.Process().parents():  # MLflow is the first Python process; a shell can be in between
+    for parent in psutil.Process().parents():  # MLflow is the first Python process
         with suppress(psutil.Error, OSError):
             if "python" in os.path.basename(parent.exe()):
                 os.chdir(parent.cwd())
@@ -144,8 +121,7 @@ def _enter_callers_folder() -> None:
 def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     """Parse the arguments of a step.
 
-    Flags are field names with dashes or underscores. For a boolean field, `--x` means `--x=true`, and `--no-x` means
-    `--x=false`.
+    Flags are field names with dashes or underscores. `--x` and `--no-x` set a boolean field.
 
     Returns:
         The text of each given field.
@@ -176,11 +152,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:
     """Replace underscores in flags by dashes, and boolean flags without a value by `--x=true` or `--x=false`.
 
-    Args:
-        words: the arguments.
-        booleans: flags of boolean fields.
-        positional: whether the step takes positional arguments. In such a step, the word after a boolean flag may be
-            a positional argument: the word is the value of the flag only if BOOLEAN_TEXTS contains the word.
+    If the step takes positional arguments, only BOOLEAN_TEXTS are values of boolean flags.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -199,26 +171,26 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
 
 
 def _make_flag(field: str) -> str:
-    return f"--{field.rstrip('_').replace('_', '-')}"  # `--from` sets `from_`, because `from` is a keyword of Python
+    return f"--{field.rstrip('_').replace('_', '-')}"  # `--from` sets `from_`, because `from` is a keyword
 
 
 def _find_separator(step: str, words: list[str]) -> int:
-    """Return the position of the word `--`, after which all words are positional; without `--`, the word count."""
+    """Return the position of the word `--`, or the number of words."""
     return words.index("--") if step in MULTIPLE and "--" in words else len(words)
 
 
 def _describe_failure(error: Exception) -> tuple[str, int]:
-    """Return the line and the exit status of an error that a user can cause; raise any other error again."""
+    """Return the line and exit status of an error that a user can cause; raise any other error again."""
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    # The name of a file contains bytes that are not text.
+    # A file name that is not text
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # error messages of libraries may contain parts of this URI
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # masked in the messages of libraries
     database_error = _find_database_error(error)
     if database_error is not None:
         return f"tracking: the store cannot be used: {' '.join(mask_error(str(database_error), uri).split())}", 1
@@ -230,20 +202,17 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 
 
 def _find_database_error(error: BaseException | None) -> BaseException | None:
-    """Return the error of the database itself, such as a full disk; None for other errors.
-
-    The messages of SQLAlchemy and MLflow are not printed, because these messages also contain the SQL statement.
-    """
+    """Return the error of the database, such as a full disk, without the SQL statement; None for other errors."""
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__
     return getattr(error, "orig", None)
 
 
 def _was_raised_by_store(error: Exception) -> bool:
-    """Return whether the error was raised inside MLflow or its database libraries, or because of their results.
+    """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
 
-    MLflow raises errors of any class if the database is damaged, or if the server is not an MLflow server. Some wrong
-    answers become empty results, with which `loupe.tracking` fails: then its frame is the last frame of this package.
+    A damaged database, or a server that is not an MLflow server, causes errors of any class. After an empty result,
+    `loupe.tracking` itself raises the error.
     """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = [name for name in frames if name.startswith("loupe.")][-1]
@@ -256,7 +225,6 @@ def _fail(program: str, text: str, status: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    # The command line of pydantic-settings is not used: it adds 35 ms per start, and its help shows neither ranges
-    # nor the fields of each network.
+    # pydantic-settings' command line adds 35 ms per start, and shows neither ranges nor fields of each network.
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

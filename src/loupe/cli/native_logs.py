@@ -1,7 +1,6 @@
-"""Hides messages of TensorFlow on standard error: information, warnings and two harmless errors.
+"""Hides messages of TensorFlow on standard error, which its environment variables do not hide.
 
-All other lines are shown. TensorFlow's environment variables do not hide these messages. A separate process filters
-the messages, because a thread could not show the last messages of a crashed process.
+A separate process filters them, because a thread could not show the last messages of a crashed process.
 """
 
 import os
@@ -10,9 +9,8 @@ import subprocess
 import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
-# Information and warnings of Abseil (TensorFlow's library for logs), such as
-# "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors that the GPU version of TensorFlow writes on
-# every machine.
+# Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors of
+# TensorFlow's GPU version on every machine
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"
@@ -21,12 +19,12 @@ NOISE = re.compile(
 
 
 def filter_native_logs() -> None:
-    """Filter the messages of this process and its child processes as soon as TensorFlow or JAX is imported."""
+    """Filter the messages of this process and its children as soon as TensorFlow or JAX is imported."""
     sys.meta_path.insert(0, _Trigger())
 
 
 class _Trigger:
-    """An import hook that starts the filter before TensorFlow or JAX is imported. The hook never finds a module."""
+    """An import hook that starts the filter."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in LIBRARIES and self in sys.meta_path:
@@ -37,13 +35,12 @@ class _Trigger:
 def _start_filter() -> None:
     read_end, write_end = os.pipe()
     try:
-        # In a new session, the filter does not receive Ctrl-C of the terminal and does not end before this process.
+        # In a new session, Ctrl-C does not end the filter.
         subprocess.Popen([sys.executable, "-I", "-S", __file__], stdin=read_end, start_new_session=True)
-    except OSError:  # the system cannot start a process: the messages are not filtered
+    except OSError:
         os.close(write_end)
     else:
-        # The messages of native libraries go to descriptor 2. sys.stderr has another descriptor (see `streams`):
-        # the filter does not delay Python's own messages.
+        # Native libraries write to descriptor 2, and Python to another one (see `streams`).
         os.dup2(write_end, 2)
         os.close(write_end)
     os.close(read_end)

@@ -8,16 +8,13 @@ from typing import Self
 
 from loupe.errors import mask_error, mask_secrets
 
-# Unicode categories of characters that change the output of a terminal or are invisible: control characters, format
-# characters such as right-to-left overrides, lone surrogates (bytes of file names that are not text), and separators
-# of lines and paragraphs.
+# Unicode categories of characters that change the output of a terminal or are invisible
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-# Maximum number of characters of an error. The middle of a longer error, often a path, is omitted.
-LONGEST_ERROR = 600
+LONGEST_ERROR = 600  # characters; the middle of a longer error is omitted
 
 
 def escape_control_characters(text: str) -> str:
-    """Escape control characters and line breaks, for example in file names."""
+    """Escape control characters and line breaks."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in CONTROL_CATEGORIES
@@ -39,7 +36,7 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line with masked secrets to standard error; line breaks become spaces."""
+    """Print one line with masked secrets to standard error."""
     line = escape_control_characters(mask_error(" ".join(text.split())))
     half = LONGEST_ERROR // 2
     print(line if len(line) <= LONGEST_ERROR else f"{line[:half]}…{line[-half:]}", file=sys.stderr, flush=True)
@@ -47,12 +44,12 @@ def print_error(text: str) -> None:
 
 @cache
 def print_error_once(text: str) -> None:
-    """Print one line to standard error, unless this process has already printed the same line."""
+    """Print a line to standard error once."""
     print_error(text)
 
 
 def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:
-    """Print how many photos are skipped, and the first reason; print nothing if no photo is skipped."""
+    """Print how many photos are skipped, and the first reason."""
     if reasons:
         print_line(f"skipped: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
@@ -62,9 +59,9 @@ class ProgressBar:
 
     Args:
         text: the title.
-        total: the value at which the bar is full.
+        total: the value of a full bar.
         quiet: show nothing.
-        unit: `bytes` shows megabytes, `percent` the percentage, and "" the value and the total.
+        unit: `bytes` shows megabytes, `percent` the percentage, "" the value and the total.
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
@@ -94,7 +91,7 @@ class ProgressBar:
         self._task = self._progress.add_task(text, total=total, note="")
 
     def update(self, value: float, note: str = "") -> None:
-        """Set the value of the bar and the text after the bar (`note`); with "", the previous text stays."""
+        """Set the value and the text after the bar; "" keeps the text."""
         if self._progress:
             self._note = note or self._note
             self._progress.update(self._task, completed=value, note=self._note)

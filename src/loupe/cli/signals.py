@@ -1,8 +1,7 @@
-"""Converts signals to exceptions, so that a step closes its run and removes unfinished files before the step ends.
+"""Converts signals to exceptions, so that a step closes its run and removes unfinished files.
 
-Python discards an exception that a signal raises in a destructor or a callback. A library may discard the exception
-in a bare `except`. In a test, one of 58 signals was lost during imports. Therefore, after a signal, a thread checks
-whether the main thread still handles the exception. If the exception is lost, the thread sends the signal again.
+Python discards exceptions in destructors and callbacks, and libraries do so in a bare `except`: one of 58 signals was
+lost during imports. Therefore a thread sends the signal again if the main thread does not handle its exception.
 """
 
 import _thread
@@ -15,28 +14,24 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-SIGNAL_STATUS = 128  # if a signal ends a process, its exit status is this number plus the number of the signal
+SIGNAL_STATUS = 128  # plus the number of the signal: the exit status
 CHECK_INTERVAL_S = 0.5
-# An exception counts as lost if this number of checks in a row does not find the exception. One check is not enough,
-# because a library may store an exception and raise the exception later.
-CHECKS_UNTIL_LOST = 2
+CHECKS_UNTIL_LOST = 2  # in a row: a library may store an exception and raise it later
 
-_received: list[int] = []  # the signals that were received in the open block of `raise_on_signals`
+_received: list[int] = []  # in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []  # the signal that is raised when the last open block of `defer_signals` exits
+_deferred: list[int] = []  # raised when the last of these blocks exits
 
 
 class Terminated(SystemExit):
-    """The process received SIGTERM. The code is the exit status of the process."""
+    """The process received SIGTERM; the code is the exit status."""
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
     """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
-    A signal whose exception was discarded raises again after a second, or at the end of the block. A signal that the
-    process already ignores, for example because of `nohup`, is still ignored. Only the main thread can handle
-    signals, so the context manager has no effect in other threads.
+    Ignored signals (`nohup`) are still ignored. Only the main thread can handle signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,8 +39,8 @@ def raise_on_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _received:
-            with suppress(RuntimeError):  # the system cannot start another thread
-                # threading.Thread is not used: it needs locks that the interrupted main thread may hold
+            with suppress(RuntimeError):  # no further thread
+                # threading.Thread needs locks that the interrupted thread may hold
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)
         if _deferring and not _deferred:
@@ -75,7 +70,7 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_at_signal() -> Iterator[None]:
-    """Leave the block without an error when a signal arrives: the normal end of a step that serves requests."""
+    """End the block normally when a signal arrives, for a step that serves requests."""
     try:
         yield
     except (KeyboardInterrupt, Terminated):
@@ -84,11 +79,10 @@ def stop_at_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer the first signal until the block exits, such as during a transaction of MLflow's database.
+    """Defer the first signal until the block exits. A second signal ends the block.
 
-    A second signal is raised immediately and ends the block. MLflow rolls a transaction back only after an
-    `Exception`, and the exceptions of signals are not of this class. If a signal interrupts the transaction, the
-    database stays locked: in 21 of 40 tries, the run could then not be closed.
+    MLflow rolls a transaction back only after an `Exception`, which the exceptions of signals are not: without this
+    function, the database stayed locked in 21 of 40 tries.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -103,7 +97,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def is_signalled() -> bool:
-    """Return whether a signal is ending the step. Other threads ask this before work that would delay the end."""
+    """Return whether a signal is ending the step."""
     return bool(_received)
 
 
@@ -112,7 +106,7 @@ def _make_exception(number: int) -> BaseException:
 
 
 def _is_signal(error: BaseException | None) -> bool:
-    """Return whether a signal raised this exception, or an exception in its chain of causes and contexts."""
+    """Return whether a signal raised this exception or one of its causes and contexts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt | Terminated):
@@ -123,15 +117,15 @@ def _is_signal(error: BaseException | None) -> bool:
 
 
 def _repeat_lost_signal(number: int) -> None:
-    """Send a signal again whenever the main thread has discarded the exception of the signal and continues."""
+    """Send a signal again whenever the main thread has discarded its exception."""
     main_thread, failed_checks = threading.main_thread().ident or 0, 0
     while True:
         time.sleep(CHECK_INTERVAL_S)
         if not _received:
             return
         current: Any = sys._current_exceptions().get(main_thread)
-        current = current[1] if isinstance(current, tuple) else current  # Python 3.11: (class, exception, traceback)
+        current = current[1] if isinstance(current, tuple) else current  # Python 3.11
         failed_checks = 0 if _deferring or _is_signal(current) else failed_checks + 1
         if failed_checks >= CHECKS_UNTIL_LOST:
             failed_checks = 0
-            signal.pthread_kill(main_thread, number)  # this call also interrupts a system call
+            signal.pthread_kill(main_thread, number)  # interrupts a system call

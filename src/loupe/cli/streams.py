@@ -1,4 +1,4 @@
-"""The standard streams of a command. A step continues if the program that reads its output ends, such as `head`."""
+"""The standard streams of a command, which continues if the reader of its output ends, such as `head`."""
 
 import errno
 import io
@@ -13,10 +13,7 @@ DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
 def use_utf8() -> None:
-    """Restart this process in Python's UTF-8 mode if the locale has another encoding.
-
-    SQLite, Arrow and MLflow encode file names as UTF-8. In another locale, they would fail or use other folders.
-    """
+    """Restart this process in UTF-8 mode if the locale has another encoding: SQLite, Arrow and MLflow use UTF-8."""
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"  # for child processes
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
@@ -25,17 +22,14 @@ def use_utf8() -> None:
 def open_streams() -> None:
     """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 
-    The streams also mask secrets in tracebacks and in messages of libraries, which do not use `progress`.
-
-    After the first error of a stream, the stream discards all output. The error of a pipe whose reader has ended is
-    not reported. A stream that is already closed becomes `/dev/null`: without this, the next opened file would get
-    the descriptor of the stream, and libraries would write their messages to this file.
+    After its first error, a stream discards all output. A closed stream becomes `/dev/null`; otherwise, the next
+    opened file would get its descriptor, and the messages of libraries.
     """
     for number in DESCRIPTORS.values():
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
+            os.open(os.devnull, os.O_RDWR)  # gets the descriptor `number`
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
@@ -58,11 +52,7 @@ class _MaskingStream(io.TextIOWrapper):
 
 
 class _TolerantFile(io.FileIO):
-    """A stream that discards its output after the first error.
-
-    Attributes:
-        title: the name of the stream in the error message; with "", no error is printed.
-    """
+    """A stream that discards its output after the first error, and prints this error if it has a title."""
 
     title = ""
 
@@ -72,7 +62,7 @@ class _TolerantFile(io.FileIO):
         except OSError as error:
             with open(os.devnull, "wb") as null_device:
                 os.dup2(null_device.fileno(), self.fileno(), inheritable=False)
-            if self.title and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
+            if self.title and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a closed terminal
                 print_error(f"loupe: {self.title} cannot be written: {error.strerror}")
             written = memoryview(data).nbytes
         return written

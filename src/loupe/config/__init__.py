@@ -78,11 +78,20 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
         return [("fields", _sort_fields(STEPS[step]))]
     from loupe.config.networks import NETWORKS
     from loupe.config.optimizers import OPTIMIZERS
-    from loupe.config.training import Train
+    from loupe.config.training import GradientTrain, Train
 
+    trained = {name: network for name, network in NETWORKS.items() if issubclass(network, GradientTrain)}
+    shared = {
+        name: info
+        for name, info in _sort_fields(GradientTrain, without=Train).items()
+        if all(network.model_fields[name].default == info.default for network in trained.values())
+    }
     groups = [("fields of every network", _sort_fields(Train))]
-    for name, network in NETWORKS.items():
-        groups.append((f"fields with --network {name}", _sort_fields(network, without=Train)))
+    for key, network in NETWORKS.items():
+        fields = _sort_fields(network, without=Train)
+        own = {name: info for name, info in fields.items() if name not in shared}
+        groups.append((f"fields with --network {key}", own))
+    groups.append((f"fields with --network {' or '.join(trained)}", shared))
     for name, optimizer in OPTIMIZERS.items():
         fields = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")

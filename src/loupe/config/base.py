@@ -86,9 +86,7 @@ class Settings(BaseModel):
 class RunSettings(Settings):
     """The settings of a step that opens an MLflow run."""
 
-    run_name: Text = field(
-        None, "name of the run in MLflow; none: a name that describes the settings", rule="none or a name"
-    )
+    run_name: Text = field(None, "name of the run in MLflow; none: Loupe chooses a name", rule="none or a name")
     tags: Tags = field(
         (), "tags of the run in MLflow", rule="none, or key=value, comma-separated, such as owner=ana,stage=draft"
     )
@@ -104,14 +102,14 @@ class DatasetSettings(RunSettings):
 
     SMOKE: ClassVar[dict[str, Any]] = {}
 
-    data_dir: str = field("data", "folder or URL (such as s3://bucket/prefix) of the prepared datasets")
+    data_dir: str = field("data", "folder or URL of the prepared datasets, such as s3://bucket/prefix")
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler, whose workers prepare the dataset; none: this machine prepares the dataset",
+        "address of a Dask scheduler; none: everything runs on this machine",
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
-    smoke: bool = field(False, "run a short test: use small defaults for the fields that determine the duration")
+    smoke: bool = field(False, "run a short test with small defaults")
 
     @model_validator(mode="before")
     @classmethod

@@ -31,28 +31,22 @@ class LabelSettings(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels (high-resolution images) are cut from a photo. centre: one label from the centre. fit: one label "
-        "from the centre, after the photo is downscaled until its shorter side is `label_size`. tiles: as many "
-        "labels as fit next to each other. random: labels from random positions; every second label is cut from a "
-        "copy of the photo that is downscaled by a random factor",
+        "part of a photo that becomes a label (high-resolution image); random: several parts per photo",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
-    crops: int = field(6, "with crop=random, number of labels per photo", ge=1, le=1000)
+    crops: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
     crops_per_megapixel: Rate = field(
         None,
-        "with crop=random, number of labels per million pixels of a photo, but at least 1 per photo. none: the "
-        "field `crops` sets the number",
+        "number of labels per million pixels of a photo, instead of `crops`",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
-        "lanczos",
-        "antialiased filter that downscales a label to the input of the network. box: the mean of the label pixels "
-        "under each input pixel. random: for each label, lanczos, bicubic, box or hamming at random",
+        "lanczos", "filter that downscales a label to the input; random: another filter for each label"
     )
     recompress: Quality = field(
         None,
-        "JPEG quality with which labels and inputs are compressed (2016 study: 75). none: no compression",
+        "JPEG quality with which labels and inputs are compressed; none: no compression",
         rule="none, or 1 to 95",
     )
     DEPENDS = {"crops": {"crop": "random", "crops_per_megapixel": None}, "crops_per_megapixel": {"crop": "random"}}
@@ -65,52 +59,34 @@ class Preprocess(DatasetSettings, LabelSettings):
     SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
         ("sample",),
-        "sources of photos: sample (photos that scikit-learn and scikit-image bundle), caltech256 (downloads "
-        "1.2 GB), folders, tar files, images, or URLs such as s3://bucket/prefix",
+        "photos: sample (bundled photos), caltech256 (1.2 GB), folders, tar files, images or URLs",
         rule="one or more, comma-separated",
     )
     categories: Categories = field(
-        (),
-        "use only photos of these categories; a category is a top-level folder of a source",
-        rule="all, or names, comma-separated",
+        (), "use only these top-level folders of the sources", rule="all, or names, comma-separated"
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
         UPSCALING_SCALES,
-        "scale factors. Loupe cuts labels (high-resolution images) from the photos, and downscales each label to one "
-        "input per scale factor",
+        "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
-    luminance: Luminance = field(
-        "rec601",
-        "formula that converts colour to luminance (brightness). rec601, rec709: the weighted sum of the channels in "
-        "this standard. relative: the weights of Rec. 709, applied to linear light",
-    )
+    luminance: Luminance = field("rec601", "formula for luminance (brightness); relative: Rec. 709 on linear light")
     degrade: Literal["none", "jpeg", "camera"] = field(
-        "none",
-        "random degradation of the inputs. jpeg: compression as JPEG, with or without chroma subsampling "
-        "(4:2:0) at random. camera: noise, then compression as with jpeg",
+        "none", "random degradation of the inputs. jpeg: JPEG artefacts. camera: noise and JPEG artefacts"
     )
     jpeg_qualities: JpegQualities = field(
-        (20, 100),
-        "with degrade=jpeg or camera, lowest and highest JPEG quality of the inputs",
-        rule="two numbers from 1 to 100",
+        (20, 100), "lowest and highest JPEG quality, for degrade=jpeg and camera", rule="two numbers from 1 to 100"
     )
     clean_share: float = field(
-        0.15, "with degrade=jpeg or camera, probability that an input is not compressed", ge=0, le=1
+        0.15, "probability that an input is not compressed, for degrade=jpeg and camera", ge=0, le=1
     )
     double_share: float = field(
-        0.2,
-        "with degrade=jpeg or camera, probability that a compressed input is compressed a second time. The 8x8 "
-        "blocks of the second compression are shifted by a random distance relative to the blocks of the first "
-        "compression",
-        ge=0,
-        le=1,
+        0.2, "probability that an input is compressed twice, for degrade=jpeg and camera", ge=0, le=1
     )
     noise_levels: NoiseLevels = field(
         (0, 10),
-        "with degrade=camera, lowest and highest standard deviation of the noise, in grey values from 0 to 255. The "
-        "noise is the sum of Gaussian and Poisson noise",
+        "lowest and highest standard deviation of the noise, in grey values from 0 to 255",
         rule="two numbers from 0 to 100",
     )
     DEPENDS = {

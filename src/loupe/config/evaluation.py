@@ -16,53 +16,37 @@ class Evaluate(DatasetSettings, LabelSettings):
     """Score a model and the baselines on a dataset or on a folder of photos."""
 
     STEP = "evaluate"
-    model: str = field("champion", f"model to score: {MODEL}")
-    beside: Names = field(
-        (), "further models to score; accepts the values of `model`", rule="none, or models, comma-separated"
-    )
+    model: str = field("champion", MODEL)
+    beside: Names = field((), "further models to score", rule="none, or models, comma-separated")
     scale: Scale = field(
         Fraction(3, 2), "scale factor, for a model with several scale factors", rule="1:1, 3:2, 2:1 or 3:1"
     )
     protocol: Literal["labels", "study-patches", "classical"] = field(
-        "labels",
-        "the images that are scored. labels: high-resolution images that are cut from photos. study-patches: 20 "
-        "random patches of each photo (2016 study). classical: whole photos. With classical, a bicubic filter "
-        "downscales the photos to the inputs, and the scores compare luma values from 16 to 235 without the border "
-        "pixels, as in most papers",
+        "labels", "labels: cut from photos. study-patches: 20 patches per photo. classical: whole photos"
     )
     dataset: str = field("sample", DATASET)
-    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset to score")
-    photos: Text = field(
-        None,
-        "folder or tar file of photos, or one image, to use instead of `dataset`; the fields `crop`, `crops`, "
-        "`label_size`, `shrink` and `recompress` apply only to these photos. none: `dataset`, or the bundled photos "
-        "if protocol=classical",
-        rule="none or a path",
-    )
+    split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
+    photos: Text = field(None, "folder, tar file or image to score instead of `dataset`", rule="none or a path")
     luminance: Annotated[Luminance | None, Unset] = field(
         None,
-        "formula that converts the colour of the photos to luminance",
+        "formula for luminance (brightness) of the photos",
         rule="rec601, rec709 or relative; default: the formula of the model",
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     degrade: Literal["none", "jpeg"] = field(
-        "none",
-        "degradation of the inputs. jpeg: compression as grey JPEG; each model is scored for each of the `qualities`",
+        "none", "degradation of the inputs; jpeg: one score for each of the `qualities`"
     )
     qualities: Qualities = field(
         (100, 95, 90, 85, 75, 60, 50, 30),
-        "JPEG qualities of the inputs with degrade=jpeg; 100 means no compression",
+        "JPEG qualities of the inputs, for degrade=jpeg; 100: no compression",
         rule="numbers from 1 to 100, comma-separated",
     )
     recompose: Recompose = field("concatenate", RECOMPOSE)
     ensemble: bool = field(False, ENSEMBLE)
     device: Device = field("auto", DEVICE)
-    out: Text = field(None, "write a JSON summary to this file", rule="none or a path")
+    out: Text = field(None, "write the scores to this JSON file", rule="none or a path")
     sheet: Text = field(
-        None,
-        "draw an image file that shows the most detailed parts of the labels, each next to the same part of every "
-        "model's result. With degrade=jpeg, the results are those for the lowest of the `qualities`",
-        rule="none or a path",
+        None, "write an image with detailed parts of the labels and of each model's results", rule="none or a path"
     )
     SMOKE = {"limit": 6}
     DEPENDS = {

@@ -17,10 +17,7 @@ LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # in pixels
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
-DEVICE = (
-    "device that runs ONNX networks. auto: bundled networks run on a GPU if the installed onnxruntime supports CUDA "
-    "or DirectML; all other networks run on the CPU. If a device cannot be used, Loupe uses the CPU"
-)
+DEVICE = "device that runs the network; auto: a GPU for the bundled networks if possible, otherwise the CPU"
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
@@ -209,17 +206,13 @@ def _none_if_empty(value: Any) -> Any:
 
 Scale = Annotated[Fraction, BeforeValidator(parse_scale)]
 Factor = Annotated[
-    Fraction | None,
-    BeforeValidator(lambda value: None if _none_if_empty(value) is None else parse_scale(value)),
+    Fraction | None, BeforeValidator(lambda value: None if _none_if_empty(value) is None else parse_scale(value))
 ]
 Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
-Scales = Annotated[
-    tuple[Fraction, ...],
-    BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1")),
-]
+Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1"))]
 JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
 Qualities = Annotated[
     tuple[int, ...],

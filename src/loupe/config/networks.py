@@ -24,28 +24,19 @@ class Convolutional(GradientTrain):
     NAME_FIELDS = ("scale", "filters", "layers", "optimizer")
     USES_XLA = False  # TensorFlow's own convolutions (oneDNN) are faster
     network: Literal["convolutional"] = field("convolutional", "the network to train")
-    filters: int = field(32, "number of channels of the input and output of a residual layer", ge=1, le=1024)
-    layers: int = field(
-        3, "number of residual layers; each is a 3x3 convolution, the activation and a 1x1 convolution", ge=0, le=64
-    )
-    expansion: int = field(
-        2, "number of channels between the two convolutions of a residual layer, divided by `filters`", ge=1, le=16
-    )
+    filters: int = field(32, "number of channels between residual layers", ge=1, le=1024)
+    layers: int = field(3, "number of residual layers", ge=0, le=64)
+    expansion: int = field(2, "channels inside a residual layer, divided by `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
-        "size of a training crop: the side in pixels of the square that is cut from an input; default 64 for scales "
-        "1:1 and 3:2, 32 for 2:1 and 3:1",
+        "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
         rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
-        "none",
-        "second channel of the input. none: no second channel. jpeg: the strength of the JPEG artefacts from 0 to 1, "
-        "computed from the JPEG quality of the input; the network adapts to the strength",
+        "none", "jpeg: the JPEG quality of the input is a second input of the network"
     )
     precision: Literal["float32", "bfloat16"] = field(
-        "float32",
-        "number format of the convolutions during the training; bfloat16 is faster with many filters on processors "
-        "that support bfloat16",
+        "float32", "number format during the training; bfloat16 is faster on some processors"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop": 16}
@@ -71,26 +62,19 @@ class Perceptron(GradientTrain):
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "side of an input patch and side of the label patch, in pixels: 10:15 maps 10x10 pixels to 15x15 pixels. The "
-        "second number divided by the first is `scale`. whole: one patch with the size of the input. Default 10:10 "
-        "for scale 1:1, 10:15 for 3:2, 8:16 for 2:1, 6:18 for 3:1",
+        "sides of the input patch and the label patch in pixels; default 10:15 at scale 3:2. whole: the whole image",
         rule="input side:label side, or whole",
     )
     hidden: Hidden = field(
-        (2048, 1024), "widths of the hidden layers (units per layer)", rule="widths, comma-separated, or none"
+        (2048, 1024), "number of units of each hidden layer", rule="widths, comma-separated, or none"
     )
-    mirror: bool = field(
-        True,
-        "mirror the list of hidden layers, as the code of the 2016 study does: 2048,1024 becomes 2048,1024,2048",
-    )
-    entry_convolutions: Annotated[Literal[0, 2], Number] = field(
-        0, "number of convolutions before the dense layers (proposed by the 2016 study)"
-    )
+    mirror: bool = field(True, "append the hidden layers in reverse order: 2048,1024 becomes 2048,1024,2048")
+    entry_convolutions: Annotated[Literal[0, 2], Number] = field(0, "number of convolutions before the dense layers")
     output_activation: Literal["linear", "same"] = field(
-        "linear", "activation of the last layer. same: the activation of the hidden layers (2016 study)"
+        "linear", "activation of the last layer; same: the activation of the hidden layers"
     )
-    keep_prob: float = field(1.0, "probability that dropout keeps a unit (2016 study: 1.0, 0.9, 0.5)", gt=0, le=1)
-    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout (2016 study: first)")
+    keep_prob: float = field(1.0, "probability that dropout keeps a unit; 1: no dropout", gt=0, le=1)
+    dropout_layers: Literal["all", "first"] = field("all", "hidden layers with dropout")
     recompose: Recompose = field("concatenate", RECOMPOSE)
     DEFAULTS = {"batch_size": 256, "steps": 800, "learning_rate": 3e-4}
     SMOKE = {"hidden": "32,16", "batch_size": 32}

@@ -16,7 +16,7 @@ class Sgd(Optimizer):
     """Stochastic gradient descent."""
 
     KERAS = "keras.optimizers.SGD"
-    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
+    momentum: float = field(0.0, "share of the previous update in the next update", ge=0, lt=1)
     DEFAULTS = {"learning_rate": 0.1}
 
 
@@ -25,7 +25,7 @@ class Adadelta(Optimizer):
 
     KERAS = "keras.optimizers.Adadelta"
     rho: float = field(0.95, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    epsilon: float = field(1e-8, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+    epsilon: float = field(1e-8, "small constant in the denominator", gt=0, le=1)
     DEFAULTS = {"learning_rate": 1.0}
 
 
@@ -34,8 +34,8 @@ class Rmsprop(Optimizer):
 
     KERAS = "keras.optimizers.RMSprop"
     rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    momentum: float = field(0.0, "fraction of the previous weight update that the next update adds", ge=0, lt=1)
-    epsilon: float = field(1e-10, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+    momentum: float = field(0.0, "share of the previous update in the next update", ge=0, lt=1)
+    epsilon: float = field(1e-10, "small constant in the denominator", gt=0, le=1)
     DEFAULTS = {"learning_rate": 3e-4}
 
 
@@ -45,7 +45,7 @@ class Adam(Optimizer):
     KERAS = "keras.optimizers.Adam"
     beta_1: float = field(0.9, "decay rate of the mean of gradients", ge=0, lt=1)
     beta_2: float = field(0.999, "decay rate of the mean of squared gradients", ge=0, lt=1)
-    epsilon: float = field(1e-7, "constant that is added to the denominator for numerical stability", gt=0, le=1)
+    epsilon: float = field(1e-7, "small constant in the denominator", gt=0, le=1)
 
 
 class Adamw(Adam):

@@ -20,24 +20,21 @@ from loupe.config.fields import (
 )
 
 MODEL = (
-    f"champion (the best registered network of a scale factor), a bundled network ({', '.join(BUNDLED_SIZES)}; "
-    "bundled means small), a baseline (nearest, bilinear, bicubic, lanczos, ridge), a registry URI or run URI of "
-    "MLflow, a .keras file, or an .onnx file. If a scale factor has no champion, champion means bundled"
+    f"model: champion, {', '.join(BUNDLED_SIZES)}, nearest, bilinear, bicubic, lanczos, ridge, an MLflow URI, or a "
+    ".keras or .onnx file"
 )
 STREAM = "-"  # the standard input or the standard output
-ENSEMBLE = "average the results for 8 flips and rotations (self-ensemble): slightly better, but 8 times slower"
+ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
 
 
 class NetworkFields(Settings):
     """Fields of the steps that apply a network to photos."""
 
-    model: str = field("champion", f"{MODEL}. The baseline ridge is trained on the bundled photos")
+    model: str = field("champion", MODEL)
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",
-        "JPEG quality of the photos, for networks that adapt to the quality (condition=jpeg); 100: no artefacts. "
-        "auto: the quality of each JPEG file. For other files, auto estimates the quality of an earlier JPEG "
-        "compression from the pixels; without traces of a compression, the quality is 100",
+        "JPEG quality that a network for JPEG artefacts assumes; auto: estimated per photo, 100: no artefacts",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)
@@ -52,46 +49,37 @@ class PhotoSettings(Settings):
     """Fields of the steps that read photos and write one result per photo."""
 
     VERB: ClassVar[str] = ""  # past participle such as "upscaled", for messages
-    out: str = field(
-        "",
-        "output folder, or for a single photo an output file, whose extension selects the format; -: the "
-        "standard output",
-    )
+    out: str = field("", "output folder or file; -: the standard output")
     inputs: Paths = field(
         ("sample",),
-        "photos: files, folders (searched recursively) or patterns such as 'holiday/**/*.jpg'. sample: a "
-        "bundled photo. `loupe STEP a.jpg b.jpg` and `loupe STEP --inputs a.jpg,b.jpg` are equivalent",
+        "photos: files, folders or patterns such as 'holiday/**/*.jpg'; sample: a bundled photo",
         rule="paths",
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
-        "same", "file format of the results in an output folder; same: the format of each photo"
+        "same", "file format of the results; same: the format of each photo"
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
-        None,
-        "quality of JPEG, WebP and AVIF. none: 95 for JPEG and WebP, 90 for AVIF, and a lossless WebP result if the "
-        "photo is a lossless WebP",
-        rule="none, or 1 to 100",
+        None, "quality of JPEG, WebP and AVIF results; none: 95, but 90 for AVIF", rule="none, or 1 to 100"
     )
-    compress_level: int = field(1, "compression of PNG; 0: the fastest, 9: the smallest files", ge=0, le=9)
-    strip_metadata: bool = field(False, "omit all metadata of the photo except for the colour space")
+    compress_level: int = field(1, "compression of PNG results; 0: fastest, 9: smallest", ge=0, le=9)
+    strip_metadata: bool = field(False, "omit all metadata except the colour space")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "maximum memory for images, in MB; a photo that needs more memory fails. none: 2000, or half of the "
-        "memory of a machine with less than 4000 MB",
+        "maximum memory for images, in MB; none: 2000, or half of a small machine's memory",
         rule="none, or 200 to 1000000",
     )
     suffix: Text = field(
         None,
-        "text added to the names of results, before the extension: _big makes photo_big.jpg from photo.jpg",
+        "text at the end of the names of results: _big makes photo_big.jpg from photo.jpg",
         rule="none or a text",
     )
-    in_place: bool = field(False, "replace each photo by its result; a photo that fails stays as it is")
-    keep_times: bool = field(False, "give results the time of the last change and the permissions of the photos")
+    in_place: bool = field(False, "replace each photo by its result")
+    keep_times: bool = field(False, "give results the modification time and the permissions of the photos")
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write an HTML page in which a slider compares each photo with the result", rule="none or an .html file"
+        None, "write an HTML page that compares each photo with its result", rule="none or an .html file"
     )
 
     @model_validator(mode="after")
@@ -124,7 +112,7 @@ class Upscale(PhotoSettings, NetworkFields):
     DEPENDS = {"fit": {"size": GIVEN}}
     scale: Factor = field(
         None,
-        "scale factor; none: the scale factor of the model, or 3:2 for a model with several scale factors",
+        "scale factor; none: the scale factor of the model, or 3:2 if it has several",
         rule="none or a ratio from 1 to 8",
     )
     size: Size = field(
@@ -134,19 +122,16 @@ class Upscale(PhotoSettings, NetworkFields):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "what the result is if the photo and `size` have different aspect ratios. inside: the largest result within "
-        "`size`. cover: the smallest result that covers `size`, cropped to the centre. exact: an error",
+        "how a photo with another shape is fitted to `size`. inside: smaller. cover: cropped. exact: refused",
     )
     longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(
-        None, "width or height of the results in pixels, whichever is larger, instead of a scale factor",
+        None, "longest side of the results in pixels, instead of a scale factor",
         rule="none, or 1 to 1000000",
     )  # fmt: skip
     megapixels: Annotated[Annotated[float, Field(gt=0, le=10**5)] | None, Unset] = field(
         None, "number of pixels of the results, in millions, instead of a scale factor", rule="none, or up to 100000"
     )
-    skip_larger: bool = field(
-        False, "skip photos that are already larger than the requested size, instead of reporting them as failed"
-    )
+    skip_larger: bool = field(False, "skip photos that are larger than the requested size; otherwise they fail")
 
     @model_validator(mode="after")
     def _validate_size_or_scale(self) -> "Upscale":
@@ -169,7 +154,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
 
 class Restore(PhotoSettings, NetworkFields):
-    """Remove JPEG artefacts or noise from photos, everywhere or only where a mask is white."""
+    """Remove JPEG artefacts or noise from photos."""
 
     STEP = "restore"
     VERB = "restored"
@@ -180,32 +165,23 @@ class Restore(PhotoSettings, NetworkFields):
         **{name: {"method": "network"} for name in ("model", "ensemble", "jpeg_quality", "device")},
     }
     method: Literal["network", "nlm"] = field(
-        "network",
-        "method of the restoration. network: a network of the scale factor 1:1 removes JPEG artefacts from the "
-        "luminance; the chroma (Cb and Cr) does not change. nlm: the filter non-local means removes noise",
+        "network", "network: a network removes JPEG artefacts. nlm: the non-local means filter removes noise"
     )
     model: str = field(
-        "champion",
-        "network of the scale factor 1:1: champion (the best registered network), bundled, a registry URI or run "
-        "URI of MLflow, a .keras file, or an .onnx file. Without a champion, champion means bundled",
+        "champion", "network of the scale factor 1:1: champion, bundled, an MLflow URI, or a .keras or .onnx file"
     )
     mask: Text = field(
-        None,
-        "image with the same size as each photo; the photo is restored where the mask is white and kept where the "
-        "mask is black",
-        rule="none or a file",
+        None, "image with the size of the photos; only its white part is restored", rule="none or a file"
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(
         None,
-        "weight of the restored image in the result; 0: the photo, 1: only the restored image. none: 1 with a "
-        "network, 0.7 with nlm",
+        "weight of the restored image in the result; 0: the photo. none: 1, but 0.7 with nlm",
         rule="none, or 0 to 1",
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "with method=nlm, the standard deviation of the noise, in grey values from 0 to 255; none: estimated for "
-        "each photo",
+        "standard deviation of the noise, in grey values from 0 to 255; none: estimated per photo",
         rule="none, or 0 to 100",
     )
 
@@ -216,11 +192,10 @@ class Demo(Settings):
     STEP = "demo"
     model: str = field("champion", MODEL)
     device: Device = field("auto", DEVICE)
-    host: str = field("127.0.0.1", "address to listen on; 127.0.0.1: this machine only, 0.0.0.0: all interfaces")
+    host: str = field("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of this machine")
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(
         (),
-        "further host names under which browsers open the page, such as the host name of a proxy; requests with "
-        "unknown host names are refused",
+        "further host names in the URL of the page, such as the name of a proxy",
         rule="none, or host names, comma-separated",
     )

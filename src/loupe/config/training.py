@@ -12,14 +12,8 @@ from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, fiel
 UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
 Recompose = Literal["concatenate", "gaussian"]
-RECOMPOSE = (
-    "how the output patches of a perceptron are combined into an image. concatenate: patches without overlap (2016 "
-    "study). gaussian: overlapping patches, averaged with Gaussian weights"
-)
-DATASET = (
-    "name or folder of a prepared dataset, or a source of photos, from which Loupe prepares a dataset with default "
-    "settings. Sources: sample (bundled photos), caltech256, a folder, a tar file or a URL"
-)
+RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
+DATASET = "prepared dataset, or photos to prepare: sample, caltech256, a folder, a tar file or a URL"
 THREADS = "CPU threads for training; 0: one per core"
 
 
@@ -33,23 +27,15 @@ class Train(DatasetSettings):
 
     STEP = "train"
     dataset: str = field("sample", DATASET)
-    network: str = field(
-        "convolutional",
-        "the network to train; the section `fields with --network NAME` lists the fields of this network",
-    )
+    network: str = field("convolutional", "the network to train; each network has its own section below")
     scale: Scale = field(
         Fraction(3, 2),
-        "scale factor: the side of a result divided by the side of the input. 1:1: the network restores degraded "
-        "photos and does not change the size",
+        "scale factor: output size divided by input size; 1:1 restores degraded photos",
         rule="1:1, 3:2, 2:1 or 3:1",
     )
-    limit: Count = field(
-        None, "maximum number of training photos; none: all photos of the dataset", rule="none or >= 1"
-    )
+    limit: Count = field(None, "maximum number of training photos; none: all", rule="none or >= 1")
     threads: int = field(0, THREADS, ge=0, le=1024)
-    resume: Text = field(
-        None, "id of an interrupted run, which continues from its last checkpoint", rule="none or a run id"
-    )
+    resume: Text = field(None, "id of an interrupted run to continue", rule="none or a run id")
 
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
@@ -73,91 +59,58 @@ class GradientTrain(Train):
     USES_XLA: ClassVar[bool] = True
 
     skip: Literal["none", "ridge"] = field(
-        "none",
-        "skip connection, whose result is added to the result of the layers. none: no skip connection. ridge: a "
-        "trainable linear function, whose initial weights are the weights of ridge regression",
+        "none", "ridge: add a trainable linear function, initialised by ridge regression, to the layers' output"
     )
     start: Text = field(
         None,
-        "network to copy initial weights from. Layer n gets the weights of layer n of that network, if the shapes of "
-        "the weights are equal",
+        "network to copy the initial weights from",
         rule="none, champion, a registry URI, a run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
-        "none",
-        "filter that upscales the input before the first layer. none: the last layer upscales",
+        "none", "filter that upscales the input before the first layer; none: the last layer upscales"
     )
     crops: Literal["aligned", "any"] = field(
-        "aligned",
-        "where training crops may start. A crop is a part of an input, together with the same part "
-        "of the label (the high-resolution image); the crops of a perceptron are its patches. aligned: only "
-        "positions of the input that correspond to a whole pixel of the label. With scale 3:2, these are the even "
-        "positions: position 2 corresponds to position 3 of the label, position 1 to position 1.5. any: all "
-        "positions (2016 study); at the other positions, the crop of the label is shifted by half a pixel",
+        "aligned", "positions of training crops. aligned: only whole pixels of the label. any: all (2016 study)"
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
-        "xavier",
-        "distribution of the initial weights. xavier (2016 study): truncated normal with standard deviation "
-        "sqrt(6) / (sqrt(n) + sqrt(m)) for a layer with n inputs and m outputs",
+        "xavier", "distribution of the initial weights; xavier: the formula of the 2016 study"
     )
-    stddev: float = field(0.1, "standard deviation of the initial weights with initializer=gaussian", gt=0, le=10)
+    stddev: float = field(0.1, "standard deviation of the initial weights, for initializer=gaussian", gt=0, le=10)
     bias_initializer: Literal["zeros", "as_weights"] = field(
-        "zeros", "initial biases. as_weights: drawn from the distribution of the weights (2016 study)"
+        "zeros", "initial biases; as_weights: random like the weights (2016 study)"
     )
-    optimizer: str = field(
-        "adam",
-        "the optimizer; the section `fields with --optimizer NAME` lists the fields of this optimizer",
-    )
+    optimizer: str = field("adam", "the optimizer; each optimizer has its own section below")
     learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
     schedule: Literal["constant", "exponential", "cosine"] = field(
         "cosine", "how the learning rate changes during the training"
     )
-    clip_norm: Norm = field(
-        None,
-        "maximum norm of the gradient; larger gradients are scaled to this norm; none: no limit",
-        rule="none or > 0",
-    )
+    clip_norm: Norm = field(None, "maximum norm of the gradient; none: no limit", rule="none or > 0")
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
-    batch_size: int = field(
-        8, "number of training crops (convolutional) or patches (perceptron) per training step", ge=1, le=65536
-    )
+    batch_size: int = field(8, "number of crops or patches per training step", ge=1, le=65536)
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
     decay_rate: float = field(
-        0.96,
-        "with schedule=exponential, factor that multiplies the learning rate once per `decay_steps` steps",
-        gt=0,
-        le=1,
+        0.96, "factor of the learning rate per `decay_steps` steps, for schedule=exponential", gt=0, le=1
     )
     seconds: Seconds = field(
-        None,
-        "duration of the training, instead of `steps`, in CPU seconds (the sum of all cores). Loupe measures "
-        "the first steps, and computes how many steps fit into this time",
-        rule="none or > 0",
+        None, "duration of the training in CPU seconds (the sum of all cores), instead of `steps`", rule="none or > 0"
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "with schedule=exponential, number of steps per multiplication by `decay_rate`; default 1.5 % of `steps` "
-        "(2016 study)",
+        "number of steps per factor `decay_rate`; default 1.5 % of `steps`",
         rule=">= 1",
     )
     eval_every: Count = field(
         _make_step_default(lambda steps: steps // 16),
-        "number of steps between two points of the learning curve; default a 16th of `steps`",
+        "number of steps between two validations; default a 16th of `steps`",
         rule=">= 1",
     )
-    eval_images: int = field(
-        256, "maximum number of validation images per point of the learning curve", ge=1, le=10**9
-    )
+    eval_images: int = field(256, "maximum number of images per validation", ge=1, le=10**9)
     patience: int = field(
-        0,
-        "number of points of the learning curve without a lower validation mae, after which the training stops; 0: "
-        "the training does not stop early",
-        ge=0,
-        le=10**9,
+        0, "number of validations without progress after which the training stops; 0: never", ge=0, le=10**9
     )
     devices: Devices = field(
-        1, "with KERAS_BACKEND=jax, number of GPUs that share each batch", rule="all, or 1 to 1024"
+        1, "number of GPUs that share each batch, for KERAS_BACKEND=jax", rule="all, or 1 to 1024"
     )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {

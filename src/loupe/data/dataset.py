@@ -1,7 +1,4 @@
-"""Opens a prepared dataset: its manifest, and the pairs of inputs and labels in its shards.
-
-A shard is a file with many images: either labels, or inputs of one scale factor.
-"""
+"""Opens a prepared dataset: its manifest, and the pairs in its shards (files with many images)."""
 
 import json
 import mmap
@@ -23,29 +20,25 @@ from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError, describe_error
 
-VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified in the background, while the training runs
+VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified while the training runs
 HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. To open the dataset, only three columns of the manifest are read.
-
-    The checksums of shards are verified before the shards are used. If the shards of a split have more bytes than
-    VERIFY_FIRST_BYTES, a background thread verifies the checksums while the shards are used.
+    """A prepared dataset. Shards are verified by their checksums.
 
     Args:
         location: the folder or URL that `prepare` created.
 
     Attributes:
         location: the folder or URL.
-        folder: the local folder with the files: the location itself, or the cache of a URL, to which shards are
-            downloaded on demand.
+        folder: the local folder: the location, or the cache of a URL, to which shards are downloaded on demand.
         counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
             labels per split.
-        skip_reasons: the number of skipped photos per reason. A reason excludes the details after its first colon.
+        skip_reasons: the number of skipped photos per reason, without details after a colon.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
-        statistics: mean and standard deviation of the pixel values, per kind of shard (labels, or inputs of a scale).
+        statistics: mean and standard deviation of the pixel values per kind of shard.
 
     Raises:
         UsageError: the location is not a prepared dataset.
@@ -59,12 +52,12 @@ class Dataset:
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
-            if not (folder / MANIFEST).is_file():  # a FIFO would block the reader
+            if not (folder / MANIFEST).is_file():  # a FIFO would block
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
                 fault = find_fault(file, metadata)
-                # Each thread of pyarrow would keep memory after the call.
+                # pyarrow's threads would keep memory.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -77,7 +70,7 @@ class Dataset:
         self.counts: dict[str, int] = metadata["counts"]
         self.skip_reasons: dict[str, int] = metadata["skip_reasons"]
         self._shards: dict[str, str] = metadata["shards"]
-        self._maps: dict[str, np.ndarray] = {}  # memory maps of shards by name
+        self._maps: dict[str, np.ndarray] = {}  # by name
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -94,14 +87,14 @@ class Dataset:
 
         Args:
             split: `train`, `validation`, `test` or `all`.
-            scale: the side of a label divided by the side of its input.
-            limit: use at most this many photos: those with the smallest content hashes; None uses all.
+            scale: the scale factor.
+            limit: use at most this many photos, those with the smallest content hashes; None uses all.
 
         Returns:
             The pairs, one per label, in the order of the manifest.
 
         Raises:
-            UsageError: the dataset has no inputs of this scale, or the split is empty.
+            UsageError: the dataset has no inputs of this scale factor, or the split is empty.
             LoupeError: a shard is missing or differs from its checksum.
         """
         if scale not in self.scales:
@@ -126,7 +119,7 @@ class Dataset:
         shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last_positions = np.zeros(len(shard_numbers), np.int64)  # the last position in each shard that is needed
+        last_positions = np.zeros(len(shard_numbers), np.int64)  # needed in each shard
         np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
             [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]
@@ -136,17 +129,17 @@ class Dataset:
         return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
 
     def read_photos(self, splits: Sequence[str]) -> np.ndarray:
-        """Return the content hashes of the photos of these splits, sorted, without opening a shard."""
+        """Return the content hashes of the photos of these splits, sorted."""
         numbers = np.flatnonzero(np.isin(self._index["split"].fill_null("").to_numpy(), splits))
         return np.unique(ManifestRows(self.folder / MANIFEST, numbers).read_column("sha256"))
 
     def fetch_shards(self) -> None:
-        """Download all shards of a URL now instead of on demand."""
+        """Download all shards of a URL now."""
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
     def _open_shard(self, name: str, last: int) -> np.ndarray:
-        """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image number `last` is missing."""
+        """Return the images of a shard, uint8 (n, side, side), up to at least number `last`, or raise LoupeError."""
         file = self._fetch_shard(name)
         try:
             if name not in self._maps:
@@ -159,15 +152,11 @@ class Dataset:
         except (OSError, ValueError, EOFError) as error:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         file_map: Any = images.base
-        file_map.madvise(mmap.MADV_RANDOM)  # otherwise, Linux reads up to megabytes around each image
+        file_map.madvise(mmap.MADV_RANDOM)  # Linux would read megabytes around each image
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large.
-
-        Returns:
-            A function that raises LoupeError if a damaged shard has been found.
-        """
+        """Verify shards, in the background if they are large; return a function that raises the LoupeError found."""
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []
 
@@ -190,7 +179,7 @@ class Dataset:
         return raise_if_damaged
 
     def _fetch_shard(self, name: str) -> Path:
-        """Return the local file of a shard; download the file if it is missing."""
+        """Return the local file of a shard; download it if it is missing."""
         file = self.folder / name
         if not file.is_file() and not storage.fetch_file(self.location, file):
             raise self._describe_damage(name)
@@ -214,7 +203,7 @@ _hashes: dict[tuple[Any, ...], str] = {}
 
 
 def _hash_once(file: Path) -> str:
-    """Return the content hash of a file. The process remembers the hash until the file is written or replaced."""
+    """Return the content hash of a file, computed once until the file changes."""
     state = file.stat()
     key = (file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _hashes:

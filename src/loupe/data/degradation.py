@@ -12,22 +12,21 @@ from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.luminance import REC_601, compute_luminance
 
 GRID = 8  # side of a JPEG block in pixels
-SUBSAMPLINGS = (0, 2)  # Pillow's numbers for colours of full (4:4:4) and of half resolution (4:2:0)
+SUBSAMPLINGS = (0, 2)  # Pillow's numbers for 4:4:4 and 4:2:0
 MID_GREY = 127.5
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """The random choices for the inputs of one label. All scale factors use the same choices.
+    """The random choices for the inputs of one label, for all scale factors.
 
     Args:
-        shrink: the filter, a key of FILTERS.
-        qualities: the quality of each successive JPEG compression; () without compression.
-        shift: y and x, in pixels, by which the 8x8 blocks of the first of two compressions are shifted.
+        shrink: a key of FILTERS.
+        qualities: the quality of each JPEG compression.
+        shift: y and x, by which the 8x8 blocks of the first of two compressions are shifted.
         subsampling: an element of SUBSAMPLINGS.
-        noise: standard deviation of the noise in the luminance of a mid-grey pixel, on a scale from 0 to 255.
-        shot: share of the variance of the noise that is proportional to the brightness (Poisson); the rest is
-            Gaussian.
+        noise: standard deviation of the noise in the luminance of mid-grey pixels, from 0 to 255.
+        shot: share of the noise's variance that is proportional to the brightness (Poisson); the rest is Gaussian.
         seed: determines the noise.
     """
 
@@ -46,23 +45,17 @@ class Degradation:
 
 
 def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradation:
-    """Draw the degradation of the inputs of a label.
-
-    Args:
-        settings: the settings of preprocess. Without `degrade`, only the filter of shrink=random is random.
-        sha256: the content hash of the photo, in hexadecimal.
-        number: the number of the label in the photo.
-    """
+    """Draw the degradation of the inputs of label `number` of a photo with the content hash `sha256`."""
     if settings.degrade == "none" and settings.shrink != "random":
-        return Degradation(settings.shrink)  # creating a generator would take 1 % of the preparation of a small photo
-    # The number 1 at the end of the seed makes these random numbers differ from the random numbers of `cut_labels`.
+        return Degradation(settings.shrink)
+    # 1: other random numbers than in `cut_labels`
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":
         return Degradation(shrink)
     low, high = settings.jpeg_qualities
     compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
-    count = compressed * (1 + twice)  # number of compressions: 0, 1 or 2
+    count = compressed * (1 + twice)  # of compressions
     qualities = rng.integers(low, high + 1, size=2).tolist()[:count]
     shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
     jpeg = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
@@ -75,12 +68,12 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
 def make_inputs(
     labels: list[tuple[np.ndarray, Degradation]], scale: Fraction, settings: Preprocess
 ) -> list[np.ndarray]:
-    """Downscale labels to inputs, degrade the inputs, and convert the inputs to luminance.
+    """Downscale and degrade labels, and convert them to luminance.
 
     Args:
-        labels: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour, with their degradations.
-        scale: the side of the label divided by the side of the input.
-        settings: the fields luminance and recompress are used.
+        labels: uint8, (label_size, label_size), or (label_size, label_size, 3), with their degradations.
+        scale: the scale factor.
+        settings: luminance and recompress.
 
     Returns:
         uint8, (label_size / scale, label_size / scale), per label.
@@ -97,8 +90,7 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
     if degradation.noise:
         image = _add_noise(image, degradation)
     for number, quality in enumerate(degradation.qualities, 1):
-        # JPEG blocks start at the top left pixel. Rows and columns that are added there for the compression, and then
-        # removed, shift the blocks.
+        # Added rows and columns, removed after the compression, shift the blocks.
         rows, columns = degradation.shift if number < len(degradation.qualities) else (0, 0)
         widths = ((rows, 0), (columns, 0), (0, 0))[: image.ndim]
         image = compress_jpeg(np.pad(image, widths, mode="edge"), quality, degradation.subsampling)[rows:, columns:]
@@ -106,17 +98,15 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
 
 
 def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
-    """Convert uint8 colours, (height, width, 3), to luminance; return (height, width) unchanged."""
+    """Convert uint8, (height, width, 3), to luminance; return (height, width) unchanged."""
     return image if image.ndim == 2 else compute_luminance(Image.fromarray(image), luminance)
 
 
 def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
-    # The noise of the channels is independent. Therefore the standard deviation in the luminance is the deviation in
-    # the channels, multiplied by the norm of the luminance weights.
+    # The channels have independent noise; in the luminance, its deviation is multiplied by the norm of the weights.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
-    # The variance of a number of photons is its mean. With this number of photons per grey value, the variance of a
-    # mid-grey pixel is shot * deviation**2. The limit prevents a division by 0.
+    # The variance of a number of photons is its mean. The limit prevents a division by 0.
     photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
     noisy = rng.poisson(image * photons_per_grey_value) / photons_per_grey_value
     noisy += rng.normal(0, deviation * np.sqrt(1 - degradation.shot), image.shape)

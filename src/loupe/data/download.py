@@ -9,25 +9,21 @@ from loupe.errors import LoupeError
 from loupe.imaging.atomic import publish
 
 CHUNK_BYTES = 1 << 20
-MAX_TRIES = 8  # maximum number of consecutive connections that deliver no byte
-FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # the pause before a new connection doubles after each failure
+MAX_TRIES = 8  # consecutive connections without data
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # doubled after each failure
 
 
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    The received bytes are stored in the file `target` + `.part`. This call and later calls append to the `.part` file
-    with range requests. When the file is complete and has the right checksum, the file is renamed to `target`.
+    An interrupted download is kept as `target` + `.part`, and continued by the next call with range requests.
 
     Args:
         target: the file to create; its folder is created too.
         url: http or https.
-        md5: the checksum of the file, in hexadecimal.
+        md5: the checksum of the file.
         size: the size of the file, in bytes.
         quiet: show no progress.
-
-    Returns:
-        target.
 
     Raises:
         LoupeError: the server does not answer, or the received file has another checksum.
@@ -59,7 +55,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
+    """Append the remaining bytes of `url` to `part`; return the reason if this ends early, else ""."""
     import requests
     import urllib3
 
@@ -70,7 +66,7 @@ def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
             resumed = response.status_code == requests.codes.partial_content
             size = received if resumed else 0
             with part.open("ab" if resumed else "wb") as stream:
-                while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content would wait for a complete chunk
+                while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content waits for whole chunks
                     stream.write(chunk)
                     size += len(chunk)
                     bar.update(size)

@@ -1,4 +1,4 @@
-"""Cuts labels (high-resolution images) from a photo, and downscales the labels to inputs."""
+"""Cuts labels (high-resolution images) from photos, and downscales them to inputs."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,17 +16,17 @@ FILTERS = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-BATCHED_LABELS = 4  # number of grey labels that Pillow resizes in one call
+BATCHED_LABELS = 4  # grey labels that Pillow resizes in one call
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label, which is cut from a photo after the photo is resized by a factor.
+    """A label, cut from a photo that was resized by a factor.
 
     Args:
         pixels: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
-        x: the left edge of the label in the resized photo, in pixels.
-        y: the top edge of the label in the resized photo, in pixels.
+        x: the left edge in the resized photo, in pixels.
+        y: the top edge.
         factor: the factor, at most 1.
     """
 
@@ -37,15 +37,15 @@ class Label:
 
 
 def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int, sha256: str) -> list[Label]:
-    """Cut the labels of one photo. The labels of a photo in colour are in colour.
+    """Cut the labels of one photo, in grey or colour like the photo.
 
     Args:
-        photo: uint8, (height, width), or (height, width, 3) in colour.
-        settings: the fields label_size, crops, crops_per_megapixel and recompress are used.
-        crop: `centre` (one label from the centre), `fit` (one label from the centre, after the photo is downscaled so
-            that its shorter side is label_size), `tiles` (as many labels as fit next to each other) or `random`.
-        seed: determines the positions of crop=random, together with the content hash.
-        sha256: the photo's content hash, in hexadecimal.
+        photo: uint8, (height, width), or (height, width, 3).
+        settings: label_size, crops, crops_per_megapixel and recompress.
+        crop: `centre`; `fit` (the centre, after downscaling the shorter side to label_size); `tiles` (as many labels
+            as fit next to each other); `random`.
+        seed: determines random positions, together with the content hash.
+        sha256: the photo's content hash.
 
     Raises:
         PhotoError: the photo is smaller than a label.
@@ -75,7 +75,7 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
 
 
 def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
-    """Cut labels at random positions, every second label from a copy that is downscaled by a factor from 0.5 to 1."""
+    """Cut labels at random positions, every second label from a copy that is downscaled by 0.5 to 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
     rows, columns = photo.shape[:2]
     labels = []
@@ -84,12 +84,10 @@ def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Gener
         height, width = _scale_sides(photo, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # The whole photo is resized, so that datasets without crops_per_megapixel keep the pixels that they had
-            # before this setting existed. The copy lets Python free the resized photo.
+            # The pixels of earlier datasets. The copy lets Python free the resized photo.
             pixels = _resize(photo, factor)[y : y + size, x : x + size].copy()
         else:
-            # Only the pixels of the label are resized. This is 19 times as fast for photos of 1 megapixel, and 1 of
-            # 5000 pixels is rounded differently.
+            # Resize only the label: 19 times as fast, with other rounding in 1 of 5000 pixels.
             right, bottom = (x + size) * columns / width, (y + size) * rows / height
             box = (x * columns / width, y * rows / height, right, bottom)
             pixels = np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS, box))
@@ -105,30 +103,20 @@ def _resize(photo: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _scale_sides(photo: np.ndarray, factor: float) -> tuple[int, int]:
-    """Return height and width of a photo after it is resized by a factor."""
+    """Return height and width of a resized photo."""
     height, width = (max(1, round(side * factor)) for side in photo.shape[:2])
     return height, width
 
 
 def shrink_label(label: np.ndarray, scale: Fraction, shrink: str) -> np.ndarray:
-    """Downscale a label by the scale factor with an antialiased filter, and round the values to 8 bits.
-
-    Args:
-        label: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
-        scale: the side of the label divided by the side of the result.
-        shrink: a key of FILTERS.
-
-    Returns:
-        uint8, with sides of label_size / scale.
-    """
+    """Downscale a label, uint8 (side, side) or (side, side, 3), by the scale factor with a filter of FILTERS."""
     return np.asarray(_shrink(Image.fromarray(label), scale, shrink))
 
 
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
-    """Downscale each label with its own filter; see `shrink_label`.
+    """Downscale each label with its own filter, as `shrink_label`.
 
-    A batch of BATCHED_LABELS grey labels with the same filter takes half the time of single labels, because Pillow
-    computes the weights of the filter once per call. The results are equal.
+    For BATCHED_LABELS grey labels with one filter, Pillow computes the filter only once, which halves the time.
     """
     if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
         return [shrink_label(label, scale, shrink) for label, shrink in zip(labels, filters, strict=True)]

@@ -17,35 +17,35 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the ranges of `_hash_fraction`
-SMALL_COLLECTION = 200  # with fewer photos, the shares of splits by hash can be far from the shares in SPLITS
-ROWS_PER_GROUP = 1 << 16  # number of rows per row group of the Parquet file
+SMALL_COLLECTION = 200  # with fewer photos, ranges of hashes can contain very different shares
+ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
-DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only of datasets with degraded inputs
-INDEX_COLUMNS = ["split", "shard", "row"]  # columns that locate the images of each label
-TABLES_PER_WRITE = 256  # number of tables that are written to the manifest together
+DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # of datasets with degraded inputs
+INDEX_COLUMNS = ["split", "shard", "row"]
+TABLES_PER_WRITE = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """One label of a photo, or a skipped photo with the reason."""
+    """A label of a photo, or a skipped photo with the reason."""
 
     path: str
     category: str
     sha256: str
-    width: int | None = None  # width of the photo in pixels, after the EXIF orientation is applied
+    width: int | None = None  # of the photo in pixels, upright
     height: int | None = None
-    x: int | None = None  # left edge of the label in the photo, after the photo was resized by the factor `shrunk`
-    y: int | None = None  # top edge of the label
-    shrunk: float | None = None  # the factor by which the photo was resized, at most 1
+    x: int | None = None  # left edge of the label in the photo, resized by the factor `shrunk`
+    y: int | None = None  # top edge
+    shrunk: float | None = None  # at most 1
     split: str | None = None
-    shard: int | None = None  # number of the shard that contains the label
-    row: int | None = None  # index of the label in the shard
+    shard: int | None = None  # number of the label's shard
+    row: int | None = None  # index in the shard
     reason: str | None = None
-    group: str | None = None  # the smallest content hash of the photo and its near-duplicates, if there are any
+    group: str | None = None  # smallest content hash of the photo and its near-duplicates
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
-    """Rows of a manifest as dicts. The file is read when the first row is used.
+    """Rows of a manifest as dicts, read on first use.
 
     Args:
         file: the manifest.
@@ -64,7 +64,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
     @overload
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        """Return one row, or the rows of a slice as a list."""
+        """Return one row, or a list of rows."""
         return self._rows[index]
 
     def select(self, indices: np.ndarray) -> "ManifestRows":
@@ -72,7 +72,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return ManifestRows(self._file, self._numbers[indices])
 
     def read_jpeg_qualities(self) -> np.ndarray | None:
-        """Return the JPEG quality of each input, 100 for no compression; None if the inputs are not degraded."""
+        """Return the JPEG quality of each input, 100: no compression; None if the inputs are not degraded."""
         import pyarrow.parquet
 
         if QUALITY_COLUMN not in pyarrow.parquet.read_schema(self._file).names:
@@ -91,7 +91,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return rows
 
     def _read(self, columns: list[str] | None) -> Any:
-        """Read columns of these rows. Only the row groups that contain the rows are read."""
+        """Read columns of the row groups that contain these rows."""
         import pyarrow as pa
         import pyarrow.parquet
 
@@ -109,12 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows to an Arrow table, which needs an eighth of the memory of the rows.
-
-    Args:
-        rows: the fields of `Row` per label or skipped photo, and DEGRADATION_COLUMNS if `degraded`.
-        degraded: whether the inputs are degraded.
-    """
+    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table: an eighth of the memory."""
     import pyarrow as pa
 
     types = {
@@ -127,15 +122,11 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 
 
 def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
-    """Fill the columns `group` and `split` of each table, for the rows that have a label.
+    """Fill the columns `group` and `split` of rows with a label.
 
-    The split depends on the last 64 bits of the photo's content hash. Therefore new photos do not move other
-    photos to another split, and copies of a photo are in the same split. The setting `limit` selects photos by the
-    first bits of the hash, so that the selection does not depend on the split.
-
-    Near-duplicates have the split of the photo whose content hash names their group. In a collection with fewer
-    than SMALL_COLLECTION photos and groups, the rank of the hash decides the split, so that each split has its share.
-    Then new photos can move other photos to another split.
+    The split depends on the last 64 bits of the content hash (of the group, for near-duplicates), so that new photos
+    do not change it. `limit` selects photos by the first bits. In collections with fewer than SMALL_COLLECTION
+    photos, the rank of the hash decides the split.
 
     Args:
         tables: the tables.
@@ -144,7 +135,7 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     import pyarrow as pa
 
     def list_keys(table: Any) -> list[str | None]:
-        """Return the hash that decides the split of each row, or None for a skipped photo."""
+        """Return the hash that decides the split of each row; None for a skipped photo."""
         rows = zip(table["sha256"].to_pylist(), table["row"].to_pylist(), strict=True)
         return [None if row is None else groups.get(key, key) for key, row in rows]
 
@@ -171,26 +162,25 @@ def _find_split(fraction: float) -> str:
 
 
 def _rank_splits(hashes: set[str]) -> dict[str, str]:
-    """Return the split of each content hash of a small collection by the rank of the hash; {} for a large collection.
+    """Return the splits of a small collection by content hash; {} for a large collection.
 
-    No split is empty if there are at least three hashes.
+    With three hashes, no split is empty.
     """
     count = len(hashes)
     if count >= SMALL_COLLECTION:
         return {}
-    size = -(-count // 8)  # size of the validation split, and of the test split
+    size = -(-count // 8)  # of the validation split, and of the test split
     names = ["train"] * max(1, count - 2 * size) + ["validation"] * size + ["test"] * size
     return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 
 
 def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -> None:
-    """Write tables to the manifest in the given order.
+    """Write tables to the manifest.
 
     Args:
         location: the folder or URL of the dataset.
         tables: the tables.
-        metadata: digest, settings, statistics and checksums of the dataset. They are stored as JSON in the metadata
-            of the file, with the numbers of photos and labels and the reasons for skipped photos.
+        metadata: digest, settings, statistics and checksums, stored as JSON in the metadata of the file.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -204,7 +194,7 @@ def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -
 
 
 def _count_labels(tables: list[Any]) -> dict[str, int]:
-    """Return the numbers of used photos, near-duplicates, skipped photos, labels, and labels per split."""
+    """Return the numbers of photos and labels; see `Dataset.counts`."""
     import pyarrow as pa
 
     rows = pa.concat_tables([table.select(["path", "sha256", "split", "group"]) for table in tables])
@@ -221,6 +211,6 @@ def _count_labels(tables: list[Any]) -> dict[str, int]:
 
 
 def _count_reasons(tables: list[Any]) -> dict[str, int]:
-    """Return the number of skipped photos per reason. A reason excludes the details after its first colon."""
+    """Return the number of skipped photos per reason, without details after a colon."""
     reasons = (reason.split(":")[0] for table in tables for reason in table["reason"].drop_null().to_pylist())
     return dict(Counter(reasons))

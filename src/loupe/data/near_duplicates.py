@@ -1,35 +1,27 @@
 """Finds near-duplicates: copies of an image that are recompressed, resized, flipped, rotated or grey.
 
-The features of a photo are the magnitudes of low frequencies in its thumbnail. Several shifted grids divide the space
-of the features into cells (locality-sensitive hashing, Datar et al. 2004). For each grid, the photos are sorted by
-cell, and each photo is compared only with a few following photos of the same cell. The time grows as n log n with the
-number of photos, because of the sorting.
+The features of a photo are the magnitudes of low frequencies in its thumbnail. Shifted grids divide the space of the
+features into cells (locality-sensitive hashing, Datar et al. 2004). A photo is compared only with a few photos of the
+same cell. The time grows as n log n.
 """
 
 import numpy as np
 
 from loupe.data.patches import apply_symmetry
 
-SIDE = 16  # side of a thumbnail in pixels
-# A photo is compared only if the grey values of its thumbnail have at least this standard deviation.
-MIN_CONTRAST = 1.0
-# Two photos are near-duplicates if their thumbnails have at least this correlation. Recompressed (JPEG quality 10),
-# resized and flipped copies of 281 photos of Caltech-256 have a correlation of at least 0.9915. Different photos,
-# among 1,058 photos, have a correlation of at most 0.983.
+SIDE = 16  # of a thumbnail in pixels
+MIN_CONTRAST = 1.0  # standard deviation of a thumbnail that is compared
+# Minimum correlation of near-duplicates. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
+# Caltech-256 have at least 0.9915, different photos at most 0.983.
 MIN_SIMILARITY = 0.985
-FREQUENCIES = 6  # number of frequencies per axis of the discrete cosine transform
+FREQUENCIES = 6  # per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
-BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, that are processed in one batch
-# A cell can contain many photos. Therefore the photos of a cell are sorted by a further feature, and each photo is
-# compared only with this number of following photos.
-NEIGHBOURS = 4
+BATCH_SIZE = 1 << 17  # thumbnails or pairs of thumbnails
+NEIGHBOURS = 4  # a photo is compared with this many photos of its cell, sorted by a further feature
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
-    """Normalise the brightness and the contrast of thumbnails.
-
-    Args:
-        thumbnails: float32, (n, SIDE, SIDE), grey values from 0 to 255.
+    """Normalise the brightness and contrast of thumbnails, float32 (n, SIDE, SIDE) from 0 to 255.
 
     Returns:
         int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros without contrast.
@@ -41,44 +33,42 @@ def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
-    """Group the near-duplicates of a collection. The result does not depend on the order of the photos.
+    """Group the near-duplicates of a collection.
 
     Args:
         hashes: (n,), the content hashes of the photos as ASCII bytes.
         thumbnails: (n, SIDE, SIDE), results of `normalise_thumbnails`.
 
     Returns:
-        A dictionary with the photos that have near-duplicates. The key is the content hash of the photo; the value is
-        the smallest content hash in the group of the photo.
+        For each photo with near-duplicates, its content hash and the smallest content hash of its group.
     """
     hashes, chosen = np.unique(hashes, return_index=True)
-    indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos without contrast are not compared
+    indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos with contrast
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
-    smallest = np.arange(len(hashes))  # the smallest number in the group of each photo
+    smallest = np.arange(len(hashes))  # number in the group of each photo
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
-        keys = np.floor(cells).astype(np.int64) @ multipliers  # one number per cell, modulo 2**64
+        keys = np.floor(cells).astype(np.int64) @ multipliers  # one per cell, modulo 2**64
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
             pairs = np.stack([order[:-distance], order[distance:]])
-            # Photos of the same group are not compared again. With 30,000 copies of 1,123 photos, this saves
-            # two thirds of the time.
+            # Comparing photos of different groups only saves two thirds of the time for 30,000 copies.
             pairs = pairs[:, (keys[pairs[0]] == keys[pairs[1]]) & (smallest[pairs[0]] != smallest[pairs[1]])]
             parts = np.array_split(pairs, 1 + pairs.shape[1] // BATCH_SIZE, axis=1)
             similar = np.concatenate([_are_similar(features, thumbnails, part) for part in parts])
             smallest = _merge_groups(smallest, pairs[:, similar])
-    duplicates = np.flatnonzero(smallest < np.arange(len(hashes)))  # without the first photo of each group
+    duplicates = np.flatnonzero(smallest < np.arange(len(hashes)))
     photos = np.union1d(duplicates, smallest[duplicates])
     names = (hashes[numbers].astype(str).tolist() for numbers in (photos, smallest[photos]))
     return dict(zip(*names, strict=True))
 
 
 def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Merge the groups of both photos of each pair (2, n); return the smallest number in the group of each photo.
+    """Merge the groups of each pair (2, n); return the smallest number in the group of each photo.
 
-    scipy.sparse.csgraph is not used, because its import takes as long as the preparation of 200 photos.
+    The import of scipy.sparse.csgraph takes as long as the preparation of 200 photos.
     """
     while pairs.size:
         pairs = smallest[pairs]
@@ -92,14 +82,13 @@ def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1).
+    """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), equal for all flips and rotations.
 
-    The features are the same for all 8 flips and rotations of a thumbnail: a flip changes only the signs of the
-    discrete cosine transform. A rotation also swaps the axes; each pair of swapped magnitudes is sorted. The distance
-    of two rows is at most the distance of the normalised thumbnails.
+    A flip changes only signs; a rotation swaps magnitudes, which are sorted. The distance of two rows is at most the
+    distance of the normalised thumbnails.
     """
     rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))
-    order = np.argsort(rows + columns, kind="stable")  # low frequencies first: they have the largest magnitudes
+    order = np.argsort(rows + columns, kind="stable")  # low frequencies first
     rows, columns = rows[order], columns[order]
     positions = np.outer(np.arange(FREQUENCIES), np.arange(SIDE) + 0.5)
     cosines = np.cos(np.pi / SIDE * positions).astype("float32") * np.sqrt(2 / SIDE, dtype="float32")
@@ -114,9 +103,9 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return for each column of pairs (2, n) whether the thumbnails are similar in one of the 8 symmetries."""
+    """Return whether the thumbnails of each pair (2, n) are similar in one of the 8 symmetries."""
     first, second = pairs
-    # The distance of the features is a lower bound of the distance of the thumbnails, and is faster to compute.
+    # A lower bound of the distance of the thumbnails is computed faster.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

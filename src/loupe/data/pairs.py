@@ -14,18 +14,14 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
-    """Inputs with their labels. The images are stored in stacks: arrays of images with the same size.
-
-    A stack is an array in memory, or the memory map of a shard (a file of a dataset with many images).
+    """Inputs with their labels. Images of the same size are stored in stacks: arrays, or memory maps of shards.
 
     Args:
         rows: the rows of the manifest, one per pair.
-        stacks: the stacks of inputs, uint8 (count, input side, input side) each, and the stacks of labels in the
-            same order.
-        index: (n, 2), the number of the stack of each pair and the position in the stack.
-        scale: the side of a label divided by the side of its input.
-        raise_if_damaged: a function that raises LoupeError if the background verification of the shards has found a
-            damaged shard.
+        stacks: the stacks of inputs, uint8 (count, side, side), and the stacks of labels.
+        index: (n, 2), stack and position of each pair.
+        scale: the scale factor.
+        raise_if_damaged: raises LoupeError if a damaged shard was found in the background.
     """
 
     def __init__(
@@ -40,7 +36,7 @@ class Pairs:
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
         self._original_stacks = stacks
-        # Slicing a memory map takes six times as long as slicing an array. `view` makes an array and reads nothing.
+        # Slicing a memory map takes six times as long as slicing a view.
         inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
         self._stacks = inputs, labels
         self._index = index
@@ -49,7 +45,7 @@ class Pairs:
     def from_images(
         cls, rows: list[dict[str, Any]], inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], scale: Fraction
     ) -> "Pairs":
-        """Copy images into pairs in memory: one input and one label per pair."""
+        """Copy images into pairs in memory."""
         index = np.stack([np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32)], axis=1)
         return cls(rows, ([np.stack(inputs)], [np.stack(labels)]), index, scale)
 
@@ -57,7 +53,7 @@ class Pairs:
         return len(self._index)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one pair: uint8 (input side, input side) and uint8 (label side, label side)."""
+        """Return one pair: uint8 (side, side) each."""
         stack, position = self._index[number]
         inputs, labels = self._stacks
         return inputs[stack][position], labels[stack][position]
@@ -69,7 +65,7 @@ class Pairs:
         return inputs[0].shape[1], labels[0].shape[1]
 
     def copy_to_memory(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """Copy the inputs, uint8 (n, input side, input side), and the labels of these pairs into memory."""
+        """Copy inputs and labels, uint8 (n, side, side) each, into memory."""
         index = self._index[numbers]
         copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
         order = np.argsort(index[:, 0], kind="stable")
@@ -82,11 +78,11 @@ class Pairs:
         return copies[0], copies[1]
 
     def cut(self, numbers: np.ndarray, corners: tuple[np.ndarray, np.ndarray], sides: tuple[int, int]) -> Any:
-        """Cut a square from each input and a square from the label of the input.
+        """Cut a square from each input and from its label.
 
         Args:
             numbers: (n,), the numbers of the pairs.
-            corners: the top left corners of the squares: (n, 2), y and x in the inputs, and the same in the labels.
+            corners: top left corners, (n, 2), y and x, in the inputs and in the labels.
             sides: the sides of the squares in the inputs and in the labels.
 
         Returns:
@@ -105,7 +101,7 @@ class Pairs:
 
     @cached_property
     def strengths(self) -> np.ndarray | None:
-        """The strength of the JPEG artefacts of each input, (n,); None if the inputs are not degraded."""
+        """The strength of JPEG artefacts of each input, (n,); None if the inputs are not degraded."""
         qualities: Any = None
         if isinstance(self.rows, ManifestRows):
             qualities = self.rows.read_jpeg_qualities()
@@ -114,11 +110,9 @@ class Pairs:
         return None if qualities is None else compute_strength(qualities).astype("float32")
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield batches of up to `size` pairs in order.
+        """Yield inputs and labels of up to `size` pairs, float32 in [-1, 1], (n, side, side, 1).
 
-        Yields:
-            The inputs and labels, float32 in [-1, 1], (n, side, side, 1). Degraded inputs have a second channel with
-            their `strengths`.
+        Degraded inputs have a second channel, their `strengths`.
         """
         for start in range(0, len(self), size):
             numbers = slice(start, start + size)
@@ -127,7 +121,7 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return the pairs with strengths if `wanted`, else without. Strengths of clean inputs are 0."""
+        """Return the pairs with or without strengths; clean inputs have strength 0."""
         pairs = self.select(np.arange(len(self)))
         if not wanted:
             pairs.strengths = None
@@ -136,7 +130,7 @@ class Pairs:
         return pairs
 
     def compress_inputs(self, quality: int) -> "Pairs":
-        """Return pairs whose inputs are compressed as JPEG of this quality, in memory; 100 means no compression."""
+        """Return pairs whose inputs are compressed as JPEG (100: no compression), in memory."""
         rows = [row | {"jpeg_quality": quality} for row in self.rows]
         inputs = self._original_stacks[0]
         if quality < MAX_QUALITY:
@@ -144,7 +138,7 @@ class Pairs:
         return Pairs(rows, (inputs, self._original_stacks[1]), self._index, self.scale, self.raise_if_damaged)
 
     def subsample(self, limit: int) -> "Pairs":
-        """Return up to `limit` evenly spaced pairs, in their order."""
+        """Return up to `limit` evenly spaced pairs."""
         return self.select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
 
     def first_per_photo(self) -> "Pairs":
@@ -153,13 +147,13 @@ class Pairs:
         return self.select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
-        """Return a column of the rows as text; for a row without this column, return the number of the row."""
+        """Return a column of the rows as text, or the number of a row without it."""
         if isinstance(self.rows, ManifestRows):
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
 
     def select(self, numbers: np.ndarray) -> "Pairs":
-        """Return the pairs with these numbers, (n,), in this order."""
+        """Return the pairs with these numbers, (n,)."""
         if isinstance(self.rows, ManifestRows):
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:
@@ -168,14 +162,14 @@ class Pairs:
 
 
 def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:
-    """Append strengths, (n,), to images, (n, h, w), as a second channel; None adds only the axis of the channels."""
+    """Append strengths, (n,), to images, (n, h, w), as a second channel; None adds one channel."""
     if strengths is None:
         return images[..., None]
     return np.stack([images, np.broadcast_to(strengths[:, None, None], images.shape)], axis=-1)
 
 
 def _prefetch(images: Any, first: int, last: int) -> None:
-    """Start to read images of a memory map from the disk. Otherwise, the system reads each part at its first use."""
+    """Start to read images of a memory map, which otherwise happens at first use."""
     if isinstance(images, np.memmap):
         bytes_per_image = images.shape[1] * images.shape[2]
         start = images.offset + first * bytes_per_image

@@ -1,4 +1,4 @@
-"""Cuts training batches from pairs: random crops, flipped and rotated. A batch depends only on the seed and step."""
+"""Cuts training batches from pairs: random crops, flipped and rotated."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from loupe.data.pairs import Pairs, add_strengths
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory, where cutting is four times as fast
+MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory: four times as fast
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Positions:
     """The positions of the crops of a batch, and their flips and rotations.
 
     Args:
-        pair_numbers: (n,), the number of the pair of each crop.
-        input_corners: (n, 2), y and x of the top left corner of each crop of the input, in pixels.
-        label_corners: (n, 2), y and x of the top left corner of each crop of the label, in pixels.
+        pair_numbers: (n,).
+        input_corners: (n, 2), y and x of the top left corners in the inputs, in pixels.
+        label_corners: (n, 2), the same in the labels.
         symmetries: (n,), 0 to 7, see `apply_symmetry`.
     """
 
@@ -29,16 +29,15 @@ class Positions:
 
 
 class Patches:
-    """Draws the batch of any step, so that a resumed training continues with the same batches.
+    """Draws the batch of any step, which depends only on the seed and the step.
 
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: the positions of crops. `aligned`: only positions of the input that correspond to a whole pixel of the
-            label. `any`: all positions of the input; the position in the label is rounded down (2016 study). With
-            scale 3:2, rounding shifts the crop of the label by half a pixel at odd positions.
+        crops: `aligned`: only positions of the input at a whole pixel of the label. `any`: all positions; the
+            position in the label is rounded down (2016 study).
         augment: flip and rotate each crop at random.
-        seed: determines the random numbers, together with the step.
+        seed: determines the random numbers.
 
     Raises:
         UsageError: the crop is larger than the inputs.
@@ -57,12 +56,12 @@ class Patches:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """The sides of a crop of the input and of the label, in pixels."""
+        """The sides of a crop of the input and of the label."""
         return self._side, int(self._side * self._pairs.scale)
 
     @property
     def pairs(self) -> Pairs:
-        """The pairs that the crops are cut from."""
+        """The pairs."""
         return self._pairs
 
     def draw_batch(self, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,17 +69,17 @@ class Patches:
         return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order; the number `draw` determines the positions."""
+        """Draw one crop of every pair, in order; `draw` determines the positions."""
         rng = np.random.default_rng([self._seed, draw])
         return self._cut_floats(self._draw_positions(np.arange(len(self._pairs)), rng))
 
     def draw_positions(self, step: int, size: int) -> Positions:
-        """Draw the positions of the crops in the batch of a step."""
+        """Draw the positions of a step's crops."""
         rng = np.random.default_rng([self._seed, step])
         return self._draw_positions(rng.integers(len(self._pairs), size=size), rng)
 
     def cut(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
-        """Cut crops: uint8 inputs (n, side, side) and labels."""
+        """Cut crops: uint8 inputs and labels, (n, side, side)."""
         corners = (positions.input_corners, positions.label_corners)
         if self._arrays is not None:
             inputs, labels = (
@@ -110,19 +109,13 @@ class Patches:
 
 
 def cut_squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Cut n squares from images (count, height, width): square i is cut from image numbers[i] at corners[i]."""
+    """Cut n squares from images (count, height, width)."""
     views = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     return views[numbers, corners[:, 0], corners[:, 1]]
 
 
 def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:
-    """Apply one of the 8 symmetries of a square to images (…, side, side).
-
-    Args:
-        images: arrays of any dtype.
-        symmetry: 0 to 7. If it is at least 4, the images are flipped first. All images are rotated by symmetry % 4
-            quarter turns.
-    """
+    """Apply symmetry 0 to 7 of a square to images (…, side, side): from 4 a flip, and symmetry % 4 quarter turns."""
     if symmetry >= 4:
         images = images[..., ::-1]
     return np.rot90(images, symmetry % 4, axes=(-2, -1))

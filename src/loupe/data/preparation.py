@@ -1,8 +1,6 @@
-"""Prepares a dataset from photos in parallel, with all cores of this machine or with a Dask cluster.
+"""Prepares a dataset from photos in parallel, on this machine or with a Dask cluster.
 
-Each task writes one shard (a file with many images) of labels and one shard of inputs per scale factor, and returns
-rows of the manifest. The memory for images does not depend on the number of photos. The files depend only on the
-photos and the settings.
+The memory does not depend on the number of photos. The files depend only on the photos and the settings.
 """
 
 import hashlib
@@ -31,12 +29,12 @@ from loupe.data.sources import SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
-VERSION = 2  # version of the prepared data; increase this number with every change of labels, inputs or splits
-MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # the keys are values of `crop`
-MAX_SHARD_BYTES = 96 * 2**20  # size limit for the labels of a shard
-TILES_PER_PHOTO = 24  # estimate: a photo of 0.5 megapixels has 24 labels of 150x150 pixels
-PIXELS_PER_BYTE = 2  # estimate for photo files; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # minimum number of tasks for many photos, so that all cores finish at about the same time
+VERSION = 2  # of the prepared data; increase it with every change of labels, inputs or splits
+MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`
+MAX_SHARD_BYTES = 96 * 2**20  # of labels
+TILES_PER_PHOTO = 24  # estimate, for a photo of 0.5 megapixels
+PIXELS_PER_BYTE = 2  # estimate; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
+MIN_TASKS = 64  # so that all cores finish at about the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -47,19 +45,15 @@ def find_photos(settings: Preprocess) -> list[SourcePhoto]:
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Create the dataset of photos and settings, or open it if it exists.
 
-    A folder is written under a temporary name, and renamed after all files are written; the next call removes the
-    folders of killed processes. A URL cannot be renamed. Therefore, under a URL, the manifest is written last: the
-    manifest marks the dataset as complete. If two processes write the same shard, they write the same bytes.
+    A folder is written under a temporary name and then renamed. Under a URL, the manifest is written last, and marks
+    the dataset as complete. Two processes that write the same shard write the same bytes.
 
     Args:
         settings: the settings of preprocess.
-        photos: the result of `find_photos`; None lists the photos first.
-
-    Returns:
-        The opened dataset.
+        photos: the result of `find_photos`; None lists the photos.
 
     Raises:
-        UsageError: none of the photos is usable.
+        UsageError: no photo is usable.
     """
     photos = find_photos(settings) if photos is None else photos
     digest = _compute_digest(settings, photos)
@@ -83,23 +77,23 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
 
 
 def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
-    """Return the value of `crop` for a photo; the default is `tiles` for the bundled photos, `centre` for others."""
+    """Return the value of `crop` for a photo: by default, `tiles` for bundled photos, `centre` for others."""
     return settings.crop or ("tiles" if photo.source == "sample" else "centre")
 
 
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these fields have no effect, or select photos and crops, which are hashed below
+        texts.pop(name, None)  # no effect, or hashed below
     has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # datasets that were prepared before this field existed keep their digest
-    if len(photos) < manifest.SMALL_COLLECTION:  # larger datasets keep the digest that they had before this rule
+        texts.pop("degrade")  # older datasets keep their digest
+    if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
-    # The next lines hash json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) without this text in memory.
+    # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), with little memory
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
         entry = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
@@ -109,9 +103,9 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
 
 
 def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str, location: str) -> None:
-    parts: dict[int, Any] = {}  # tables of manifest rows by shard number
+    parts: dict[int, Any] = {}  # manifest tables by shard number
     checksums: dict[str, str] = {}
-    thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # content hashes and thumbnails of the photos of each shard
+    thumbnails: list[tuple[np.ndarray, np.ndarray]] = []  # content hashes and thumbnails per shard
     sums = dict.fromkeys(["labels", *map(shards.name_inputs, settings.scales)], shards.PixelSums())
     results = tasks.run_tasks(shards.prepare_shard, _list_tasks(settings, photos, location), settings.scheduler)
     with closing(results), ProgressBar("preparing photos", len(photos), settings.quiet) as bar:
@@ -141,12 +135,11 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
 
 
 def _sort_parts(parts: dict[int, Any]) -> list[Any]:
-    """Return the tables of the manifest's rows, sorted by path, content hash, shard and row."""
+    """Return the manifest tables, sorted by path, content hash, shard and row."""
     import pyarrow as pa
 
     ordered = [parts[number] for number in sorted(parts)]
-    # The tables are already in this order, except if the photos have different values of `crop`: a table contains
-    # only photos with the same value.
+    # Photos with different values of `crop` are in different tables, whose ranges can overlap.
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
     if ends == sorted(ends):
         return ordered
@@ -155,7 +148,7 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
 
 
 def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the arguments of `prepare_shard` for each shard."""
+    """Yield the arguments of `prepare_shard`."""
     numbers, texts = itertools.count(), settings.to_texts()
     for crop in MIN_PHOTOS_PER_SHARD:
         group = [photo for photo in photos if choose_crop(settings, photo) == crop]
@@ -164,7 +157,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 
 def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto]) -> Iterator[list[SourcePhoto]]:
-    """Yield the photos of each shard. Small shards give more parallel tasks; large shards give fewer files."""
+    """Yield the photos of each shard."""
     rate = settings.crops_per_megapixel
     min_photos = MIN_PHOTOS_PER_SHARD[crop] if rate is None else 1
     max_photos = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
@@ -186,11 +179,7 @@ def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
-    """Cut pairs from the selected photos for scoring, in the order of their paths. No dataset is written.
-
-    Raises:
-        UsageError: none of the photos is usable.
-    """
+    """Cut pairs from photos for scoring, without a dataset; raise UsageError if no photo is usable."""
     rows, inputs, labels = [], [], []
     reasons: list[str] = []
     photos = find_photos(settings)
@@ -214,13 +203,13 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
 
 
 def find_dataset(data_dir: str, name: str) -> str | None:
-    """Return the location of a prepared dataset, given its location or its name in data_dir; None if not found."""
+    """Return the location of a prepared dataset from its location or name; None if not found."""
     locations = [name] if storage.is_url(name) else [name, storage.join_path(data_dir, name)]
     return next((found for found in locations if storage.exists(found, manifest.MANIFEST, "dataset")), None)
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
-    """Open a prepared dataset by its location or name. Otherwise, prepare the source `name` with default settings."""
+    """Open a prepared dataset by location or name, or prepare the source `name` with default settings."""
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)
@@ -232,18 +221,18 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
 
 
 def open_sample(data_dir: str) -> Dataset:
-    """Open the dataset `sample` in the folder `data_dir`; if missing, prepare it from the bundled photos."""
+    """Open or prepare the dataset `sample` in a folder."""
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open the dataset that a run was trained on, or prepare the dataset again if its folder does not exist.
+    """Open the dataset of a run, or prepare it again if its folder does not exist.
 
     Args:
-        settings: data_dir, and the other dataset settings that `prepare` needs.
+        settings: the dataset settings.
         name: the name of the dataset's folder.
-        digest: the digest of the run's dataset.
-        source: the value of the run's `dataset` field; this source is prepared if the folder does not exist.
+        digest: the digest of the dataset.
+        source: the value of the run's `dataset` field.
 
     Raises:
         UsageError: the dataset has another digest.

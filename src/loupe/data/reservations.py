@@ -1,8 +1,7 @@
 """Shares the memory budget for photos between the worker processes of a preparation.
 
-A worker reads from the header of a photo how much memory the photo takes. Then the worker waits until other workers
-have released enough memory, and reserves the memory for the photo. A header can be wrong. Therefore, during the
-decoding, the system limits the memory of the worker to the reservation.
+A worker reserves the memory that the header of a photo indicates. During the decoding, the system limits the worker
+to the reservation, because a header can be wrong.
 """
 
 import resource
@@ -16,34 +15,29 @@ from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
-UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore that the workers share
-PROCESS_BYTES = 150 * 10**6  # memory per worker that is not for photos, including a share of the parent process
-SPARE_BYTES = 64 * 10**6  # memory for strips, libraries and threads in addition to a reservation
-LARGE_BLOCK_BYTES = 2**22  # a freed block of at least this size is returned to the system
+UNIT_BYTES = 16 * 10**6  # per unit of the semaphore
+PROCESS_BYTES = 150 * 10**6  # per worker, not for photos
+SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
+LARGE_BLOCK_BYTES = 2**22
 
-# The workers share a semaphore, whose units are free memory. `_semaphore` is None if a process is not a worker.
-_semaphore: Any = None
-# Only one worker at a time waits for units, because two waiting workers could block each other.
-_waiting_lock: Any = None
+_semaphore: Any = None  # its units are free memory; None if the process is not a worker
+_waiting_lock: Any = None  # two workers that wait for units could block each other
 
 
-@cache  # the system calls would take a tenth of the time in which a small photo is prepared
+@cache  # saves a tenth of the time for a small photo
 def get_budget() -> int:
-    """Return how many bytes the photos of all workers may take together.
-
-    The result is the default budget minus the other memory of the processes, but at least half of the default budget.
-    """
+    """Return the bytes for the photos of all workers: the default budget without the workers' other memory."""
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
 
 
 def create_memory_locks(context: Any) -> tuple[Any, Any]:
-    """Create the arguments of `use_memory_locks`; `context` is a context of multiprocessing."""
+    """Create the arguments of `use_memory_locks` with a context of multiprocessing."""
     return context.Semaphore(get_budget() // UNIT_BYTES), context.Lock()
 
 
 def use_memory_locks(semaphore: Any, waiting_lock: Any) -> None:
-    """Make `reserve` wait for free memory in this process, and give freed blocks back to the system immediately."""
+    """Make `reserve` wait for free memory in this process, and return freed blocks to the system."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
     return_freed_blocks(LARGE_BLOCK_BYTES)
@@ -54,9 +48,8 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """Reserve memory for one photo until the block exits.
 
     Yields:
-        A function that reserves a number of bytes for the photo. A second call with a larger number first releases
-        the bytes of the first call, so that waiting workers do not block each other. The function raises PhotoError
-        if the number exceeds the budget. In a process that is not a worker, the function only checks the number.
+        A function that reserves a number of bytes, and releases those of an earlier call with a smaller number. It
+        raises PhotoError if the number exceeds the budget. Without other workers, it only checks the number.
     """
     budget = get_budget()
     units = 0

@@ -10,17 +10,11 @@ from loupe.errors import LoupeError, UsageError, describe_error
 
 @contextmanager
 def connect(address: str) -> Iterator[Any]:
-    """Open a Dask client, and close the client when the block exits.
-
-    Args:
-        address: the address of the scheduler, such as `tcp://host:8786`.
-
-    Yields:
-        The `distributed.Client`.
+    """Open a Dask client for a scheduler's address, such as `tcp://host:8786`.
 
     Raises:
-        UsageError: no scheduler answers at the address, or Loupe is not installed on the scheduler's machine.
-        LoupeError: the connection to the scheduler was lost during the block.
+        UsageError: no scheduler answers, or Loupe is not installed on its machine.
+        LoupeError: the connection was lost during the block.
     """
     from distributed import Client
 

@@ -1,7 +1,4 @@
-"""Writes the shards of a prepared dataset: files with many labels, or with many inputs of one scale factor.
-
-A task writes the shards of some photos.
-"""
+"""Writes the shards of a prepared dataset: files with many labels, or with many inputs of one scale factor."""
 
 import hashlib
 import math
@@ -30,20 +27,19 @@ from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
-# Memory for the grey image and its copies while labels are cut, in bytes per pixel of the photo, by value of `crop`.
+# Memory for the grey image and its copies, in bytes per pixel of the photo, by value of `crop`
 RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
-CHUNK_BYTES = 2**18  # number of bytes per read of a file; fits into the cache of a core
-BLACK = np.zeros((SIDE, SIDE), np.float32)  # replaces an unusable photo; the search for near-duplicates ignores it
-# A worker reads a file up to this size immediately, and then waits for the memory to decode the photo. Before a
-# worker reads a larger file, the worker waits for the whole memory budget.
+CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
+BLACK = np.zeros((SIDE, SIDE), np.float32)  # thumbnail of an unusable photo
+# A worker reads smaller files immediately, and waits for the whole memory budget before it reads larger ones.
 LARGE_FILE_BYTES = 32 * 10**6
-MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, because a batch would fill the memory
+MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, to limit the memory
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The result of one task.
+    """The result of a task, which writes the shards of some photos.
 
     Args:
         number: the number of the shards.
@@ -51,7 +47,7 @@ class ShardResult:
         checksums: the SHA-256 of each file by name.
         sums: the sums of the pixels by kind of shard.
         photo_count: the number of photos.
-        hashes: the content hashes of the photos, for `near_duplicates.find_groups`.
+        hashes: the content hashes of the photos.
         thumbnails: the thumbnails of the photos, for `near_duplicates.find_groups`.
     """
 
@@ -67,17 +63,17 @@ class ShardResult:
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
 ) -> ShardResult:
-    """Decode photos, cut labels, make the inputs, and write a shard of labels and a shard of inputs per scale factor.
+    """Decode photos, and write a shard of labels and a shard of inputs per scale factor.
 
     Args:
-        number: the number of the shard.
-        photos: the photos of the shard.
+        number: the number of the shards.
+        photos: the photos of the shards.
         crop: as in `cut_labels`.
         location: the folder or URL of the dataset.
         texts: the settings of preprocess as text.
 
     Raises:
-        LoupeError: a photo has changed since the listing, or this machine cannot read the photo.
+        LoupeError: a photo has changed since the listing, or this machine cannot read it.
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
@@ -113,7 +109,7 @@ def prepare_shard(
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, reserve_bytes: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
-    """Cut the labels of one photo, and downscale the photo for `near_duplicates.normalise_thumbnails`.
+    """Cut the labels of one photo, and make its thumbnail, SIDE x SIDE pixels.
 
     The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
 
@@ -124,15 +120,14 @@ def cut_photo(
         reserve_bytes: reserves memory; see `reservations.reserve`.
 
     Returns:
-        The row of the manifest, the labels, and the photo with SIDE x SIDE pixels. For an unusable photo, the row
-        contains the reason, the list of labels is empty, and all SIDE x SIDE pixels are black.
+        The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), [], BLACK
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
-        # Memory for the labels, in bytes per pixel of the photo.
+        # Bytes for the labels per pixel of the photo
         label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
@@ -141,7 +136,7 @@ def cut_photo(
         size = settings.label_size
         if crop != "centre" or min(image.width, image.height) < size:
             grey = image.read(luminance)
-            del image  # frees the decoded pixels
+            del image
             return row, cut_labels(grey, settings, crop, settings.seed, photo.sha256), small
         x, y = (image.width - size) // 2, (image.height - size) // 2
         grey = image.read(luminance, (x, y, x + size, y + size))
@@ -154,7 +149,7 @@ def cut_photo(
 
 
 def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raise LoupeError if the content hash has changed since the listing."""
+    """Return the bytes of a photo; raise LoupeError if they have changed since the listing."""
     try:
         size = photo.size or 0
         reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
@@ -162,7 +157,7 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # the step fails: a machine that cannot read the source would skip all photos of its tasks
+    if reason:  # a machine that cannot read the source would skip all photos
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"
@@ -171,7 +166,7 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
 
 
 def name_inputs(scale: Fraction) -> str:
-    """Return the kind of the shards with inputs of a scale, such as `inputs-3x2`."""
+    """Return the kind of shards with inputs of a scale factor, such as `inputs-3x2`."""
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 
@@ -182,7 +177,7 @@ def name_shard(kind: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class PixelSums:
-    """The number of pixels, the sum of their values in [-1, 1], and the sum of the squares."""
+    """The number of pixels, the sum of their values in [-1, 1], and the sum of their squares."""
 
     count: int = 0
     values: float = 0.0
@@ -198,11 +193,11 @@ class PixelSums:
 
 
 class Shard:
-    """A .npy file to which images, uint8 (side, side), are appended one after another.
+    """A .npy file to which images, uint8 (side, side), are appended.
 
     Attributes:
         count: the number of images.
-        sha256: the hash of the complete file, in hexadecimal.
+        sha256: the hash of the complete file.
     """
 
     def __init__(self, file: Path, stream: BinaryIO) -> None:
@@ -211,7 +206,7 @@ class Shard:
         self._histogram = np.zeros(256, "int64")
 
     def append(self, image: np.ndarray) -> None:
-        """Write an image. np.save is not used, because it ignores a full disk."""
+        """Write an image. np.save ignores a full disk."""
         if not self.count:
             self._side = len(image)
             self._write_header(1)  # `complete` replaces the number of images
@@ -219,12 +214,9 @@ class Shard:
         self._stream.write(np.ascontiguousarray(image).data)
 
     def complete(self) -> None:
-        """Write the number of images to the header, flush the file to the disk, and compute its hash and histogram.
-
-        A histogram per image would add 5 % to the duration of the preparation of small photos.
-        """
+        """Write the number of images to the header, flush the file, and compute its hash and histogram."""
         self._stream.seek(0)
-        self._write_header(self.count)  # the length of the header does not change
+        self._write_header(self.count)
         header_bytes = self._stream.tell()
         self._stream.flush()
         os.fsync(self._stream.fileno())
@@ -249,7 +241,7 @@ class Shard:
 
 
 class _Shards:
-    """The shards of one task, by kind: one of labels, and one of inputs per scale."""
+    """The shards of one task, by kind: `labels`, and inputs of each scale factor."""
 
     def __init__(self, files: ExitStack, location: str, number: int, settings: Preprocess) -> None:
         self.shards: dict[str, Shard] = {}
@@ -259,13 +251,13 @@ class _Shards:
     def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
         """Append a label, and later its inputs; return its row in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
-        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
+        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo
         if len(self._waiting) == BATCHED_LABELS or self._settings.label_size > MAX_BATCHED_SIDE:
             self._add_inputs()
         return self.shards["labels"].count - 1
 
     def complete(self) -> None:
-        """Complete all shards at the same time, because flushing a file waits for the disk."""
+        """Complete all shards in parallel, because flushing waits for the disk."""
         self._add_inputs()
         with ThreadPoolExecutor(len(self._settings.scales) + 1) as threads:
             list(threads.map(Shard.complete, self.shards.values()))
@@ -285,12 +277,12 @@ class _Shards:
 
 @contextmanager
 def create_shard(location: str, name: str) -> Iterator[Shard]:
-    """Create a shard in a folder or under a URL; the block appends the images, and completes the shard."""
+    """Create a shard in a folder or under a URL; the block appends images and completes the shard."""
     with storage.create_file(location, name) as file, file.open("wb") as stream:
         yield Shard(file, stream)
 
 
 def hash_file(file: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Lists the photos of the sources that a user names, with their content hashes."""
+"""Lists the photos of sources, with content hashes."""
 
 import hashlib
 import importlib.util
@@ -19,8 +19,7 @@ from loupe.data.download import download
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
-# By package, the folder in the package and the files. The sample contains only photographs: no diagrams, text or
-# drawings, and one image of each stereo pair.
+# Folder and files of each package: only photographs, and one image of each stereo pair
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
@@ -39,28 +38,28 @@ CALTECH_256: dict[str, Any] = {
     "size": 1_183_006_720,
 }
 
-MAX_FILE_BYTES = 2**30  # size limit for the file of a photo, because one file per core must fit into memory
+MAX_FILE_BYTES = 2**30  # one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
-MIN_HASH_TASKS = 64  # minimum number of tasks that compute content hashes, if there are enough photos
+MIN_HASH_TASKS = 64
 MAX_PHOTOS_PER_TASK = 64
-MAX_NAME_BYTES = 160  # maximum length of the names of the sources in a folder's name
+MAX_NAME_BYTES = 160
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePhoto:
     """One file of a source."""
 
-    source: str = field(repr=False)  # the source as the user named it; a URL may contain a password
-    path: str  # the path of the file in the source, with / between folders
-    category: str  # the top-level folder of the path; "" if there is none
-    file: str = field(repr=False)  # path or URL of the file, or of the tar that contains it
+    source: str = field(repr=False)  # as the user named it; a URL may contain a password
+    path: str  # in the source, with / between folders
+    category: str  # top-level folder of the path, or ""
+    file: str = field(repr=False)  # path or URL of the file, or of its tar
     offset: int = 0  # position of the content in `file`, in bytes
-    size: int | None = None  # number of bytes of the content; None: up to the end of `file`
-    sha256: str = ""  # the content hash; "" if the content cannot be read
-    reason: str = ""  # why the content cannot be read
+    size: int | None = None  # bytes of the content; None: up to the end of `file`
+    sha256: str = ""  # content hash; "" if unreadable
+    reason: str = ""  # why the content is unreadable
 
     def read_bytes(self) -> bytes:
-        """Return the content; raises OSError if the file cannot be read."""
+        """Return the content; can raise OSError."""
         if storage.is_url(self.file):
             return storage.read_range(self.file, self.offset, self.size or 0)
         with open(self.file, "rb") as stream:
@@ -74,17 +73,15 @@ def list_photos(
     """List the photos of all sources with their content hashes, sorted by path.
 
     Args:
-        sources: `sample`, `caltech256` (downloaded to data_dir once), and paths or URLs of tars or folders.
+        sources: `sample`, `caltech256`, and paths or URLs of tars or folders.
         categories: the categories to keep; () keeps all.
-        limit: keep at most this many photos: those with the smallest content hashes, so that a larger limit keeps the
-            photos of a smaller limit. None keeps all.
-        data_dir: the folder or URL of prepared datasets. Downloads are stored in this folder, or in the
-            cache of the URL.
-        quiet: show no progress of a download.
+        limit: keep at most this many photos, those with the smallest content hashes; None keeps all.
+        data_dir: the folder or URL of prepared datasets; downloads are stored there, or in the cache of the URL.
+        quiet: show no progress.
 
     Raises:
         UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
-            exist; or a name in a tar points outside of the tar.
+            exist; or a name in a tar is outside of the tar.
     """
     photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:
@@ -95,7 +92,7 @@ def list_photos(
         photos = [photo for photo in photos if photo.category in categories]
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
-    # For URLs, there are more threads than cores, because threads mostly wait for the network.
+    # Threads mostly wait for the network if the files have URLs.
     thread_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
     with ThreadPoolExecutor(thread_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
@@ -105,7 +102,7 @@ def list_photos(
 
 
 def name_sources(sources: tuple[str, ...]) -> str:
-    """Return a name of the sources for folders and runs, such as `sample` or `caltech256-subset+sample`."""
+    """Return a name for folders and runs, such as `sample` or `caltech256-subset+sample`."""
     public = [storage.remove_secrets(source) if storage.is_url(source) else source for source in sources]
     names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in public]
     name = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")
@@ -113,10 +110,7 @@ def name_sources(sources: tuple[str, ...]) -> str:
 
 
 def find_bundled_photo() -> Path:
-    """Return the path of a bundled colour photo for examples: a cup of coffee, 600x400 pixels.
-
-    The photo is in the test split of the sample. Therefore no network that was trained on the sample has seen it.
-    """
+    """Return the path of a colour photo, 600x400 pixels, from the test split of the sample."""
     return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "coffee.png"
 
 
@@ -146,7 +140,7 @@ def _list_sample() -> Iterator[SourcePhoto]:
 
 
 def _find_package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)  # find_spec does not import the package
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
     return Path(spec.origin).parent
@@ -154,14 +148,14 @@ def _find_package_folder(package: str) -> Path:
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden files and folders."""
-    files: dict[Path, str] = {}  # each file with the reason for skipping it, or ""
+    files: dict[Path, str] = {}  # with the reason for skipping a file, or ""
     folders = [root]
-    while folders:  # os.walk is not used, because it fails at a thousand nested folders and ignores errors
+    while folders:  # os.walk fails at a thousand nested folders and ignores errors
         folder = folders.pop()
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
             modes = {name: (folder / name).lstat().st_mode for name in names}
-        except OSError as error:  # for example a path that is longer than the system allows
+        except OSError as error:
             files[folder] = f"cannot be read: {error.strerror}"
             continue
         for name, mode in modes.items():
@@ -179,7 +173,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
-    """Return why a file is skipped, or "". A link may point outside of the source; a FIFO may block forever."""
+    """Return why a file is skipped, or "". A link can lead out of the source; a FIFO can block forever."""
     if is_link:
         return "a link: not followed"
     if is_sparse:
@@ -204,10 +198,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """Yield the files of an uncompressed tar.
-
-    If all files are in subfolders of the same top-level folder, their paths omit this top-level folder.
-    """
+    """Yield the files of an uncompressed tar. A single top-level folder that contains all others is omitted."""
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)
@@ -225,7 +216,7 @@ def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
 
 
 def _split_path(path: str) -> list[str]:
-    """Return the folders and the file name of a path; bytes that are not UTF-8 become U+FFFD, for the manifest."""
+    """Return the folders and the file name of a path; invalid UTF-8 becomes U+FFFD."""
     text = os.fsencode(path).decode(errors="replace")
     return [part for part in text.split("/") if part not in ("", ".")]
 
@@ -239,7 +230,7 @@ def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
-    """Return the photo with its content hash, or with the reason why the photo cannot be read."""
+    """Add the content hash, or the reason why the photo cannot be read."""
     if photo.reason:
         return photo
     try:
@@ -249,7 +240,7 @@ def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
         if storage.is_url(photo.file):
             return replace(photo, sha256=hashlib.sha256(photo.read_bytes()).hexdigest())
         digest = hashlib.sha256()
-        with open(photo.file, "rb") as stream:  # the file is read in chunks, so that it does not fill the memory
+        with open(photo.file, "rb") as stream:
             stream.seek(photo.offset)
             while chunk := stream.read(min(remaining, HASH_CHUNK_BYTES)):
                 digest.update(chunk)

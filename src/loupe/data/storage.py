@@ -1,7 +1,4 @@
-"""Reads and writes files of photo collections and datasets, in local folders or in object stores.
-
-A location is the path of a folder or file, or a URL such as `s3://bucket/prefix`, which fsspec opens.
-"""
+"""Reads and writes files in local folders or in object stores (URLs such as `s3://bucket/prefix`), with fsspec."""
 
 import hashlib
 import os
@@ -16,14 +13,12 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import create_partial, publish, write_atomically
 
-# With these options, an unreachable store is reported within seconds. Two attempts suffice, because s3fs itself
-# repeats requests after temporary errors.
+# To report an unreachable store within seconds; s3fs itself repeats requests after temporary errors.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
-READ_AHEAD_BYTES = 4 << 20  # bytes per request: one request reads several headers of a tar
+READ_AHEAD_BYTES = 4 << 20  # bytes per request, for several headers of a tar
 
 
 def is_url(location: str) -> bool:
-    """Return whether a location is a URL, not a local path."""
     return "://" in location
 
 
@@ -38,13 +33,13 @@ def make_absolute(location: str) -> str:
 
 
 def get_local_folder(location: str) -> Path:
-    """Return the local folder with the files of a location: the folder itself, or the copy of a URL in the cache."""
+    """Return the folder of a location: the folder itself, or the copy of a URL in the cache."""
     if not is_url(location):
         return Path(location)
     public_url = remove_secrets(location)
     protocol, _, path = public_url.partition("://")
     folder = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser() / protocol
-    if public_url != location:  # URLs that differ only in the removed parts may be different locations
+    if public_url != location:  # without secrets, URLs of different locations can be equal
         folder /= hashlib.sha256(location.encode()).hexdigest()[:8]
     return folder / posixpath.normpath(f"/{path}").lstrip("/")
 
@@ -55,7 +50,7 @@ def remove_secrets(url: str) -> str:
 
 
 def refuse_masked_url(url: str, field: str) -> None:
-    """Raise UsageError if the secrets of a URL are masked, as in the settings of a run."""
+    """Raise UsageError if the secrets of a URL are masked."""
     if is_masked(url):
         raise UsageError(
             f"{field}: must have its password or token, which runs and datasets do not store, got {url!r}; give the "
@@ -64,7 +59,7 @@ def refuse_masked_url(url: str, field: str) -> None:
 
 
 def exists(location: str, name: str, field: str = "data_dir") -> bool:
-    """Return whether a folder or URL contains a file of this name; errors start with `field`."""
+    """Return whether a folder or URL contains a file; errors start with `field`."""
     if not is_url(location):
         return (Path(location) / name).exists()
     with _open_filesystem(location, field) as (filesystem, path):
@@ -73,12 +68,9 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Download the file with the name of `file` from a URL, and replace `file`.
+    """Replace `file` by the file with its name from a URL; return False if it does not exist.
 
-    fsspec's `filecache::` is not used: downloads are not atomic, and a damaged copy is kept.
-
-    Returns:
-        False if the location is not a URL or has no such file.
+    fsspec's `filecache::` is not atomic, and keeps a damaged copy.
     """
     if not is_url(location):
         return False
@@ -96,8 +88,7 @@ def fetch_file(location: str, file: Path) -> bool:
 def create_file(location: str, name: str) -> Iterator[Path]:
     """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL.
 
-    After the last file, the caller must flush the folder with `publish`. A flush of the folder per file would triple
-    the time.
+    The caller flushes the folder with `publish`; flushing it per file would triple the time.
     """
     if not is_url(location):
         with create_partial(Path(location), Path.touch) as partial:
@@ -112,7 +103,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path. If the URL is a file, the path is ""."""
+    """Return the sizes in bytes of all files under a URL by relative path, which is "" if the URL is a file."""
     with _open_filesystem(url, "source") as (filesystem, path):
         infos = filesystem.find(path, detail=True)
     top = path.rstrip("/")
@@ -129,7 +120,7 @@ def open_file(location: str) -> IO[bytes]:
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """Read `size` bytes of a URL, starting at `offset`, with one request."""
+    """Read `size` bytes of a URL from `offset`."""
     with _open_filesystem(url, "source") as (filesystem, path):
         return bytes(filesystem.cat_file(path, start=offset, end=offset + size)) if size else b""
 
@@ -140,7 +131,7 @@ class _MissingError(LoupeError):
 
 @contextmanager
 def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
-    """Yield the fsspec file system of a URL and the path in it; errors in the block become one-line errors."""
+    """Yield the fsspec file system of a URL and the path in it, and shorten errors in the block."""
     refuse_masked_url(url, field)
     try:
         import fsspec
@@ -152,6 +143,6 @@ def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
         raise UsageError(f"{field}: {url!r} needs another package: {describe_error(error, url)}") from None
     except ValueError as error:
         raise UsageError(f"{field}: {url!r}: {describe_error(error, url)}") from None
-    except Exception as error:  # every file system has its own exceptions
+    except Exception as error:
         reason = " ".join(mask_secrets(str(error), url).split()) or type(error).__name__
         raise LoupeError(f"{field}: {url!r}: {reason}") from None

@@ -7,24 +7,24 @@ from typing import Any, NamedTuple
 from loupe.data import storage
 from loupe.errors import UsageError
 
-MAX_HEADER_BYTES = 2**20  # size limit for an extended header, which contains a long name
+MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
 
 
 class _HeaderReader(io.BufferedReader):
-    """Reads the headers of a tar. If tarfile requests more than MAX_HEADER_BYTES, the tar is damaged or malicious."""
+    """Reads the headers of a tar."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes. Raise ReadError if `size` is None, negative or above MAX_HEADER_BYTES."""
+        """Read `size` bytes; raise ReadError for another size than that of a header."""
         if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
 
 
 class Member(NamedTuple):
-    """The fields of a header that callers need. The objects of tarfile would need more memory."""
+    """The needed fields of a header, with less memory than tarfile's objects."""
 
     name: str
-    offset: int  # position of the content in the tar, in bytes
+    offset: int  # of the content in the tar, in bytes
     size: int
     is_file: bool
     is_link: bool
@@ -32,17 +32,17 @@ class Member(NamedTuple):
 
 
 def list_members(location: str) -> list[Member]:
-    """List the members of a tar at a local path or a URL, without folders.
+    """List the members of a tar at a path or URL, without folders.
 
     Raises:
-        UsageError: the tar is compressed or damaged, or a member's name points outside of the tar.
+        UsageError: the tar is compressed or damaged, or a member's name is outside of the tar.
     """
     members, outside = [], ""
     try:
         raw: Any = storage.open_file(location)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                if member.size < 0:  # tarfile would go back and read the same headers forever
+                if member.size < 0:  # tarfile would read the same headers forever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
                 if not member.isdir():
                     link = member.issym() or member.islnk()
@@ -51,10 +51,10 @@ def list_members(location: str) -> list[Member]:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
                 tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
-            stream.seek(tar.offset)  # tarfile stops silently at a damaged header; a tar ends with a block of zeros
+            stream.seek(tar.offset)  # tarfile stops silently at a damaged header, which is not a block of zeros
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # invalid numbers in headers cause the last two
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
     if outside:
         raise UsageError(f"source: names in a tar must not point outside of the tar, got {outside!r} in {location!r}")

@@ -1,4 +1,4 @@
-"""Runs the tasks of a step in parallel: in processes of this machine, or on the workers of a Dask scheduler."""
+"""Runs tasks in parallel: in processes of this machine, or on a Dask cluster."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ from loupe.data import reservations, scheduler
 from loupe.errors import LoupeError
 from loupe.imaging.threads import count_cores
 
-DASK_TASKS = 64  # minimum number of tasks to submit in advance, because a Dask scheduler answers slowly
+DASK_TASKS = 64  # minimum number of tasks to submit in advance
 
 Results = Generator[Any, None, None]
 
@@ -24,16 +24,14 @@ Results = Generator[Any, None, None]
 def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str | None = None) -> Results:
     """Call a function with the arguments of every task, and yield the results in the order of completion.
 
-    The tasks are read from the iterator while earlier tasks run, so that many tasks do not fill the memory.
-
     Args:
         function: the function; other processes must be able to import it.
-        tasks: the arguments of each call.
-        address: the address of a Dask scheduler; None starts one process per core of this machine.
+        tasks: the arguments of each call, read while earlier tasks run.
+        address: the address of a Dask scheduler; None starts one process per core.
 
     Raises:
-        UsageError: no usable scheduler answers at the address.
-        LoupeError: a local process was killed, or the connection to the scheduler was lost.
+        UsageError: no usable scheduler answers.
+        LoupeError: a local process was killed, or the connection was lost.
     """
     results = _run_on_dask(function, tasks, address) if address else _run_locally(function, tasks)
     with closing(results):
@@ -50,7 +48,7 @@ def _run_on_dask(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]],
 
         running = as_completed(submit(max(DASK_TASKS, 2 * sum(client.nthreads().values()))), with_results=True)
         for _, result in running:
-            if isinstance(result, BaseException):  # Dask cancels tasks if the connection is lost
+            if isinstance(result, BaseException):  # the connection was lost
                 raise result
             running.update(submit(1))
             yield result
@@ -64,7 +62,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
     arguments = (os.getpid(), reservations.create_memory_locks(get_context("loky")))
     calls = (delayed(function)(*task) for task in tasks)
     with warnings.catch_warnings():
-        # joblib warns when results are not consumed, and when joblib replaces a process that uses much memory
+        # joblib warns when results are not consumed, and when it replaces a process
         warnings.filterwarnings("ignore", module="joblib")
         with _block_ctrl_c(), parallel_config("loky", initializer=_start_worker, initargs=arguments):
             results = Parallel(count_cores(), return_as="generator_unordered", batch_size=1)(calls)
@@ -73,15 +71,14 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
                 yield from results
             except BrokenProcessPool:
                 raise LoupeError("a process was killed, probably because the machine ran out of memory") from None
-            finally:  # frees memory; the next call starts new processes, which copy the current environment variables
+            finally:  # the next call starts new processes, with the current environment variables
                 get_reusable_executor(reuse=True).shutdown(kill_workers=True)
 
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block. The parent process receives Ctrl-C and ends the others."""
-    # joblib needs the resource tracker of multiprocessing. The start of the tracker unblocks Ctrl-C. Therefore the
-    # tracker starts before Ctrl-C is blocked.
+    """Block Ctrl-C in processes that start in this block; the parent ends them."""
+    # The start of the resource tracker, which joblib needs, would unblock Ctrl-C.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -96,7 +93,7 @@ def _start_worker(parent: int, locks: tuple[Any, Any]) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit soon after the parent process was killed. Otherwise, loky's processes wait for tasks for minutes."""
+    """Exit soon after the parent process was killed; loky's processes would wait for minutes."""
 
     def watch() -> None:
         while os.getppid() == parent:

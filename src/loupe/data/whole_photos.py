@@ -1,7 +1,4 @@
-"""Makes one pair (input and label) from each whole photo, as in papers on super-resolution.
-
-The label is the luma of the photo. A bicubic filter downscales the label to the input.
-"""
+"""Makes one pair from each whole photo, as in papers on super-resolution: the label is the photo's luma."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,31 +15,28 @@ from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
-MIN_SIDE = 11  # smallest side in pixels without the border, because SSIM needs a window of this side
+MIN_SIDE = 11  # without the border, for SSIM
 
 
 def compute_border(scale: Fraction) -> int:
-    """Return the width in pixels of the border that scores ignore: the scale, rounded up."""
+    """Return the width of the border that scores ignore, in pixels: the scale factor, rounded up."""
     return -(-scale.numerator // scale.denominator)
 
 
 class WholePhotos:
-    """One pair per photo, of any size.
+    """One pair per photo, of any size, decoded when it is used.
 
-    A photo is decoded when its pair is used. Only one photo at a time is in memory.
-
-    The label of a photo in colour is the luma, rounded, from 16 to 235. The label of a grey photo contains the
-    unchanged values, from 0 to 255. With the scale factor p/q, labels are cropped to multiples of p pixels.
-    The input is the label, downscaled as by MATLAB's imresize: by cubic convolution (Keys 1981, a = -1/2) without
-    rounding. The kernel is widened by the scale, and the borders are mirrored.
+    The label is the rounded luma, from 16 to 235, or the values of a grey photo, from 0 to 255, cropped to multiples
+    of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) without
+    rounding, with mirrored borders.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
-        scale: the scale factor p/q: the side of a label divided by the side of its input.
+        scale: the scale factor p/q.
         quiet: do not report skipped photos.
 
     Raises:
-        UsageError: none of the photos is usable.
+        UsageError: no photo is usable.
     """
 
     def __init__(self, photos: list[SourcePhoto], scale: Fraction, quiet: bool = False) -> None:
@@ -68,16 +62,13 @@ class WholePhotos:
         return len(self.rows)
 
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1).
-
-        `size` has no effect, because photos of different sizes do not fit into one batch.
-        """
+        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1), whatever the `size`."""
         for photo in self._photos:
             label = to_floats(_load_label(photo, self.scale))
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
 
     def subsample(self, limit: int) -> "WholePhotos":
-        """Return up to `limit` evenly spaced photos, in their order."""
+        """Return up to `limit` evenly spaced photos."""
         indices = np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int))
         return WholePhotos([self._photos[index] for index in indices], self.scale)
 
@@ -86,14 +77,14 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
     """Downscale a label by p/q with an antialiased bicubic filter and mirrored borders.
 
     Args:
-        label: float32, (height, width); both sides are multiples of p.
-        scale: the scale factor p/q: the side of the label divided by the side of the result.
+        label: float32, (height, width), multiples of p.
+        scale: the scale factor p/q.
 
     Returns:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # number of p x p blocks that are added per side; the filter reads up to 2 blocks beyond the border
+    margin = 3  # added p x p blocks per side; the filter reads 2
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))
@@ -101,7 +92,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
 
 
 def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
-    """Return the luma of a photo, uint8, cropped to multiples of the scale's numerator."""
+    """Return the luma of a photo, uint8, cropped to multiples of p."""
     if photo.reason:
         raise PhotoError(photo.reason)
     try:

@@ -1,4 +1,4 @@
-"""Draws figures of image pairs, value distributions, learning curves, predictions and comparisons."""
+"""Draws figures."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -24,25 +24,21 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 PREDICTION_ROWS = 6
 DPI = 120
-TITLE_WIDTH = 22  # maximum number of characters per line of a title
+TITLE_WIDTH = 22  # in characters
 RENDERED_ROWS = 3
 SHEET_ROWS = 4
-SHEET_CANDIDATES = 500  # number of photos from which the rows of a sheet are selected
+SHEET_CANDIDATES = 500  # photos from which a sheet is selected
 
 
 def validate_format(sheet: Path) -> None:
-    """Raise UsageError if the suffix of a sheet's file is not a format of figures."""
+    """Raise UsageError if figures cannot have the suffix of a sheet's file."""
     suffixes = FigureCanvasBase.get_supported_filetypes()
     if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
         raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure to a file atomically.
-
-    Raises:
-        LoupeError: the file cannot be written.
-    """
+    """Write a figure to a file atomically, or raise LoupeError."""
     try:
         with write_atomically(file) as partial:
             figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
@@ -117,11 +113,7 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
 
 
 def plot_psnr(psnr: pd.DataFrame) -> Figure:
-    """Plot the PSNR of every method over the JPEG quality of the inputs.
-
-    Args:
-        psnr: the result of `qualities.compute_psnr`.
-    """
+    """Plot the PSNR of every method over the JPEG quality; `psnr` is the result of `qualities.compute_psnr`."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_prop_cycle(matplotlib.style.library["tableau-colorblind10"]["axes.prop_cycle"])
@@ -134,7 +126,7 @@ def plot_psnr(psnr: pd.DataFrame) -> Figure:
 
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
-    """Plot input, label and prediction, one image per row, with the layout of the 2016 study."""
+    """Plot input, label and prediction, one image per row, as in the 2016 study."""
     sample = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), 3, squeeze=False)
@@ -149,10 +141,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 
 def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
-    """Return the detailed crops of a few images as one small image, uint8: input, prediction and label per row.
-
-    The inputs are upscaled by the simplest baseline.
-    """
+    """Return one image, uint8, with detailed crops: upscaled input, prediction and label per row."""
     simplest, _ = get_references(pairs.scale)
     rows = []
     for inputs, labels in pairs.subsample(RENDERED_ROWS).batches(1):
@@ -163,11 +152,11 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """Plot the result of every method and the label of three images. The most detailed crop is below each image.
+    """Plot the results of every method and the label for three images, each above its most detailed crop.
 
     Args:
-        methods: upscaling models by their titles.
-        pairs: the images. Three evenly spaced images are plotted.
+        methods: upscaling models by title.
+        pairs: the images.
         recompose: as in `upscale`.
     """
     sample = pairs.subsample(3)
@@ -189,13 +178,13 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 
 
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
-    """Plot the most detailed crop of several photos.
+    """Plot the most detailed crops of the SHEET_ROWS photos with the sharpest edges.
 
     Each row shows the input, the result of each method, and the label.
 
     Args:
-        methods: upscaling models by their titles, in the order of the columns.
-        pairs: the images. The SHEET_ROWS photos whose most detailed crops have the sharpest edges are plotted.
+        methods: upscaling models by title.
+        pairs: the images.
     """
     sample = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
@@ -236,10 +225,7 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """Return the rows and columns of the square with the largest differences between neighbouring pixels.
-
-    The side of the square is a third of the shorter side of the label.
-    """
+    """Return rows and columns of the square, a third of the label's shorter side, with the largest differences."""
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)

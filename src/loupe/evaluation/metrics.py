@@ -1,37 +1,37 @@
-"""Computes scores of images against their labels: one value per image, for pixel values in [-1, 1]."""
+"""Computes scores of images against their labels, (n,), for pixel values in [-1, 1]."""
 
 import numpy as np
 
-PEAK = 2.0  # difference between white (1) and black (-1)
-MIN_MSE = 1e-9  # limits psnr to 96 dB for an image that equals its label
-SSIM_WINDOW = 11  # side of the window in pixels
+PEAK = 2.0
+MIN_MSE = 1e-9  # limits psnr to 96 dB
+SSIM_WINDOW = 11  # in pixels
 SCORES = ("mae", "psnr", "ssim", "mse")
 
 
 def mse(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the mean squared error of each image, (n,); both arrays are (n, height, width, 1) in [-1, 1]."""
+    """Compute the mean squared error of each image; both arrays are (n, height, width, 1) in [-1, 1]."""
     return np.square(images.astype("float64") - labels).mean(axis=(1, 2, 3))
 
 
 def mae(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the mean absolute error of each image, (n,); both arrays are (n, height, width, 1) in [-1, 1]."""
+    """Compute the mean absolute error of each image; both arrays are (n, height, width, 1) in [-1, 1]."""
     return np.abs(images.astype("float64") - labels).mean(axis=(1, 2, 3))
 
 
 def psnr(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the peak signal-to-noise ratio of each image in dB, (n,): 10 log10(peak^2 / mse) with peak 2."""
+    """Compute the peak signal-to-noise ratio of each image in dB: 10 log10(PEAK^2 / mse)."""
     return convert_to_psnr(mse(images, labels))
 
 
 def convert_to_psnr(mean_squared_error: np.ndarray) -> np.ndarray:
-    """Convert mean squared errors to peak signal-to-noise ratios in dB."""
+    """Convert mean squared errors to PSNR in dB."""
     return 10 * np.log10(PEAK**2 / np.maximum(mean_squared_error, MIN_MSE))
 
 
 def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the structural similarity of each image, (n,) (Wang et al. 2004): Gaussian window, sigma 1.5, range 2.
+    """Compute the structural similarity of each image (Wang et al. 2004): Gaussian window, sigma 1.5, range 2.
 
-    The score is NaN for images with a side below SSIM_WINDOW.
+    It is NaN for images with a side below SSIM_WINDOW.
     """
     from skimage.metrics import structural_similarity
 
@@ -53,15 +53,12 @@ def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
-    """Clip images to [-1, 1] and compute scores of each image.
+    """Clip images to [-1, 1] and compute scores (a selection of SCORES) of each image.
 
     Args:
         images: (n, height, width, 1).
         labels: (n, height, width, 1) in [-1, 1].
-        names: the scores to compute, from SCORES.
-
-    Returns:
-        Arrays of shape (n,) by name.
+        names: the scores.
     """
     clipped = np.clip(images, -1, 1)
     functions = {"mae": mae, "psnr": psnr, "ssim": ssim, "mse": mse}
@@ -69,10 +66,7 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
 
 
 def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the share of each label's dark pixels (below 0) that are not dark in the image, (n,).
-
-    The share is NaN for labels without dark pixels.
-    """
+    """Compute the share of each label's dark pixels (below 0) that are not dark in the image; NaN without any."""
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
     count = dark.sum(axis=(1, 2, 3))
@@ -80,10 +74,7 @@ def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Compute the sum of squared differences between neighbouring pixels of each image, (n,).
-
-    Blur reduces this sum.
-    """
+    """Compute the sum of squared differences between neighbouring pixels of each image, which blur reduces."""
     vertical, horizontal = (
         np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2)
     )
@@ -91,16 +82,12 @@ def gradient_energy(images: np.ndarray) -> np.ndarray:
 
 
 def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean absolute error of each image at the borders of blocks and inside blocks.
+    """Compute the mean absolute error at the borders of blocks and inside; NaN if all pixels are at borders.
 
     Args:
         images: (n, height, width, 1).
         labels: (n, height, width, 1).
         block: side of a block in pixels.
-
-    Returns:
-        The errors at borders, (n,), and inside, (n,). Blocks with a side below 3 have only border pixels; their
-        errors inside are NaN.
     """
     error = np.abs(images.astype("float64") - labels)[..., 0]
     border_rows, border_columns = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])

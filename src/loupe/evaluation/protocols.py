@@ -1,4 +1,4 @@
-"""Opens the images that the settings of `evaluate` select, and scores methods on the images by the protocol."""
+"""Opens the images that `evaluate` selects, and scores methods on them by the protocol."""
 
 import hashlib
 import json
@@ -20,23 +20,23 @@ from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
-# Fields of preprocess that do not change the images of given photos.
+# Fields of preprocess that do not change the images of given photos
 UNHASHED_FIELDS = frozenset({"source", "data_dir", "scheduler", "smoke", "limit", "categories"})
 CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # by split
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images that the settings of evaluate select.
+    """The images that evaluate selects.
 
     Args:
         pairs: the inputs with their labels.
         description: a short description.
+        name: the name of the dataset, or of the source of the photos.
+        digest: the digest of the dataset, or a hash of the photos and the settings.
         dataset: the prepared dataset; None for photos.
         context: the use of the images, such as `test`.
-        name: the name of the dataset, or of the source of the photos.
-        digest: the digest of the dataset, or a hash of the photos and of the settings that cut the images.
-        source: for photos, the source and these settings.
+        source: for photos, the source and the settings that cut the images.
     """
 
     pairs: Pairs | WholePhotos
@@ -48,19 +48,13 @@ class Images:
     source: dict[str, str] = field(default_factory=dict)
 
     def link_metrics(self, model_id: str | None) -> dict[str, str]:
-        """Return the link of scores to a logged model and to the images; {} without a logged model."""
+        """Return the link of scores to a logged model and to the images."""
         names = {"dataset_name": self.name, "dataset_digest": self.digest}
         return {"model_id": model_id} | names if model_id else {}
 
 
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
-    """Open the images that the settings select.
-
-    Args:
-        settings: the settings of evaluate.
-        scale: the scale factor of the models.
-        luminance: the luminance formula for photos if the settings do not contain a formula.
-    """
+    """Open the images that the settings select; `luminance` is the default formula for photos."""
     shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if scale == 1:
         _validate_restoration(settings)
@@ -75,7 +69,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    if scale == 1:  # clean_share=1: the inputs are clean; `score_qualities` compresses them later
+    if scale == 1:  # `score_qualities` compresses the inputs later
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
@@ -89,7 +83,7 @@ def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str
 
 
 def _validate_restoration(settings: Evaluate) -> None:
-    """Raise UsageError if the inputs would be equal to the labels, as undegraded photos at 1:1 are."""
+    """Raise UsageError if the inputs would equal the labels."""
     if settings.protocol == "classical":
         raise UsageError("protocol: must be labels or study-patches at scale 1:1, got classical")
     if settings.photos is not None and settings.degrade == "none":
@@ -99,7 +93,7 @@ def _validate_restoration(settings: Evaluate) -> None:
 def score_images(
     settings: Evaluate, methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos
 ) -> pd.DataFrame:
-    """Score the methods by the protocol of the settings. With degrade=jpeg, the table has a column `quality`."""
+    """Score the methods by the protocol. With degrade=jpeg, the table has a column `quality`."""
     if isinstance(pairs, WholePhotos):
         return scoring.score(methods, pairs, settings.recompose, border=whole_photos.compute_border(pairs.scale))
     if settings.protocol == "study-patches":

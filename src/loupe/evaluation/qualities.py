@@ -14,11 +14,7 @@ from loupe.upscalers.tiling import UpscalingModel
 def score_qualities(
     methods: Mapping[str, UpscalingModel], pairs: Pairs, qualities: Iterable[int], recompose: str
 ) -> pd.DataFrame:
-    """Score methods on inputs of each quality; 100 means no compression.
-
-    Returns:
-        The table of `score`, with the column quality.
-    """
+    """Score methods on inputs of each quality (100: no compression); the table has the column quality."""
     tables = [
         scoring.score(methods, pairs.compress_inputs(quality), recompose).assign(quality=quality)
         for quality in qualities
@@ -27,22 +23,22 @@ def score_qualities(
 
 
 def summarise_qualities(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the summary of the scores by quality; see `summarise`."""
+    """Return the summaries of the scores by quality; see `summarise`."""
     return {str(quality): scoring.summarise(rows) for quality, rows in table.groupby("quality", sort=False)}
 
 
 def compute_psnr(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean PSNR: one row per quality, one column per method, in the order of the table."""
+    """Return the mean PSNR: one row per quality, one column per method."""
     return table.pivot_table("psnr", "quality", "method", sort=False)
 
 
 def find_qualities_below(baseline: str, psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return, by name, the qualities at which the PSNR of a method is below the PSNR of a baseline."""
+    """Return, by method, the qualities at which its PSNR is below that of a baseline."""
     return {name: psnr.index[psnr[name] < psnr[baseline]].tolist() for name in names}
 
 
 def format_psnr(psnr: pd.DataFrame, baseline: str, below: dict[str, list[int]], photos: int) -> str:
-    """Format the results of `compute_psnr` and `find_qualities_below` as text, with the number of photos."""
+    """Format the results of `compute_psnr` and `find_qualities_below` as text."""
     count = scoring.format_photos(photos)
     lines = [f"PSNR in dB on {count} by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
     lines += psnr.rename_axis(index=None, columns="quality").to_string(float_format="{:.2f}".format).split("\n")

@@ -1,8 +1,4 @@
-"""Scores upscaling methods on images. The results are a table of scores and its summary.
-
-The table of `score` has one row per image and method. The table of `score_patches` has one row per draw and method; a
-draw is one random patch per photo.
-"""
+"""Scores upscaling methods on images."""
 
 import re
 from collections.abc import Mapping
@@ -23,14 +19,14 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 DRAWS = 20
 CONFIDENCE = 0.95
-MIN_PHOTOS = 8  # with fewer photos, the coverage of an interval would be below CONFIDENCE
-MIN_PATCH_SIDE = 8  # smallest side in pixels of the blocks that `score_patches` uses as patches
+MIN_PHOTOS = 8  # for intervals with the coverage CONFIDENCE
+MIN_PATCH_SIDE = 8  # in pixels, for `score_patches`
 
 
 def build_baselines(
     pairs: Pairs | WholePhotos, ridge: np.ndarray | None, luminance: str
 ) -> dict[str, UpscalingModel]:
-    """Return the baselines of a score table by name: the classical ones, and ridge unless its weights are None."""
+    """Return the baselines by name; ridge needs weights."""
     methods = build_classical(pairs.scale, luminance)
     return methods if ridge is None else methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
@@ -45,15 +41,16 @@ def score(
     """Score methods on whole images.
 
     Args:
-        methods: upscaling models by their names in the table.
+        methods: upscaling models by name.
         pairs: the images.
         recompose: as in `upscale`.
         names: the scores to compute.
-        border: for the protocol `classical`, the number of pixels to crop from each side before scoring. Results are
-            then also rounded to 8 bits. With None, results are neither cropped nor rounded.
+        border: for the protocol `classical`, pixels to crop from each side; results are then rounded to 8 bits. None
+            neither crops nor rounds.
 
     Returns:
-        Columns path, photo (content hash), image (number), method, and one column per score.
+        Columns path, photo (content hash), image (number), method, and one column per score; one row per image and
+        method.
     """
     tables, start = [], 0
     for inputs, labels in pairs.batches(16):
@@ -75,15 +72,13 @@ def score(
 
 
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """Score methods with the protocol of the 2016 study: on DRAWS random patches of each photo.
+    """Score methods as the 2016 study does: on DRAWS random patches of each photo, upscaled separately.
 
-    A draw cuts one patch from each photo. Each patch is upscaled separately. A patch has the size of the input
-    blocks of the first method. If the side of these blocks is below MIN_PATCH_SIDE, a patch has the default size of
-    the scale factor.
+    A patch has the size of the first method's input blocks, or the default size for blocks below MIN_PATCH_SIDE.
 
     Returns:
-        Columns draw, method, photos (their number), mae, psnr, ssim, mse: one row per draw and method, with means
-        over the patches.
+        Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw
+        and method.
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
@@ -99,22 +94,17 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Summarise a table of scores by method.
-
-    Args:
-        table: the result of `score` or `score_patches`.
+    """Summarise a table from `score` or `score_patches`.
 
     Returns:
-        A dictionary per method with the number of photos (`photos`), the mean mae, psnr, ssim and mse, and the PSNR
-        of the mean mse (`psnr_of_mse`), which a few nearly perfect images cannot raise much. For a table of
-        `score_patches`, each dictionary also contains `spread`, the standard deviation of each score over draws. For
-        a table of `score`, each dictionary also contains:
+        A dictionary per method: the number of photos, the mean mae, psnr, ssim and mse, and the PSNR of the mean mse
+        (`psnr_of_mse`), which a few nearly perfect images cannot raise much. After `score_patches`, it contains
+        `spread`, the standard deviation of each score over draws. After `score`, it contains:
 
         interval: the 95 % interval of each mean, [low, high]; None with fewer than MIN_PHOTOS photos.
         over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
-            divided by the mae of the method. `mae` is the mae of the method minus the mae of the baseline, and
-            `interval` is the interval of this difference. `baseline_wins` is the share of photos on which the
-            baseline's mae is lower.
+            divided by that of the method, `mae` is the method's minus the baseline's, `interval` belongs to this
+            difference, and `baseline_wins` is the share of photos on which the baseline is better.
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:
@@ -153,22 +143,22 @@ def _compute_means(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def count_photos(table: pd.DataFrame) -> int:
-    """Return the number of photos of a table of scores; several images can be cut from a photo."""
+    """Return the number of photos of a table of scores."""
     return int(table["photo"].nunique() if "photo" in table else table["photos"].iloc[0])
 
 
 def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
     """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
 
-    The standard error is the jackknife's (Efron and Stein 1981): for each photo, it compares the mean with the mean
-    of all other photos. Percentile bootstrap intervals are too narrow for a few photos.
+    The standard error is the jackknife's (Efron and Stein 1981), over means without one photo. Percentile bootstrap
+    intervals are too narrow for a few photos.
 
     Args:
-        values: (n, k), one row per image; the mean of each column gets an interval.
+        values: (n, k), one row per image.
         photos: (n,), the photo of each image.
 
     Returns:
-        The low and high ends per column; None with fewer than MIN_PHOTOS photos.
+        Low and high end per column; None with fewer than MIN_PHOTOS photos.
     """
     from scipy.stats import t
 
@@ -177,21 +167,16 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     if n < MIN_PHOTOS:
         return [None] * values.shape[1]
     means = values.mean(axis=0)
-    residuals = np.zeros((n, values.shape[1]))  # per photo: the sum of the deviations of its images
+    residuals = np.zeros((n, values.shape[1]))  # sums over the images of a photo
     np.add.at(residuals, index, values - means)
-    changes = residuals / (len(values) - np.bincount(index))[:, None]  # changes of the mean if one photo is left out
+    changes = residuals / (len(values) - np.bincount(index))[:, None]  # of the mean, without a photo
     errors = np.sqrt((n - 1) / n * np.square(changes).sum(axis=0))
     half_widths = t.ppf((1 + CONFIDENCE) / 2, n - 1) * errors
     return np.stack([means - half_widths, means + half_widths], axis=1).tolist()
 
 
 def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] | None = None) -> str:
-    """Format a summary as a text table, from the highest mae to the lowest.
-
-    Args:
-        summary: the result of `summarise`.
-        seconds: training times by method; None omits the column.
-    """
+    """Format a summary as a text table with the highest mae first; `seconds` are training times by method."""
     width = max(16, 1 + max(map(len, summary)))
     first = next(iter(summary.values()))
     simplest = next(iter(first.get("over", {})), "nearest")
@@ -213,10 +198,7 @@ def format_photos(count: int) -> str:
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:
-    """Convert a summary to MLflow metrics: `test/mae` for the method `model`, `test/lanczos/mae` for `lanczos`.
-
-    The metric `test/photo_count` is the number of photos.
-    """
+    """Convert a summary to MLflow metrics: `test/mae` for the method `model`, `test/lanczos/mae` for `lanczos`."""
     prefixes = {name: split if name == "model" else f"{split}/{to_metric_name(name)}" for name in summary}
     keys = (*metrics.SCORES, "psnr_of_mse")
     count = {f"{split}/photo_count": next(iter(summary.values()))["photos"]}

@@ -14,21 +14,19 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A lock may be invisible to other machines. Therefore a machine removes the partial file of another machine only if
-# the file has not changed for this time.
+# A machine cannot always see the locks of others. It removes their partial files only after this time without
+# changes.
 LEFTOVER_AGE_S = 86_400.0
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
-PREFIX, SUFFIX = ".loupe-", ".part"  # the start and the end of the name of a partial file
+PREFIX, SUFFIX = ".loupe-", ".part"  # of the name of a partial file
 
 
 @contextmanager
 def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `file`. The path becomes `file` on success, and is removed on failure.
+    """Yield a temporary path next to `file`. It becomes `file` on success, and is removed on failure.
 
-    Args:
-        file: the final path.
-        overwrite: whether to replace an existing file. False raises FileExistsError if `file` exists when the block
-            exits, even if another process wrote `file` during the block.
+    Raises:
+        FileExistsError: `overwrite` is False and `file` exists at the end of the block.
     """
     if _is_special(file):
         raise OSError(errno.EINVAL, "Not a regular file", str(file))
@@ -41,20 +39,20 @@ def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
 
 
 def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None:
-    """Write a file atomically. Text is encoded as UTF-8; characters that UTF-8 cannot encode become `?`."""
+    """Write a file atomically. Text is encoded as UTF-8; invalid characters become `?`."""
     with write_atomically(file, overwrite) as partial:
         partial.write_bytes(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
-    """Give a complete file or folder its final name. Both the content and the name survive a power failure.
+    """Give a complete file or folder its final name. Content and name survive a power failure.
 
     Args:
-        partial: the file or folder with the temporary name.
+        partial: the path with the temporary name.
         final: the final path.
-        flush_name: whether to flush the name to the disk. False is for files of a folder that is published later.
+        flush_name: False for files of a folder that is published later.
     """
-    _sync(partial)  # the content must be on the disk before the file has its final name
+    _sync(partial)
     partial.rename(final)
     if flush_name:
         _sync(final.parent)
@@ -64,9 +62,7 @@ def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     """Create and lock a file or folder with a temporary name, and yield its path.
 
-    When the block exits, a file or folder that still has the temporary name is removed. Then the lock is released.
-    The system releases the lock of a killed process. Processes in different containers on one machine see each
-    other's locks.
+    At the end, a path that still has the temporary name is removed. The system releases the lock of a killed process.
 
     Args:
         folder: the parent folder; it must exist.
@@ -79,7 +75,7 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
             descriptor = _open(partial)
         except FileNotFoundError:  # another process removed the partial file before it was locked
             continue
-        with suppress(OSError):  # on a file system without locks, `remove_leftovers` uses the age
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if partial.exists():
             break
@@ -107,16 +103,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def validate_output_file(field: str, file: Path) -> None:
-    """Check that a file can be written: the folder exists, and the path is not a folder.
-
-    Args:
-        field: the setting that contains the path; the error message starts with this name.
-        file: the file.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    # Unlike the methods of Path, the functions of os.path return False for a path that is too long.
+    """Raise UsageError, with the name of the field, if a file cannot be written."""
+    # Unlike Path, os.path returns False for a path that is too long.
     if not os.path.isdir(file.parent):
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
     if os.path.isdir(file):
@@ -126,23 +114,16 @@ def validate_output_file(field: str, file: Path) -> None:
 
 
 def _is_special(file: Path) -> bool:
-    """Return whether a path is a device, a pipe, a socket or a link to an open file, such as `/dev/stdout`.
-
-    These must not be replaced: other programs use them.
-    """
+    """Return whether a path is a device, pipe, socket or stream such as `/dev/stdout`, which must not be replaced."""
     is_stream = os.path.islink(file) and os.readlink(file).startswith("/proc/")
     return is_stream or (os.path.exists(file) and not os.path.isfile(file) and not os.path.isdir(file))
 
 
 def _publish_new(partial: Path, final: Path) -> None:
-    """Give a complete file its final name. A rename would replace a file that another process wrote.
-
-    Raises:
-        FileExistsError: a file with the final name exists.
-    """
+    """Give a complete file its final name, or raise FileExistsError. A rename would replace an existing file."""
     _sync(partial)
     try:
-        os.link(partial, final)  # the file has both names until the temporary name is removed
+        os.link(partial, final)
     except FileExistsError:
         raise
     except OSError:  # the file system has no hard links
@@ -156,13 +137,13 @@ def _rename_new(partial: Path, final: Path) -> None:
         return
     if rename and ctypes.get_errno() == errno.EEXIST:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-    final.touch(exist_ok=False)  # an empty file reserves the name; a process killed now leaves this empty file
+    final.touch(exist_ok=False)  # reserves the name; if the process is killed now, an empty file remains
     partial.rename(final)
 
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel. Processes on one kernel see each other's locks, even from containers."""
+    """Return an id of the running kernel, whose processes see each other's locks, even from containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
@@ -172,7 +153,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # On NFS, a lock needs a writable descriptor, but a folder can be opened only for reading.
+    # On NFS, a lock needs a writable descriptor, which a folder does not have.
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -190,16 +171,13 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since a file or folder was changed.
-
-    The current time is the time of a new file in the same folder, because the clocks of machines differ.
-    """
+    """Return the seconds since the last change, measured with a new file, because the clocks of machines differ."""
     with tempfile.TemporaryFile(dir=partial.parent) as new_file:
         return os.fstat(new_file.fileno()).st_mtime - partial.stat().st_mtime
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the list of names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -207,7 +185,7 @@ def _sync(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        # Some network file systems cannot flush a folder, and a folder may be writable without being readable.
+        # Some file systems cannot flush folders, and some folders are not readable.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise
 

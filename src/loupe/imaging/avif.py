@@ -1,6 +1,6 @@
 """Reads and writes AVIF images with more than 8 bits per sample, and their colour space (ISO/IEC 14496-12, 23008-12).
 
-Pillow decodes and encodes 8 bits, and libvips writes no colour space.
+Pillow handles 8 bits only, and libvips writes no colour space.
 """
 
 import io
@@ -12,27 +12,25 @@ import numpy as np
 
 from loupe.imaging.image_data import ImageStream
 
-HEAD_BYTES = 2**16  # libavif and libheif write the properties of an image before its pixels
-UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of the primaries and of the transfer function (ITU-T H.273)
-BT601, FULL_RANGE = 6, 0x80  # the matrix and the range that libvips uses
-HIGH_BIT_DEPTH = 0x40  # a bit of the third byte of the AV1 configuration
-BITS, EFFORT = 10, 3  # the effort of libvips that equals the default speed of Pillow
-# The sizes that libvips declares for the fields of the box iloc, and the resulting size of the entry of an item.
+HEAD_BYTES = 2**16  # the properties of an image precede its pixels
+UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
+BT601, FULL_RANGE = 6, 0x80  # matrix and range of libvips
+HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
+CHROMA_BYTE, FULL_CHROMA = 16, (b"\xff", b"\x03")  # byte of the HEVC configuration, and its values for 4:4:4
+BITS, EFFORT = 10, 3  # as Pillow's default speed
+# libvips' sizes of the fields of the box iloc, and the resulting size of an item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
 def read_head(source: bytes | Path) -> bytes:
-    """Return the start of a file: the boxes (units of the file) before the pixels."""
+    """Return the start of a file, before the pixels."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return file.read(HEAD_BYTES).partition(b"mdat")[0]
 
 
 def read_cicp(head: bytes) -> bytes:
-    """Return the colour space as the content of a PNG's cICP chunk; b"" for sRGB.
-
-    The chunk contains the matrix 0 (RGB), because the decoder converts the pixels to RGB.
-    """
+    """Return the colour space as the content of a PNG's cICP chunk (for RGB pixels); b"" for sRGB."""
     fields = head.partition(b"colrnclx")[2][:4]
     if len(fields) < 4 or struct.unpack(">HH", fields) in (UNSPECIFIED, SRGB) or fields[0] or fields[2]:
         return b""
@@ -40,14 +38,35 @@ def read_cicp(head: bytes) -> bytes:
 
 
 def has_deep_samples(source: bytes | Path) -> bool:
-    """Return whether an AVIF has 10 or 12 bits per sample, from its AV1 configuration."""
+    """Return whether an AVIF has 10 or 12 bits per sample."""
+    return bool(_read_flags(source) & HIGH_BIT_DEPTH)
+
+
+def is_subsampled(source: bytes | Path) -> bool:
+    """Return whether an AVIF or HEIF stores fewer samples of colour; True if its configuration is missing."""
+    if configuration := read_head(source).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
+        return configuration[CHROMA_BYTE : CHROMA_BYTE + 1] not in FULL_CHROMA
+    return bool(_read_flags(source) & SUBSAMPLED)
+
+
+def _read_flags(source: bytes | Path) -> int:
+    """Return the third byte of the AV1 configuration; if it is missing, the flags of 8 bits and 4:2:0."""
     configuration = read_head(source).partition(b"av1C")[2][:3]
-    return len(configuration) == 3 and bool(configuration[2] & HIGH_BIT_DEPTH)
+    return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
 def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scale the values that libvips decodes so that white is 65535: libvips sets the lowest bits to 0."""
+    """Make white 65535: libvips sets the lowest bits to 0."""
     return pixels | pixels >> BITS
+
+
+def decode_deep_heif(source: bytes | Path) -> np.ndarray:
+    """Decode a HEIF with more than 8 bits per sample: uint16, (height, width, bands)."""
+    import pi_heif
+
+    file = pi_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False)
+    pixels = np.asarray(file[file.primary_index])
+    return scale_to_16_bits(pixels.reshape(*pixels.shape[:2], -1))
 
 
 def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
@@ -65,7 +84,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
-        # Without EXIF, libvips would make tags of its own.
+        # libvips would make EXIF tags of its own.
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
@@ -85,10 +104,10 @@ def set_cicp(content: bytes, chunk: bytes) -> bytes:
 
 
 def _insert_colour_box(head: bytearray) -> bytes:
-    """Add a `colr` box to the properties of the first image of a file that libvips wrote.
+    """Add a `colr` box to the first image of a file that libvips wrote.
 
-    A box begins with its length and its name, 4 bytes each. The box ipco contains all properties, and the box ipma
-    contains the numbers of each image's properties. The box iloc contains the positions of the pixels in the file.
+    A box begins with its length and name, 4 bytes each. ipco contains all properties, ipma the numbers of each
+    image's properties, and iloc the positions of the pixels.
     """
     box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
@@ -96,17 +115,17 @@ def _insert_colour_box(head: bytearray) -> bytes:
     property_count, end = 0, properties + 8
     while end < properties + size:
         property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
-    associations = head.index(b"ipma", end) + 14  # after flags, number of items, and number of the first item
+    associations = head.index(b"ipma", end) + 14  # after flags, item count and first item number
     growth = len(box) + 1  # ipma grows by the number of the property
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)
-    # The number of properties of the image, and the number of the new property.
+    # Number of the image's properties, and number of the new property
     head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
         raise OSError("libvips writes another layout of AVIF files")
     for item in range(int.from_bytes(head[locations + 2 : locations + 4], "big")):
-        position = locations + 4 + LOCATION_BYTES * item + 4  # after the header of iloc and the number of the item
+        position = locations + 4 + LOCATION_BYTES * item + 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + growth)
     head[end:end] = box
     return bytes(head)

@@ -1,8 +1,6 @@
-"""Runs a function in a child process, which can be killed at any time.
+"""Runs a function in a child process, which can be killed while a decoder or onnxruntime runs.
 
-Decoders, encoders and onnxruntime do not react to signals. The module `limits` limits the memory and the CPU time of
-the child. Parent and child exchange messages over pairs of sockets. This module is imported before numpy, so that the
-child starts while the parent loads libraries.
+This module is imported before numpy, so that the child starts while the parent loads libraries.
 """
 
 import importlib
@@ -25,24 +23,17 @@ from typing import Any
 
 import loupe
 
-# With the options -I and -S, neither the working directory nor the environment adds modules, and Python starts 20 ms
-# faster.
+# -I and -S: neither the working directory nor the environment adds modules; 20 ms faster.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
-# With few arenas of malloc, idle threads reserve less memory. With one thread of OpenBLAS, numpy loads faster. The
-# children do not need more threads of OpenBLAS, because they compute no linear algebra.
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
-ENDING_TIMEOUT_S = 5.0  # maximum wait for the end of a process that has closed a connection
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # for less memory, and a faster import of numpy
+ENDING_TIMEOUT_S = 5.0  # for a process that has closed a connection
 CHECK_INTERVAL_S = 0.05
-READER = "loupe.imaging.reader_process:serve"  # the function that reads images for `isolated_reader`
+READER = "loupe.imaging.reader_process:serve"
 LENGTH = struct.Struct("<Q")  # a message begins with the length of its JSON text
 
 
 class Connection:
-    """Exchanges messages with the other process. A message is a JSON value, followed by any number of byte strings.
-
-    Args:
-        stream: one end of a pair of sockets.
-    """
+    """Exchanges messages over one of a pair of sockets. A message is a JSON value, followed by byte strings."""
 
     def __init__(self, stream: socket.socket) -> None:
         self.stream = stream
@@ -67,8 +58,8 @@ class Connection:
         """Receive a message.
 
         Args:
-            timeout_s: the limit of the wait; None for no limit.
-            check: called repeatedly during the wait. An exception that this function raises ends the wait.
+            timeout_s: maximum wait; None for no limit.
+            check: called repeatedly during the wait; may raise an exception.
 
         Raises:
             EOFError: the other process has ended.
@@ -102,15 +93,14 @@ class Connection:
 
 
 class ChildProcess:
-    """A child process. The child ends when the parent ends, even if the parent is killed.
+    """A child process, which ends when the parent ends.
 
     Args:
-        function: the module and the name of the function that the child runs, such as
-            `loupe.imaging.reader_process:serve`. The arguments of the function are the list of connections and
-            `options`. The child ends when the function returns.
-        options: keyword arguments of the function; must be serialisable as JSON.
-        count: the number of connections; threads must not share a connection.
-        shows_errors: whether the child writes its output to the standard error of the parent.
+        function: the function that the child runs, such as `loupe.imaging.reader_process:serve`. Its arguments are
+            the list of connections and `options`.
+        options: keyword arguments of the function, serialisable as JSON.
+        count: number of connections; threads must not share a connection.
+        shows_errors: whether the child writes to the standard error of the parent.
 
     Attributes:
         process: the process.
@@ -135,16 +125,16 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time that the child has taken so far; without Linux, the time of a running clock."""
+        """Return the CPU time of the child in seconds; without Linux, the time of a clock."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        except OSError:  # the system is not Linux, or the child has ended
+        except OSError:
             return time.monotonic()
         user_ticks, system_ticks = map(int, fields[11:13])  # utime and stime (proc_pid_stat)
         return (user_ticks + system_ticks) / os.sysconf("SC_CLK_TCK")
 
     def stop_and_check_cpu_limit(self) -> bool:
-        """Stop a child that has closed a connection, and return whether the child reached its limit of CPU time."""
+        """Stop a child that has closed a connection; return whether it reached its limit of CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()
@@ -162,16 +152,16 @@ def _stop(process: "subprocess.Popen[bytes]", streams: list[socket.socket]) -> N
 
 def main() -> None:
     """Run the function of the command line in this child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     (module, _, name), (descriptors, options) = sys.argv[2].partition(":"), json.loads(sys.argv[3])
     connections = [Connection(socket.socket(fileno=number)) for number in descriptors]
-    with suppress(EOFError):  # the parent has closed the connection
+    with suppress(EOFError):
         getattr(importlib.import_module(module), name)(connections, **options)
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent has ended, which closes the standard input. This works even while an image is decoded."""
+    """Exit when the parent ends, which closes the standard input."""
     os.read(0, 1)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Converts the colours of an image if a format cannot store the colour space of the image."""
+"""Converts the colours of an image to a colour space that a format can store."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -11,9 +11,9 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
-UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))  # results in these formats have no profile
-RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB, or are decoded as RGB
-# Chromaticities (x and y of white, red, green and blue) by the code of the primaries (ITU-T H.273, table 2).
+UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))
+RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # store grey as RGB
+# x and y of white, red, green and blue, by the code of the primaries (ITU-T H.273, table 2)
 D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)
 PRIMARIES = {
     1: SRGB,
@@ -27,7 +27,7 @@ PRIMARIES = {
     12: (*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }  # fmt: skip
-WHITE_NITS = 203  # the brightness of SDR white in HDR images (ITU-R BT.2408)
+WHITE_NITS = 203  # SDR white in HDR images (ITU-R BT.2408)
 SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1  # codes in cICP (ITU-T H.273)
 Curve = Callable[[np.ndarray], np.ndarray]
 
@@ -52,13 +52,12 @@ def _decode_pq(values: np.ndarray) -> np.ndarray:
 
 
 def _decode_hlg(values: np.ndarray) -> np.ndarray:
-    """Decode ITU-R BT.2100 HLG for a display of 1,000 nits, with the system gamma per band."""
+    """Decode ITU-R BT.2100 HLG for a display of 1,000 nits."""
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     return scene**1.2 * 1000 / WHITE_NITS
 
 
-# Functions from encoded values (0 to 1) to linear light (1 is SDR white), by the code of the transfer function
-# (H.273, table 3).
+# From encoded values (0 to 1) to linear light (1: SDR white), by the code of the transfer function (H.273, table 3)
 TRANSFERS: dict[int, Curve] = {
     **dict.fromkeys((1, 6, 14, 15), _decode_bt709),
     4: _make_power(2.2),
@@ -72,19 +71,14 @@ TRANSFERS: dict[int, Curve] = {
 
 
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
-    """Convert an image to a colour space that a format can store.
+    """Convert an image to a colour space that the format `name` can store.
 
-    PNG and AVIF store the chunks of `Metadata.colour_chunks`. For other formats, the values are encoded with the
-    transfer function of sRGB, and a profile describes the primaries. Some results cannot have the profile: those in
-    UNPROFILED_FORMATS, and grey images in RGB_FORMATS. These images are converted to sRGB.
-
-    Args:
-        stream: the image.
-        name: the format.
+    PNG and AVIF store `Metadata.colour_chunks`. In other formats, the values get the transfer function of sRGB, and a
+    profile describes the primaries. Without a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # The colour space of an AVIF has the same fields as cICP.
+    # The colour space of an AVIF has the fields of cICP.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})
@@ -93,7 +87,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
             if chromaticities and stream.bands > 2:
                 try:
                     metadata = replace(metadata, icc=make_profile(chromaticities))
-                except (ArithmeticError, ValueError, struct.error):  # for example, red and green are the same
+                except (ArithmeticError, ValueError, struct.error):  # e.g. red equals green
                     losses.append("colour space cHRM (damaged)")
             metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:
@@ -110,9 +104,9 @@ def _interpret(
     """Interpret `Metadata.colour_chunks` for values of the type `dtype`.
 
     Returns:
-        A table from the values of the image to values with the transfer function of sRGB; None if both are equal.
-        The chromaticities in the order of PRIMARIES; None if they are those of sRGB.
-        The names of colour information that the result loses.
+        A table from values of the image to values with the transfer function of sRGB; None if both are equal.
+        The chromaticities in the order of PRIMARIES; None for sRGB.
+        The names of lost colour information.
     """
     white, losses = np.iinfo(dtype).max, []
     levels = np.arange(white + 1) / white
@@ -125,19 +119,19 @@ def _interpret(
         elif transfer in (PQ, HLG):
             losses.append("brightness above white (HDR)")
         chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
-        if not full_range:  # with 8 bits, black is 16 and white is 235
+        if not full_range:  # 16 to 235 at 8 bits
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
     elif b"sRGB" not in chunks:
         gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / CHUNK_UNIT
-        if gamma and abs(gamma - 0.45455) > 0.01:  # many sRGB files declare 1 / 2.2
+        if gamma and abs(gamma - 0.45455) > 0.01:  # sRGB files often declare 1 / 2.2
             decode = _make_power(1 / gamma)
         if b"cHRM" in chunks:
             chromaticities = tuple(value / CHUNK_UNIT for value in struct.unpack(">8I", chunks[b"cHRM"]))
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     table = np.rint(encoded * white).astype(dtype)
-    # A chromaticity with y = 0 is invalid.
+    # y = 0 is invalid.
     is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
     return (
         None if (table == np.arange(white + 1)).all() else table,
@@ -155,7 +149,7 @@ def _apply_table(stream: ImageStream, table: np.ndarray) -> Iterator[np.ndarray]
 
 
 def _convert_to_srgb(stream: ImageStream, icc: bytes) -> Iterator[np.ndarray]:
-    """Convert strips to sRGB. A grey strip stays grey: the result is the green band of the RGB values."""
+    """Convert strips to sRGB. Grey strips stay grey."""
     import pyvips
 
     colours = stream.bands - has_alpha(stream.bands)

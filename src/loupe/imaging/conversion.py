@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-PART_PIXELS = 2**20  # maximum number of pixels of the parts in which `to_pixels` converts an image
+PART_PIXELS = 2**20
 
 
 def to_floats(grey: np.ndarray) -> np.ndarray:
@@ -24,20 +24,12 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Convert an array to a Pillow image.
-
-    Args:
-        pixels: (height, width, bands), uint8, or uint16 with one band.
-    """
+    """Convert (height, width, bands), uint8 or grey uint16, to a Pillow image."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image with 8 bits per band, or 16-bit grey, to an array (height, width, bands).
-
-    The array has the byte order of the machine. `numpy.asarray` takes twice the memory of the result. Therefore this
-    function converts the image in parts.
-    """
+    """Convert a Pillow image to an array (height, width, bands), in parts: numpy.asarray takes twice the memory."""
     width, height = image.size
     pixels: np.ndarray | None = None
     columns = min(width, PART_PIXELS)
@@ -55,12 +47,12 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 
 def compress_jpeg(pixels: np.ndarray, quality: int, subsampling: int = -1) -> np.ndarray:
-    """Encode an image as JPEG and decode the JPEG.
+    """Encode an image as JPEG and decode it.
 
     Args:
-        pixels: uint8, (height, width) for grey, or (height, width, 3) for colour.
+        pixels: uint8, (height, width) or (height, width, 3).
         quality: 1 to 100.
-        subsampling: the subsampling of the colours: 0 is 4:4:4, 2 is 4:2:0, -1 is Pillow's default.
+        subsampling: 0 is 4:4:4, 2 is 4:2:0, -1 is Pillow's default.
     """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=subsampling)

@@ -10,30 +10,29 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.avif import read_cicp, read_head
-from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, make_profile
 
-# Numbers of EXIF tags. ADOBE_INDEX is the value of INTEROPERABILITY_INDEX that means Adobe RGB.
+# Numbers of EXIF tags, and the value of INTEROPERABILITY_INDEX for Adobe RGB
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
-CHUNK_UNIT = 1e5  # the chunks gAMA and cHRM contain numbers multiplied by this number
-BMP_HEADER_START, BMP_V5_BYTES = 14, 124
+CHUNK_UNIT = 1e5  # unit of the numbers in gAMA and cHRM
+BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124
+BMP_SPACE, CALIBRATED = slice(70, 74), bytes(4)  # field with the kind of colour space; value for colorimetry
 MAX_PROFILE_BYTES = 2**24
-HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks with the brightness of HDR images
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # brightness of HDR images
 
 
 def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, bytes]:
-    """Return the colour space that a file declares, as PNG chunks.
-
-    Returns:
-        The content of the chunks by chunk type: cICP, gAMA, cHRM, sRGB and HDR_CHUNKS (PNG, third edition).
-    """
+    """Return the colour space that a file declares, as contents of PNG chunks (PNG, third edition) by chunk type."""
     info, chunks = image.info, {}
     if image.format == "PNG":
         chunks = _read_png_chunks(source)
     elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
         codes = read_cicp(read_head(source))
         chunks = {b"cICP": codes} if codes else {}
+    elif image.format == "BMP":
+        chunks = _read_bmp_header(source)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):
             chunks = _read_tiff_tags(image.tag_v2)
@@ -47,12 +46,12 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
 
 
 def read_exif_profile(exif: Image.Exif) -> bytes:
-    """Return the Adobe RGB profile if the EXIF tags declare this colour space (DCF 2.0); otherwise b""."""
+    """Return the Adobe RGB profile if the EXIF tags declare it (DCF 2.0); otherwise b""."""
     with suppress(Exception):  # damaged tags
-        if EXIF_IFD not in exif:  # otherwise Pillow would add an empty directory
+        if EXIF_IFD not in exif:  # Pillow would add an empty directory
             return b""
         tags = exif.get_ifd(EXIF_IFD)
-        # Instead of the interoperability index, some cameras write the colour space 2. The colour space 1 is sRGB.
+        # Some cameras write the colour space 2 for Adobe RGB. The colour space 1 is sRGB.
         if tags.get(COLOUR_SPACE) == 2 or (
             tags.get(COLOUR_SPACE) != 1
             and exif.get_ifd(INTEROPERABILITY_IFD).get(INTEROPERABILITY_INDEX, "").strip("\0 ") == ADOBE_INDEX
@@ -62,12 +61,12 @@ def read_exif_profile(exif: Image.Exif) -> bytes:
 
 
 def read_bmp_profile(source: bytes | Path) -> bytes | None:
-    """Return the profile of a BMP, which Pillow skips; b"" if the profile is another file, None without a profile."""
+    """Return the profile of a BMP, which Pillow skips; b"" if it is in another file, None without a profile."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(BMP_HEADER_START + BMP_V5_BYTES)
         if len(head) < BMP_HEADER_START + BMP_V5_BYTES or head[BMP_HEADER_START] < BMP_V5_BYTES:
             return None
-        kind = head[70:74]
+        kind = head[BMP_SPACE]
         offset, length = struct.unpack_from("<II", head, 126)
         file.seek(BMP_HEADER_START + offset)
         profile = file.read(min(length, MAX_PROFILE_BYTES))
@@ -75,7 +74,6 @@ def read_bmp_profile(source: bytes | Path) -> bytes | None:
 
 
 def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
-    """Read cICP and the chunks of HDR_CHUNKS, which Pillow skips."""
     chunks = {}
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         file.seek(8)  # after the signature
@@ -88,15 +86,36 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
     return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
 
 
+def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
+    """Read the colorimetry of a BMP (BITMAPV4HEADER) as gAMA and cHRM chunks; its white is D65."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(BMP_HEADER_START + BMP_V4_BYTES)
+    if len(head) < BMP_HEADER_START + BMP_V4_BYTES or head[BMP_HEADER_START] < BMP_V4_BYTES:
+        return {}
+    *endpoints, _, green_gamma, _ = struct.unpack_from("<9i3I", head, 74)
+    if head[BMP_SPACE] != CALIBRATED or not any(endpoints):
+        return {}
+    chunks = {}
+    if green_gamma:  # programs write 2.2 or 1 / 2.2, multiplied by 2**16
+        gamma = green_gamma / 2**16
+        chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT * min(gamma, 1 / gamma)))
+    with suppress(ArithmeticError, struct.error):  # each endpoint is the XYZ of a primary
+        values = [
+            value / sum(endpoints[start : start + 3]) for start in (0, 3, 6) for value in endpoints[start : start + 2]
+        ]
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(CHUNK_UNIT * value) for value in (*SRGB[:2], *values)))
+    return chunks
+
+
 def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
     """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks."""
     chunks = {}
     if PRIMARY_CHROMATICITIES in tags:
         values = [float(value) for value in (*tags.get(WHITE_POINT, (0.3127, 0.329)), *tags[PRIMARY_CHROMATICITIES])]
         chunks[b"cHRM"] = struct.pack(">8I", *(round(value * CHUNK_UNIT) for value in values))
-    if table := tags.get(TRANSFER_FUNCTION):  # a table for all bands, or three tables
+    if table := tags.get(TRANSFER_FUNCTION):  # one table, or one per band
         levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
-        middle = levels // 2  # the exponent is computed for this level
+        middle = levels // 2
         exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
         chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT / exponent))
     return chunks

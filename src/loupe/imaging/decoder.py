@@ -12,10 +12,10 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-# Pillow's errors for files that are intact, but not supported.
+# Pillow's errors for intact files
 UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 MAX_PIXELS = 178_956_970  # Pillow checks this limit only for the first image of a file
-# Pillow's default limit for a profile or text of a PNG is 1 MB. The profile of a JPEG can have 16 MB.
+# As for JPEG profiles; Pillow's default for a profile or text is 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24
 
 
@@ -25,7 +25,7 @@ class PhotoError(LoupeError):
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise every error of a decoder as PhotoError, because damaged files cause errors of many types."""
+    """Raise every error of a decoder as PhotoError."""
     try:
         yield
     except PhotoError:
@@ -35,9 +35,13 @@ def translate_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise too_many_pixels(error) from None
     except Exception as error:
-        if "MAX_TEXT_CHUNK" in str(error):
-            limit = PngImagePlugin.MAX_TEXT_CHUNK
-            raise PhotoError(f"profiles and texts: must have at most {limit:,} bytes each, got more") from None
+        if "MAX_TEXT_" in str(error):
+            limits = f"{PngImagePlugin.MAX_TEXT_CHUNK:,} bytes each and {PngImagePlugin.MAX_TEXT_MEMORY:,} together"
+            raise PhotoError(f"profiles and texts: must have at most {limits}, got more") from None
+        if isinstance(error, MemoryError):
+            raise PhotoError(
+                "damaged: decoding takes more memory than an image of this size and format needs"
+            ) from None
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
         text = " ".join(str(error).split()) or type(error).__name__
@@ -46,38 +50,34 @@ def translate_errors() -> Iterator[None]:
 
 
 def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels, from the number of pixels or Pillow's error."""
+    """Create the error for an image with too many pixels."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
 def get_raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after the image is loaded."""
+    """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after loading."""
     tiles: list[Any] = getattr(image, "tile", [])
     return str(tiles[0][3]) if tiles else ""
 
 
 def scale_transparent_value(image: Image.Image) -> None:
-    """Scale the transparent grey value of a 2-bit or 4-bit PNG to 8 bits, because Pillow also scales the pixels.
-
-    Args:
-        image: an opened image that is not loaded yet; changed in place.
-    """
+    """Scale the transparent value of a 2-bit or 4-bit PNG in place, as Pillow scales the pixels."""
     factor = {"L;2": 85, "L;4": 17}.get(get_raw_mode(image))
     if factor and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= factor
 
 
 def expand_12_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale a 12-bit grey TIFF, which Pillow loads as 0..4095, to 16 bits; return other images unchanged."""
+    """Scale a 12-bit grey TIFF to 16 bits; return other images unchanged."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(BITS_PER_SAMPLE) != (12,):
         return image
     return expand_12_bit_values(image)
 
 
 def expand_12_bit_values(image: Image.Image) -> Image.Image:
-    """Scale grey values 0..4095 to 16 bits."""
+    """Scale grey values from 0 to 4095 to 16 bits."""
     return Image.fromarray((np.asarray(image).astype(np.uint32) * 65535 // 4095).astype(np.uint16))
 
 

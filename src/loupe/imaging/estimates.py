@@ -1,4 +1,4 @@
-"""Estimates from an image's header how much memory reading and writing take at most, with measured constants."""
+"""Estimates from an image's header the maximum memory for reading and writing, with measured constants."""
 
 import math
 import os
@@ -9,45 +9,42 @@ from PIL import Image
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
-# The next five constants are the maximum memory while an image is decoded, in bytes per pixel: Pillow's image, its
-# conversion, and the result. DECODING_BYTES contains the common cases by Pillow's mode; special cases follow.
+# Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # grey and colour images with one transparent value
-DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by the number of bands
-CODEC_BYTES = {
-    "WEBP": 20,
-    "AVIF": 28,
-    "GIF": 22,
-    "HEIF": 20,
-    "JPEG2000": 32,
-}  # formats whose decoders keep several copies of a frame
+TRANSPARENT_BYTES = 13  # images with one transparent value
+DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by number of bands
+# formats whose decoders keep several copies
+CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
 OTHER_BYTES = 24  # all other images
-ROW_BYTES = 20  # bytes per pixel of a row: decoders keep two rows of up to 8 bytes per pixel; the rest is a reserve
-LIBRARY_BYTES = 40_000_000  # additional memory of a decoder, which does not depend on the size of the image
-JXL_BYTES = 1_000_000_000  # memory to open a JPEG XL: the decoder does not report the size before it decodes
-OPENING_BYTES = 150_000_000  # maximum memory to open a file, without pixels and copies of the file
-# Bytes per decoded pixel by Pillow's mode, with 8 bits per sample. `get_pixel_bytes` doubles the number for 16 bits.
-PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
-DEEP_AVIF_BYTES = 76  # bytes per pixel while an AVIF with 10 bits per sample is encoded
-GIF_BYTES = 33  # bytes per pixel while one GIF image is encoded
-AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}  # bytes per pixel while one AVIF image is encoded, by the subsampling
-# An AVIF animation takes this number times AVIF_BYTES per pixel of a frame whose sides are longer by AVIF_BORDER. The
-# encoder keeps several such frames. The border matters for frames with few columns or rows.
+ROW_BYTES = 20  # per pixel of a row
+LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
+JXL_BYTES = 1_000_000_000  # to open a JPEG XL, whose decoder reports the size late
+OPENING_BYTES = 150_000_000  # to open a file, without pixels and copies of the file
+PIXEL_BYTES = {
+    "1": 1,
+    "L": 1,
+    "LA": 2,
+    "I;16": 1,
+    "RGB": 3,
+    "CMYK": 3,
+    "LAB": 3,
+}  # decoded pixels with 8 bits, by mode
+# Bytes per pixel while one image is encoded
+DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
+GIF_BYTES = 33
+AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
+# An AVIF animation takes AVIF_BYTES times this factor per pixel of a frame with a border. The border matters for
+# frames with few columns or rows.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
-WHOLE_BYTES = 8  # bytes per pixel while one image of another format is encoded: the pixels, and Pillow's copy
-# Bytes per pixel while one WebP image is encoded, by `lossless` and `low_memory` of `EncodeOptions`.
-WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}
-WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha, because the alpha is encoded without loss
-OPAQUE_PIXEL_BYTES = 1, 3, 6  # the results of `get_pixel_bytes` for images without alpha
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes per pixel of all frames together
+WHOLE_BYTES = 8  # other formats
+WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory
+WEBP_ALPHA_BYTES = 42  # minimum with alpha
+OPAQUE_PIXEL_BYTES = 1, 3, 6  # results of `get_pixel_bytes` without alpha
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional, for all frames together
 
 
 def estimate_opening(path: Path) -> int:
-    """Estimate the maximum memory that opening a file takes.
-
-    Raises:
-        PhotoError: the file cannot be read, or has too many pixels.
-    """
+    """Estimate the maximum memory for opening a file; raise PhotoError if it is unreadable or has too many pixels."""
     try:
         with path.open("rb") as file:
             head = file.read(32)
@@ -55,13 +52,13 @@ def estimate_opening(path: Path) -> int:
     except OSError as error:
         raise PhotoError((error.strerror or str(error)).lower()) from None
     pixels, per_pixel, copies, additional = 0, 0, 0, 0
-    # Pillow reads a whole WebP file (two copies), and the decoder keeps two frames of 4 bytes per pixel.
+    # Pillow copies a WebP twice, and its decoder keeps two frames of 4 bytes per pixel.
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # opening a PNG decodes the pixels, because EXIF can follow the pixels
+    elif head[:4] == b"\x89PNG":  # opening decodes the pixels to find EXIF after them
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))  # in IHDR
         pixels, per_pixel, additional = width * height, 5, width * ROW_BYTES
-    elif head[4:8] == b"ftyp":  # Pillow reads a whole AVIF file (two copies)
+    elif head[4:8] == b"ftyp":  # Pillow copies an AVIF twice
         copies = 2
     elif is_jpeg_xl(head):
         additional = JXL_BYTES
@@ -83,7 +80,7 @@ def read_webp_pixels(head: bytes) -> int:
 
 
 def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
-    """Return an upper limit of the bytes per decoded pixel of an opened image."""
+    """Return the maximum bytes per decoded pixel."""
     bands = PIXEL_BYTES.get(image.mode, 4)
     if "transparency" in image.info and image.mode != "P":
         bands += 1
@@ -91,11 +88,11 @@ def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
 
 
 def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
-    """Estimate the maximum memory that decoding the current frame or page takes, including the result.
+    """Estimate the maximum memory for decoding the current frame or page.
 
     Args:
         image: an opened image that is not decoded yet.
-        deep: whether libvips decodes the image, with 16 bits per sample.
+        deep: whether libvips decodes 16 bits per sample.
         file_bytes: the size of the file.
     """
     name, mode = image.format or "", image.mode
@@ -108,22 +105,22 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     else:
         per_pixel = DECODING_BYTES.get(mode, OTHER_BYTES)
         if getattr(image, "is_animated", False) and name == "PNG":
-            per_pixel += 8  # an animation also needs the previous frame and the canvas
+            per_pixel += 8  # the previous frame and the canvas
         if name == "JPEG":
-            # A JPEG may have several scans; the decoder then keeps the coefficients of all bands.
+            # With several scans, the decoder keeps the coefficients of all bands.
             per_pixel = max(per_pixel, 3 * len(image.getbands()) + 1)
     whole_file = 2 * file_bytes if name in ("WEBP", "AVIF") else 0
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
 def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel: int | None = None) -> int:
-    """Estimate the maximum memory that writing a file takes.
+    """Estimate the maximum memory for writing a file.
 
     Args:
         name: the format.
         largest: width and height of the largest frame or page.
-        total: the number of pixels of all frames of an animation; 0 if the images are not frames.
-        per_pixel: the result of `get_webp_bytes`, or a constant for an AVIF; None for other formats.
+        total: pixels of all frames of an animation; 0 if the images are not frames.
+        per_pixel: bytes per pixel for a WebP or AVIF; None for other formats.
     """
     pixels, per_pixel = math.prod(largest), per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES)
     streamed = name in STREAMED_FORMATS and pixels > MAX_WHOLE_PIXELS
@@ -135,12 +132,6 @@ def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel
 
 
 def get_webp_bytes(lossless: bool, low_memory: bool, pixel_bytes: int) -> int:
-    """Return the maximum bytes per pixel that writing a WebP takes.
-
-    Args:
-        lossless: whether the colours are encoded without loss.
-        low_memory: as in `EncodeOptions`.
-        pixel_bytes: the result of `get_pixel_bytes`.
-    """
+    """Return the maximum bytes per pixel for writing a WebP; `pixel_bytes` is the result of `get_pixel_bytes`."""
     least = 0 if pixel_bytes in OPAQUE_PIXEL_BYTES or lossless else WEBP_ALPHA_BYTES
     return max(WEBP_BYTES[lossless, low_memory], least)

@@ -1,55 +1,57 @@
 """Reads EXIF tags, and updates the tags that describe positions and sizes."""
 
+import re
 import struct
 from contextlib import suppress
 from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
+from loupe.imaging.maker_note import EXIF_IFD, INLINE_BYTES, MAKER_NOTE, PlacedExif, find_note
 from loupe.imaging.placement import Placement
 
-# Numbers of tags. WIDTHS and HEIGHTS each contain a TIFF tag and an EXIF tag. RASTER_TYPE is a GeoTIFF key;
-# PIXEL_IS_POINT is a value of this key.
+# Numbers of tags. WIDTHS and HEIGHTS each contain a TIFF tag and an EXIF tag.
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
-RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002  # tags of the interoperability directory
+IMAGE_DESCRIPTION, GPS_IFD, INTEROPERABILITY_IFD = 0x010E, 0x8825, 0xA005
+RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002
 SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
 FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
-RATIONAL_POLYNOMIAL, RASTER_TYPE, PIXEL_IS_POINT = 50844, 1025, 2
+RATIONAL_POLYNOMIAL = 50844
+RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a key in GEO_KEYS, and a value of the key
 GEO_PARAMETERS = 34736, 34737  # numbers and texts to which GEO_KEYS refers
 GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, *GEO_PARAMETERS, RATIONAL_POLYNOMIAL))
-# TIFF tags that are not copied, for one of these reasons: the tag describes how the pixels are stored (TIFF 6.0),
-# `Metadata` has a field for the tag, or the tag contains Photoshop layers with the size of the original.
+# TIFF tags that are not copied: the structure of the file (TIFF 6.0), fields of `Metadata`, and Photoshop layers
 STRUCTURE_TAGS = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 33723, 34377, 34675, 37724}
 )  # fmt: skip
-# Tags with the position of data that is not copied: strips, tiles, further directories and a thumbnail.
+# Positions of data that is not copied: strips, tiles, directories and a thumbnail
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
-TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value, by type
-ENTRY_BYTES = 12  # a tag in a directory: number, type, number of values, and the value or its position
-MAX_DIRECTORIES = 3  # the first directory, and the nested directories EXIF and GPS
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value
+ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
+MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
+MAKER_NOTE_NAME = "the camera's maker note"
+# Descriptions with the size of the image: OME-XML, ImageJ and tifffile
+SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=|\{"shape"', re.DOTALL)
 
 
 class RawText(str):
-    """Text of a tag, with one character per byte. Saving the image writes these bytes unchanged.
-
-    Pillow decodes texts as Latin-1, but encodes only ASCII. Cameras and editors also write UTF-8.
-    """
+    """Text of a tag, one character per byte. Pillow decodes Latin-1, but encodes only ASCII; cameras write UTF-8."""
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        """Return the original bytes, whatever encoding is requested."""
+        """Return the original bytes."""
         return super().encode("latin-1")
 
 
-def load_exif(content: bytes) -> Image.Exif:
-    """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that saving the image writes the original bytes."""
-    exif = Image.Exif()
+def load_exif(content: bytes) -> PlacedExif:
+    """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that they are saved unchanged."""
+    exif = PlacedExif()
     exif.load(content)
     directories = _get_directories(exif)
+    exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # If `exif` itself read the interoperability directory, Pillow would also write it to the first directory.
+        # Read by a copy, because Pillow would also write the interoperability directory to the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -60,16 +62,12 @@ def load_exif(content: bytes) -> Image.Exif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable EXIF tags whose values are truncated, because Pillow does not read the tags after such a tag.
-
-    Returns:
-        The changed content, and the names of the disabled tags.
-    """
+    """Disable truncated EXIF tags, after which Pillow does not read further tags; return their names."""
     changed, names = bytearray(content), list[str]()
     start = 6 if content.startswith(b"Exif\0\0") else 0
     order = "<" if content[start : start + 2] == b"II" else ">"
-    with suppress(struct.error):  # the content ends
-        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]  # the positions of directories
+    with suppress(struct.error):
+        directories = [struct.unpack_from(f"{order}I", content, start + 4)[0]]
         for directory in directories:
             (tag_count,) = struct.unpack_from(f"{order}H", content, start + directory)
             for entry in range(start + directory + 2, start + directory + 2 + ENTRY_BYTES * tag_count, ENTRY_BYTES):
@@ -78,18 +76,13 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
                 if tag in (EXIF_IFD, GPS_IFD) and len(directories) < MAX_DIRECTORIES:
                     directories.append(position)
                 elif length > 4 and start + position + length > len(content):
-                    changed[entry + 2 : entry + 4] = bytes(2)  # Pillow skips tags of the unknown type 0
+                    changed[entry + 2 : entry + 4] = bytes(2)  # type 0, which Pillow skips
                     names.append(f"EXIF tag {tag:#06x}")
     return bytes(changed), names
 
 
 def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
-    """Return the tags of an opened image with the orientation 1 (upright), and names of tags that are not readable.
-
-    Args:
-        image: the opened image.
-        exif: the tags of the image; changed in place.
-    """
+    """Return the tags with the orientation 1 (upright), and names of unreadable tags. `exif` is changed in place."""
     for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
     if not len(exif):
@@ -98,6 +91,15 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         exif[ORIENTATION] = 1
     exif.bigtiff = False  # only a BigTIFF has offsets of 8 bytes
     omitted = [*image.info.get("truncated_tags", ())]
+    with suppress(Exception):  # damaged tags
+        if SIZE_DESCRIPTION.match(exif.get(IMAGE_DESCRIPTION, "")):
+            del exif[IMAGE_DESCRIPTION]
+            omitted.append("image description (of the original size)")
+    note = _get_note(exif)
+    note_position = find_note(image.info.get("start") or image.info.get("exif") or b"", note)
+    if len(note) > INLINE_BYTES and not note_position:
+        del exif.get_ifd(EXIF_IFD)[MAKER_NOTE]
+        omitted.append(MAKER_NOTE_NAME)
     try:
         for tags in _get_directories(exif):
             _use_raw_text(tags)
@@ -105,11 +107,13 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
     except Exception:  # damaged tags
         omitted += _remove_unreadable(exif)
         content = exif.tobytes()
-    return load_exif(content), omitted  # unlike `exif`, the copy does not need the open file
+    loaded = load_exif(content)  # the copy does not need the open file
+    loaded.note_position = note_position
+    return loaded, omitted
 
 
 def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
-    """Update sizes and positions; return names of tags that were removed. `exif` is changed in place."""
+    """Update sizes and positions in place; return names of removed tags."""
     nested = exif.get_ifd(EXIF_IFD) if EXIF_IFD in exif else {}
     width, height = placement.result_size
     for tags in (exif, nested):
@@ -131,7 +135,7 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
         resolutions = [float(nested[tag]) for tag in FOCAL_PLANE_RESOLUTIONS if tag in nested]
         ordered = resolutions[::-1] if placement.is_rotated and len(resolutions) == 2 else resolutions
         for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=False):
-            nested[tag] = TiffImagePlugin.IFDRational(value * scale)  # Pillow would write a float as the type DOUBLE
+            nested[tag] = TiffImagePlugin.IFDRational(value * scale)
     except (TypeError, ValueError, ArithmeticError):
         omitted.append("focal-plane resolution")
         for tag in FOCAL_PLANE_RESOLUTIONS:
@@ -141,6 +145,13 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
     if GEO_TAGS & set(exif):
         omitted += _place_geo_tags(exif, placement)
     return omitted
+
+
+def _get_note(exif: Image.Exif) -> bytes:
+    with suppress(Exception):  # damaged tags
+        note = exif.get_ifd(EXIF_IFD).get(MAKER_NOTE) if EXIF_IFD in exif else b""
+        return note if isinstance(note, bytes) else b""
+    return b""
 
 
 def _get_directories(exif: Image.Exif) -> list[Any]:
@@ -154,7 +165,7 @@ def _use_raw_text(tags: Any) -> None:
 
 
 def _remove_unreadable(exif: Image.Exif) -> list[str]:
-    """Remove tags that Pillow cannot write, from all directories; return their names."""
+    """Remove tags that Pillow cannot write; return their names."""
     removed = []
     directories = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
     for group, tags in ((None, exif), *directories.items()):
@@ -178,22 +189,22 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
 
 
 def _validate_tag(group: int | None, tag: int, value: Any) -> None:
-    """Raise an exception if Pillow cannot write a tag of a nested directory (`group`), or of the first (None)."""
+    """Raise an exception if Pillow cannot write a tag of a nested directory (None: the first directory)."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(group=group)
     directory[tag] = value
     directory.tobytes()
 
 
 def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
-    """Update the tags that map pixels to coordinates (OGC GeoTIFF 1.1, annex B); remove them for a rotated image."""
+    """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B); remove them after a rotation."""
     try:
         if placement.orientation != 1:
             raise ValueError("GeoTIFF tags apply to the pixels before the rotation")
         (scale_x, scale_y), (left, top) = placement.scales, placement.margins
         keys = tuple(exif.get(GEO_KEYS, ()))
-        # After a header of four numbers, GEO_KEYS has four numbers per key: first the key, last the value of the key.
+        # GEO_KEYS: four numbers, then four numbers per key; the first is the key, the last its value
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
-        # The key RASTER_TYPE defines whether an integer coordinate is the corner or the centre of a pixel.
+        # The position of a pixel is its centre or its corner.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
         shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
         if PIXEL_SCALE in exif:

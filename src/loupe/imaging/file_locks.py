@@ -1,4 +1,4 @@
-"""Locks files for one process at a time. The system releases the locks of a killed process."""
+"""Locks files. The system releases the locks of a killed process."""
 
 import fcntl
 import os
@@ -9,17 +9,16 @@ from pathlib import Path
 
 @contextmanager
 def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
-    """Create and lock a file, and remove the file when the block exits. Only one process at a time has the lock.
+    """Create and lock a file, and remove it when the block exits. Only one process at a time has the lock.
 
-    Locks also work between containers on one machine. On a file system without locks, several processes can run the
-    block at the same time.
+    On a file system without locks, several processes can run the block.
 
     Args:
         file: the file to create, next to the file or folder that it protects.
-        wait: whether to wait until no other process has the lock.
+        wait: whether to wait for the lock.
 
     Yields:
-        True; False if another process has the lock and `wait` is False.
+        False if another process has the lock and `wait` is False.
     """
     while True:
         stream = file.open("w")
@@ -31,7 +30,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             return
         except OSError:  # a file system without locks
             break
-        if _is_same_file(stream.fileno(), file):  # otherwise the previous owner of the lock has removed the file
+        if _is_same_file(stream.fileno(), file):  # otherwise removed by the previous owner
             break
         stream.close()
     try:

@@ -1,33 +1,32 @@
-"""The image formats that are read and written: their suffixes and limits."""
+"""The image formats: suffixes and limits."""
 
 from pathlib import Path
 
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 
-# The first suffix of each format is the default.
+# The first suffix is the default.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
-# Formats that are only read. The extra `heic` reads HEIF, and the extra `jxl` reads JXL.
+# The extra `heic` reads HEIF, and the extra `jxl` reads JXL.
 READ_SUFFIXES = SUFFIXES | {
     "HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",), "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
 }  # fmt: skip
 READ_FORMATS = {suffix: name for name, suffixes in READ_SUFFIXES.items() for suffix in suffixes}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# Formats that store transparency, and formats that store several frames or pages.
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
-DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats that support 16 bits per sample
-STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # large images are encoded strip by strip
-MAX_WHOLE_PIXELS = 60_000_000  # up to this number of pixels, the streamed formats also encode an image as a whole
-# libavif writes larger AVIF images than it reads.
+DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
+STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # images above MAX_WHOLE_PIXELS are encoded strip by strip
+MAX_WHOLE_PIXELS = 60_000_000
+# libavif writes larger AVIFs than it reads.
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
 
 
 def get_format(out: Path) -> str:
-    """Return the format of a file's suffix; raise UsageError if no format has this suffix."""
+    """Return the format of a file's suffix, or raise UsageError."""
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:
@@ -37,17 +36,17 @@ def get_format(out: Path) -> str:
 
 
 def choose_suffix(suffix: str) -> str:
-    """Return the suffix of the result for the suffix of a photo: .jpg for formats that are only read."""
+    """Return the suffix of the result; .jpg for formats that are only read."""
     return suffix if suffix.lower() in FORMATS else SUFFIXES["JPEG"][0]
 
 
 def is_heif(head: bytes) -> bool:
-    """Return whether a file with these first 12 bytes is a HEIC or HEIF, or an AVIF with a general brand."""
+    """Return whether a file with these first 12 bytes is a HEIF."""
     return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def is_jpeg_xl(head: bytes) -> bool:
-    """Return whether a file with these first 8 bytes is a JPEG XL."""
+    """Return whether a file with these first bytes is a JPEG XL."""
     return head.startswith(b"\xff\x0a") or head[4:8] == b"JXL "
 
 
@@ -57,17 +56,7 @@ def has_alpha(bands: int) -> bool:
 
 
 def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
-    """Check that a file's format can store the result.
-
-    Args:
-        out: the file.
-        size: width and height.
-        count: the number of frames or pages.
-        bands: 1 to 4, as in `ImageData`.
-
-    Raises:
-        PhotoError: the format cannot store the result.
-    """
+    """Raise PhotoError if a format cannot store `count` images of a size (width, height) and number of bands."""
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:
         raise PhotoError(
@@ -81,7 +70,7 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
 
 
 def validate_suffix(path: Path, format_name: str) -> None:
-    """Raise PhotoError if a photo's suffix belongs to another format than its content."""
+    """Raise PhotoError if a photo's suffix does not match its content."""
     suffix_format = READ_FORMATS.get(path.suffix.lower())
     if suffix_format is not None and suffix_format != format_name:
         raise PhotoError(f"is a {format_name} file with the extension {path.suffix}; rename it")

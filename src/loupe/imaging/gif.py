@@ -1,4 +1,4 @@
-"""Writes a GIF with binary transparency. A frame stores only the pixels that differ from the previous frame."""
+"""Writes a GIF. A frame stores only the pixels that differ from the previous frame."""
 
 from collections.abc import Iterable
 from itertools import chain, pairwise
@@ -12,26 +12,24 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
-# The effort of libvips, from 1 to 10. An effort of 7 takes 1.4 times the time of Pillow's encoder, and the mean error
-# of photos is 13 % smaller.
-EFFORT = 7
-# A pixel keeps the colour of the previous frame if no band differs more. A network also changes the pixels around a
-# moving object, by up to 3 levels, and these changes would flicker.
+EFFORT = 7  # of 10; 1.4 times the time of Pillow's encoder, with an error that is 13 % smaller
+# Pixels with smaller differences to the previous frame do not change. Networks change pixels around a moving object
+# by up to 3 levels, which would flicker.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
-MAX_COLOURS = 255  # the colours of a palette with a transparent entry
-SAMPLE_PIXELS = 2**16  # pixels per file from which a shared palette is computed
-COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # a comment consists of blocks of this size (GIF89a, 24)
+MAX_COLOURS = 255  # of a palette with a transparent entry
+SAMPLE_PIXELS = 2**16  # for a shared palette
+COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, 24
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
-    """Encode frames with libvips, which chooses the palettes and omits the pixels that stay the same.
+    """Encode frames with libvips.
 
     Args:
         file: the file to write.
         frames: the frames.
         count: the number of frames.
-        loop: the number of repetitions; 0 means forever, 1 means that the animation runs once.
+        loop: how often the animation runs; 0: forever.
 
     Raises:
         PhotoError: the frames have different sizes.
@@ -69,7 +67,7 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
 
 
 def _fill(target: np.ndarray, strip: np.ndarray) -> None:
-    """Write pixels to `target`, uint8 (rows, width, 4), with the alpha 0 or 255; transparent pixels become black."""
+    """Write pixels to uint8 (rows, width, 4) with the alpha 0 or 255; transparent pixels become black."""
     target[..., 3] = 255
     if has_alpha(strip.shape[2]):
         visible = strip[..., -1:] >= OPAQUE_ALPHA
@@ -85,16 +83,15 @@ def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
 
 
 def _find_shared_palette(frames: np.ndarray) -> list[int]:
-    """Choose a palette for all frames if a visible pixel becomes transparent in the next frame; otherwise return [].
+    """Choose one palette for all frames if a visible pixel becomes transparent; otherwise return [].
 
-    libvips writes such a next frame as a whole. With a palette of its own, the frame would change the colours of
-    pixels that stay the same.
+    libvips writes the next frame as a whole, and its own palette would change colours.
 
     Args:
         frames: uint8, (frames, height, width, 4).
 
     Returns:
-        The colours as libvips packs them into signed 32-bit integers: red in the lowest byte, green, blue, alpha.
+        The colours as signed 32-bit integers: red in the lowest byte, green, blue, alpha.
     """
     if not any((before > after).any() for before, after in pairwise(frames[..., 3])):
         return []
@@ -111,7 +108,7 @@ def _insert_comment(content: bytes, comment: bytes) -> bytes:
     """Insert a comment before the first frame."""
     if not comment:
         return content
-    # The header has 13 bytes. Byte 10 contains a bit for a global palette, and the logarithm of its size.
+    # Byte 10 of the 13-byte header contains a bit for a palette, and the logarithm of its size.
     end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)
     blocks = (comment[at : at + MAX_BLOCK_BYTES] for at in range(0, len(comment), MAX_BLOCK_BYTES))
     encoded = b"".join(bytes([len(block)]) + block for block in blocks)

@@ -1,4 +1,4 @@
-"""Decodes a photo and converts it to grey or RGB in strips, which takes little more memory than the decoded photo."""
+"""Decodes a photo and converts it to grey or RGB in strips, to use little memory."""
 
 import io
 import warnings
@@ -25,29 +25,26 @@ from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-STRIP_PIXELS = 2**16  # maximum number of pixels per strip, which then fits into a core's cache; long rows are split
-SHRUNK_STRIP_PIXELS = 2**18  # as STRIP_PIXELS, for `shrink`: a photo up to this size is one strip, and is not copied
+STRIP_PIXELS = 2**16  # pixels per strip, which fit into a core's cache
+SHRUNK_STRIP_PIXELS = 2**18  # pixels per strip of `shrink`
 OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
-MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel of Pillow's image, by mode
-COLOUR_BYTES = 4  # bytes per pixel of Pillow's image in any other mode
-# Additional bytes per pixel that the decoder of a format takes. `_estimate_decoding` adds the buffers of a TIFF.
+MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel, by Pillow's mode
+COLOUR_BYTES = 4  # bytes per pixel in other modes
+# Additional bytes per pixel of a format's decoder
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
-OTHER_DECODER_BYTES = 36  # DECODER_BYTES of all other formats; the decoder of JPEG 2000 takes the most
+OTHER_DECODER_BYTES = 36  # JPEG 2000
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
-KEPT_ROWS = 8  # number of rows that a decoder keeps, for example the previous row of a PNG
-COEFFICIENT_BYTES = 2  # bytes per pixel and band for the coefficients of a JPEG with several scans
+KEPT_ROWS = 8  # rows that a decoder keeps
+COEFFICIENT_BYTES = 2  # bytes per pixel and band of a JPEG with several scans
 
 
 class GreyPhoto:
-    """The first frame or page of an image file, upright. `read` converts its pixels to grey or RGB, in strips.
-
-    The grey pixels equal the result of `compute_luminance` for the whole image.
+    """The first image of a file, upright. `read` converts its pixels as `compute_luminance` does, in strips.
 
     Args:
         content: the bytes of a file.
-        reserve_bytes: a function that is called with the number of bytes that decoding takes, before the memory is
-            allocated. The function raises PhotoError if the number is too large.
-        result_bytes: the number of bytes per pixel that the caller needs for the grey image and its copies.
+        reserve_bytes: called with the memory for decoding before it is allocated; can raise PhotoError.
+        result_bytes: bytes per pixel that the caller needs.
 
     Attributes:
         width, height: the size in pixels, upright.
@@ -75,7 +72,7 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
-        self._grey: Image.Image | None = None  # all pixels as `rec601`, if `shrink` has converted them in one strip
+        self._grey: Image.Image | None = None  # all pixels as rec601, after `shrink` of a small photo
         is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 
@@ -83,7 +80,7 @@ class GreyPhoto:
         """Convert the pixels of a box, or all pixels.
 
         Args:
-            luminance: as in `compute_luminance`; None keeps the colours, and blends transparent pixels with white.
+            luminance: as in `compute_luminance`; None for RGB, with transparent pixels blended with white.
             box: in pixels of the upright photo; None for all pixels.
 
         Returns:
@@ -105,16 +102,13 @@ class GreyPhoto:
         return make_upright(converted, self._orientation)
 
     def shrink(self, side: int) -> np.ndarray:
-        """Convert the stored pixels to grey and shrink them to a square, with little memory.
-
-        Args:
-            side: the side of the result in pixels. The sides of the photo can be smaller.
+        """Convert the pixels to grey and shrink them to a square of `side` pixels.
 
         Returns:
             float32, (side, side), from 0 to 255, in the stored orientation.
         """
         width, height = self._image.size
-        # Each pixel of `reduced` is the mean of `columns` x `rows` pixels.
+        # A pixel of `reduced` is the mean of `columns` x `rows` pixels.
         columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
         strip_rows = max(1, SHRUNK_STRIP_PIXELS // (width * rows)) * rows
@@ -123,7 +117,7 @@ class GreyPhoto:
                 strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height)))).convert("L")
                 self._grey = strip if strip.size == self._image.size else None
                 reduced.paste(strip.reduce((columns, rows)), (0, top // rows))
-        box = (0, 0, width / columns, height / rows)  # the last pixels of `reduced` can contain fewer rows or columns
+        box = (0, 0, width / columns, height / rows)
         return np.asarray(reduced.convert("F").resize((side, side), Image.Resampling.HAMMING, box))
 
     def _crop(self, box: Box) -> Image.Image:
@@ -132,7 +126,7 @@ class GreyPhoto:
         return to_8_bit_mode(expand_12_bit_values(strip) if self._has_12_bits else strip)
 
     def _turn_back(self, box: Box) -> Box:
-        """Convert a box of the upright photo to a box of the stored pixels; the inverse of `make_upright`."""
+        """Convert a box of the upright photo to a box of the stored pixels."""
         left, top, right, bottom = box
         if self._orientation in UPSIDE_DOWN:
             top, bottom = self.height - bottom, self.height - top
@@ -142,7 +136,7 @@ class GreyPhoto:
 
 
 def _split(box: Box) -> Iterator[Box]:
-    """Split a box into parts of at most STRIP_PIXELS: whole rows, or parts of one row if a row is longer."""
+    """Split a box into parts of at most STRIP_PIXELS: whole rows, or parts of a row."""
     left, top, right, bottom = box
     columns = max(1, min(right - left, STRIP_PIXELS))
     rows = max(1, STRIP_PIXELS // columns)
@@ -152,7 +146,7 @@ def _split(box: Box) -> Iterator[Box]:
 
 
 def _estimate_opening(content: bytes, result_bytes: int) -> int:
-    """Estimate the memory that opening a file takes. When Pillow opens a WebP, it also allocates two frames."""
+    """Estimate the memory to open a file. For a WebP, Pillow also allocates two frames."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
@@ -167,8 +161,7 @@ def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps a whole strip of the file, which can have many rows; a file with tiles counts as one
-    # strip. A rotation copies the image.
+    # The decoder of a TIFF keeps a whole strip (all pixels of a tiled file), and a rotation copies the image.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

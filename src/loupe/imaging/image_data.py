@@ -15,7 +15,7 @@ class ImageData:
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
         metadata: the metadata of the image.
-        jpeg_quality: the quality of the JPEG file that contained the image, 1 to 100; None for other files.
+        jpeg_quality: the quality of the JPEG file, 1 to 100; None for other files.
     """
 
     pixels: np.ndarray
@@ -33,8 +33,7 @@ class ImageStream:
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
         metadata: the metadata of the image.
-        assumed_quality: the JPEG quality that the network assumed for the photo; 100 means no compression. None for a
-            method that does not adapt to the quality.
+        assumed_quality: the JPEG quality that the network assumed (100: no compression); None if it does not adapt.
     """
 
     size: tuple[int, int]
@@ -46,5 +45,5 @@ class ImageStream:
 
     @property
     def pixel_count(self) -> int:
-        """Width times height."""
+        """The number of pixels."""
         return self.size[0] * self.size[1]

@@ -1,6 +1,6 @@
-"""Reads image files in a child process, whose memory and CPU time the system limits.
+"""Reads image files in a child process with limited memory and CPU time.
 
-A file of a few hundred bytes can make a decoder allocate gigabytes or run for minutes before the decoder returns.
+A file of a few hundred bytes can make a decoder allocate gigabytes or run for minutes.
 """
 
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.reader import Photo, read_photo
 
-# JPEG and PNG files within these limits are decoded without a child process, which takes 60 ms to start.
+# JPEG and PNG files within these limits are decoded directly; starting a process takes 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
-MAX_DIRECT_BYTES = 16_000_000  # reading a file that consists of small chunks takes about 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # limit for pixels times scans of a JPEG: about 5 s of decoding
+MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes 1 s per megabyte
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG: 5 s
 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
-    """Yield one reader per thread. The first uses `process`; each other reader starts a process on first use."""
+    """Yield one reader per thread; the first uses `process`."""
     readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -44,11 +44,11 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
     Args:
         reader: reads the file.
         path: the file.
-        memory: how many bytes reading may take.
-        copies: how many copies of the pixels the caller makes; `memory` also limits their size.
+        memory: maximum memory in bytes.
+        copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: as in `IsolatedReader.open`, or reading takes more than `memory` bytes.
+        PhotoError: as in `IsolatedReader.open`, or reading takes more memory.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:
@@ -68,37 +68,34 @@ class IsolatedReader:
     """Reads one image file after another, in one thread at a time.
 
     Args:
-        process: a running `ChildProcess(READER)`; None to start a process on first use.
-        isolates: False to read all files in the calling process. The caller must then limit memory and time.
+        process: a running `ChildProcess(READER)`; None starts a process on first use.
+        isolates: False reads in the calling process, whose memory and time must be limited.
     """
 
     def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
         self._process, self._isolates = process, isolates
-        self._is_open = False  # True while the child has an open file whose images were not requested yet
+        self._is_open = False  # whether the child has an open file
 
     def stop(self) -> None:
-        """End the child process."""
         process, self._process = self._process, None
         if process is not None:
             process.stop()
 
     def interrupt(self) -> None:
-        """Kill the child process. A thread that waits for an answer of the process gets a PhotoError."""
+        """Kill the child process; a waiting thread gets a PhotoError."""
         if process := self._process:
             process.process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
         """Open an image file. Its images are decoded on demand, until `close` is called.
 
-        A JPEG or PNG is decoded without the child process if its header shows that this takes little memory and time.
-
         Args:
             path: the file.
-            memory: how many bytes opening the file may take; see `estimate_opening`.
+            memory: maximum bytes for opening the file; see `estimate_opening`.
             strip: as in `read_photo`.
 
         Raises:
-            PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images may
+            PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images can
                 also raise this error.
         """
         if not self._isolates or _is_direct(path):
@@ -112,10 +109,10 @@ class IsolatedReader:
         return Photo(images=self._read_images(), **fields)
 
     def close(self) -> None:
-        """Close the opened file and free its memory, whether its images were read or not."""
+        """Close the opened file and free its memory."""
         if self._is_open and self._process is not None:
             self._is_open = False
-            with suppress(PhotoError):  # the process has ended
+            with suppress(PhotoError):
                 self._send("close")
 
     def _read_images(self) -> Iterator[ImageData]:
@@ -124,11 +121,11 @@ class IsolatedReader:
             self._send("decode")
             while (answer := self._receive())[0]:
                 yield _make_image(*answer)
-                del answer  # frees the pixels before the next image arrives
+                del answer  # frees the pixels
         except PhotoError:
             raise
         except BaseException:
-            self.stop()  # otherwise the next request would receive the remaining images
+            self.stop()  # the remaining images must not answer the next request
             raise
 
     def _send(self, value: Any) -> None:
@@ -149,7 +146,7 @@ class IsolatedReader:
         return fields, parts
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for a child process that has ended. `open` starts a new process for the next file."""
+        """Return the error for an ended child process."""
         assert self._process is not None
         process, self._process = self._process, None
         is_too_slow = process.stop_and_check_cpu_limit()
@@ -157,7 +154,7 @@ class IsolatedReader:
 
 
 def _make_image(fields: dict[str, Any], parts: list[bytearray]) -> ImageData:
-    """Convert an answer of `reader_process` to an image."""
+    """Make an image from an answer of `reader_process`."""
     pixels, exif, icc, xmp, iptc, *chunks = parts
     metadata = Metadata(
         exif=load_exif(bytes(exif)) if exif else None,
@@ -175,7 +172,7 @@ def _make_image(fields: dict[str, Any], parts: list[bytearray]) -> ImageData:
 
 
 def _is_direct(path: Path) -> bool:
-    """Return whether a file is a JPEG or PNG whose header shows that decoding takes little memory and time."""
+    """Return whether decoding a JPEG or PNG takes little memory and time."""
     try:
         if path.stat().st_size > MAX_DIRECT_BYTES:
             return False
@@ -184,5 +181,5 @@ def _is_direct(path: Path) -> bool:
             if pixels > MAX_DIRECT_PIXELS or getattr(image, "is_animated", False):
                 return False
             return image.format == "PNG" or pixels * count_scans(path) <= MAX_DIRECT_SCANNED_PIXELS
-    except Exception:  # a damaged file: Pillow raises errors of many types
+    except Exception:  # a damaged file
         return False

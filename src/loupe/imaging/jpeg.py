@@ -14,15 +14,12 @@ from loupe.imaging.png import encode_png
 
 
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
-    """Encode an image with libvips, which reads the rows as an uncompressed PNG.
-
-    Pillow needs all pixels in memory. PNG is the only lossless format that the pyvips packages on
-    PyPI read from a stream row by row.
+    """Encode an image with libvips, which reads the rows as an uncompressed PNG. Pillow needs all pixels in memory.
 
     Args:
         file: the file to write.
         stream: grey or RGB.
-        quality: 1..100.
+        quality: 1 to 100.
 
     Raises:
         OSError: the file cannot be written.
@@ -44,7 +41,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Return a read function for libvips. It adds exceptions to `errors`, because libvips does not pass them on."""
+    """Return a read function for libvips; it collects exceptions, which libvips does not pass on."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:
@@ -64,7 +61,7 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
 
 
 def add_metadata(image: Any, metadata: Metadata) -> Any:
-    """Set the metadata of an image of libvips."""
+    """Set the metadata of a pyvips image."""
     import pyvips
 
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}
@@ -75,6 +72,6 @@ def add_metadata(image: Any, metadata: Metadata) -> Any:
     for field, data in blobs.items():
         if data:
             image.set_type(pyvips.GValue.blob_type, field, data)
-    if metadata.dpi:  # libvips counts pixels per millimetre
+    if metadata.dpi:  # per millimetre
         image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
     return image

@@ -1,4 +1,4 @@
-"""Estimates the quality of a JPEG from its quantisation table, and the strength of artefacts from the quality."""
+"""Estimates the quality of a JPEG from its quantisation table, and the strength of artefacts."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 MAX_QUALITY = 100
-FULL_STRENGTH_QUALITY = 10  # the strength of the artefacts is 1 at this quality and below
-# The luminance table of quality 50 (ITU-T T.81, table K.1), row by row.
+FULL_STRENGTH_QUALITY = 10  # the strength is 1 at this quality and below
+# Luminance table of quality 50 (ITU-T T.81, table K.1)
 LUMINANCE_TABLE = np.array(
     [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
      51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
@@ -16,13 +16,13 @@ LUMINANCE_TABLE = np.array(
 
 
 def read_jpeg_quality(image: Image.Image) -> int | None:
-    """Return the quality of an opened JPEG file: 1 to 100, or None for other formats.
+    """Return the quality of an opened JPEG, 1 to 100; None for other formats.
 
-    Some encoders use other tables than libjpeg. Therefore the result is the quality at which libjpeg's luminance
-    table is closest to the table of the file. The distance is the sum of the absolute differences of the logarithms.
+    This is the quality at which libjpeg's table is closest to the table of the file, by the sum of the absolute
+    differences of the logarithms.
     """
     tables: dict[int, Any] = getattr(image, "quantization", None) or {}
-    # The table with the lowest number is for luminance.
+    # The lowest number is for luminance.
     table = np.maximum(np.array(tables[min(tables)]) if tables else 0, 1)
     if table.size != LUMINANCE_TABLE.size:
         return None
@@ -32,23 +32,19 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
 
 
 def compute_table_percent(quality: Any) -> Any:
-    """Return the percentage by which libjpeg multiplies its tables of quality 50 for a quality of 1 to 100."""
+    """Return libjpeg's factor in percent for the tables of quality 50, by quality (1 to 100)."""
     return np.where(np.less(quality, 50), 5000 // np.maximum(quality, 1), 200 - 2 * quality)
 
 
 def compute_strength(quality: Any) -> Any:
     """Convert JPEG qualities to the strength of the artefacts, from 0 (quality 100) to 1.
 
-    The strength is logarithmic: equal differences of strength mean about equal ratios of the quantisation steps (the
-    values of the quantisation table).
-
-    Args:
-        quality: a number or an array; 100 for an image without compression.
+    The strength is logarithmic in the quantisation steps. `quality` is a number or an array.
     """
     step = _compute_smallest_step(np.clip(quality, 1, MAX_QUALITY))
     return np.minimum(np.log1p(step) / np.log1p(_compute_smallest_step(FULL_STRENGTH_QUALITY)), 1)
 
 
 def _compute_smallest_step(quality: Any) -> Any:
-    """Return the smallest quantisation step of a quality, not rounded: 10 at quality 50, as in LUMINANCE_TABLE."""
+    """Return the smallest quantisation step of a quality, not rounded."""
     return compute_table_percent(quality) / 10  # 10 * percent / 100

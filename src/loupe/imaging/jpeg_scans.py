@@ -1,4 +1,4 @@
-"""Counts the scans of a JPEG: the decoder goes through all pixels once per scan, even if a scan has few bytes."""
+"""Counts the scans of a JPEG. The decoder processes all pixels once per scan."""
 
 import mmap
 import re
@@ -6,23 +6,21 @@ from pathlib import Path
 
 from loupe.imaging.decoder import PhotoError
 
-MAX_SCANS = 100  # the limit of libtiff; encoders write at most about 20 scans
+MAX_SCANS = 100  # as in libtiff; encoders write up to 20
 START_OF_SCAN, END_OF_IMAGE, TEMPORARY = 0xDA, 0xD9, 0x01  # markers (ITU-T T.81, B.1.1)
-# 0xFF and the marker. The expression does not match 0x00 and the restart markers 0xD0 to 0xD7, which can follow 0xFF
-# inside a scan.
+# Not 0x00 and the restart markers 0xD0 to 0xD7, which can be inside a scan
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def validate_scans(source: bytes | Path) -> None:
     """Raise PhotoError if a JPEG has more than MAX_SCANS scans."""
     if isinstance(source, bytes) and source.count(b"\xff\xda") <= MAX_SCANS:
-        return  # each scan starts with these bytes; counting them takes a sixth of the time of count_scans
+        return  # a sixth of the time of count_scans
     if count_scans(source) > MAX_SCANS:
         raise PhotoError(f"must have at most {MAX_SCANS} scans, got more")
 
 
 def count_scans(source: bytes | Path) -> int:
-    """Count the scans of the first image of a JPEG; stop at MAX_SCANS + 1."""
     if isinstance(source, bytes):
         return _count_scans(source)
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -30,7 +28,7 @@ def count_scans(source: bytes | Path) -> int:
 
 
 def _count_scans(content: bytes | mmap.mmap) -> int:
-    count, position = 0, 2  # a JPEG begins with a marker of 2 bytes
+    count, position = 0, 2  # after the first marker
     while count <= MAX_SCANS and (found := MARKER.search(content, position)):
         marker = found[1][0]
         if marker == END_OF_IMAGE:
@@ -38,6 +36,6 @@ def _count_scans(content: bytes | mmap.mmap) -> int:
         position = found.end()
         if marker == START_OF_SCAN:
             count += 1
-        if marker != TEMPORARY:  # after every other marker, a segment follows, which begins with its own length
+        if marker != TEMPORARY:  # a segment with its length follows
             position += int.from_bytes(content[position : position + 2], "big")
     return count

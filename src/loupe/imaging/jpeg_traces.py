@@ -1,4 +1,4 @@
-"""Estimates the quality of a JPEG from its pixels, for photos that were saved again in a lossless format."""
+"""Estimates the JPEG quality from pixels, for photos that were saved again in a lossless format."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -6,21 +6,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from loupe.imaging.jpeg_quality import LUMINANCE_TABLE, compute_table_percent
 
 BLOCK = 8  # side of a JPEG block in pixels
-WINDOW = 2 * BLOCK - 1  # contains a whole JPEG block, wherever the block begins
-# Maximum number of sampled blocks per direction. 144 blocks take 12 ms. 400 blocks take three times as long, and
-# correct only 4 of 624 estimates for the Kodak photos.
-MAX_SAMPLES = 12
-QUALITIES = np.arange(5, 99)  # at higher qualities, the rounding of the pixels hides the quantisation steps
-MIN_STEP = 3  # coefficients with smaller quantisation steps are ignored
-MIN_COEFFICIENTS = 100  # fewer coefficients do not suffice for an estimate
-# Minimum share of coefficients that are multiples of their quantisation steps. The share is above 0.9 with the right
-# table, and about 0.4 for photos that were never compressed.
+WINDOW = 2 * BLOCK - 1  # contains a whole block at any offset
+MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks hardly improve estimates
+QUALITIES = np.arange(5, 99)  # higher qualities have steps below the rounding of pixels
+MIN_STEP = 3  # smaller quantisation steps are ignored
+MIN_COEFFICIENTS = 100
+# Share of coefficients that are multiples of their steps: above 0.9 with the right table, 0.4 without compression
 MIN_SHARE = 0.75
-WEIGHTS = np.array([0.299, 0.587, 0.114], "float32")  # of red, green and blue in the luminance of a JPEG (JFIF)
+WEIGHTS = np.array([0.299, 0.587, 0.114], "float32")  # luminance of a JPEG (JFIF)
 
 
 def _build_transform() -> np.ndarray:
-    """Return the two-dimensional DCT of a block (ITU-T T.81, A.3.3) as a matrix, (pixels, coefficients)."""
+    """Return the two-dimensional DCT (ITU-T T.81, A.3.3) as a matrix, (pixels, coefficients)."""
     index = np.arange(BLOCK)
     cosines = np.cos(np.pi * (2 * index + 1) * index[:, None] / (2 * BLOCK)) / 2
     cosines[0] /= np.sqrt(2)
@@ -30,14 +27,13 @@ def _build_transform() -> np.ndarray:
 def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
     """Estimate the quality at which an image was previously compressed as JPEG.
 
-    The DCT coefficients of a decoded JPEG are multiples of the quantisation steps (Z. Fan and R. de Queiroz, 2003).
-    Cropping preserves this property; resizing and editing destroy it.
+    The DCT coefficients are multiples of the quantisation steps (Z. Fan and R. de Queiroz, 2003).
 
     Args:
         pixels: uint8, (height, width, bands).
 
     Returns:
-        5 to 98; None if the pixels do not show that the image was a JPEG.
+        5 to 98; None without traces of a JPEG.
     """
     if min(pixels.shape[:2]) < WINDOW:
         return None
@@ -53,10 +49,9 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
 
 
 def _transform_blocks(pixels: np.ndarray) -> np.ndarray:
-    """Return the DCT coefficients of JPEG blocks except the mean of each block, (blocks, 63).
+    """Return the DCT coefficients of JPEG blocks without their means, (blocks, 63).
 
-    A cropped image may begin inside a JPEG block. The function chooses the offset of the blocks at which most
-    coefficients are 0, because JPEG sets small coefficients to 0.
+    In a cropped image, the offset of the blocks is unknown: most coefficients are 0 at the right offset.
     """
     rows, columns = (
         np.unique(np.linspace(0, (side - WINDOW) // BLOCK, MAX_SAMPLES, dtype=int)) * BLOCK

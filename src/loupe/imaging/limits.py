@@ -1,4 +1,4 @@
-"""Limits the memory and the CPU time of this process. Only Linux limits the memory."""
+"""Limits the memory (Linux only) and the CPU time of this process."""
 
 import resource
 import threading
@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-STATUS = Path("/proc/self/status")  # the status of this process; exists only on Linux
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of these parameters of glibc's mallopt
+STATUS = Path("/proc/self/status")  # Linux only
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 
 _lock = threading.Lock()
 _active = 0  # number of threads in blocks of `limit_process`
@@ -16,13 +16,11 @@ _active = 0  # number of threads in blocks of `limit_process`
 
 @contextmanager
 def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
-    """Limit this process until the block exits.
-
-    Beyond the memory limit, allocations fail. At the limit of the CPU time, the system kills the process.
+    """Limit this process until the block exits. Beyond the limit of CPU time, the system kills the process.
 
     Args:
-        data_bytes: the limit for the memory of the process, which all threads share.
-        cpu_s: the CPU time per thread that is in a block of this function.
+        data_bytes: memory of the process, for all threads together.
+        cpu_s: CPU time per thread that is in a block of this function.
     """
     global _active
     with _lock:
@@ -56,30 +54,27 @@ def _get_original(kind: int) -> tuple[int, int]:
 
 
 def read_data_bytes() -> int:
-    """Return the bytes of memory that RLIMIT_DATA limits, plus the stack; 0 on other systems than Linux.
-
-    Reading STATUS would take four times as long, which is 2 % of the preparation of a small photo.
-    """
+    """Return the bytes that RLIMIT_DATA limits; 0 without Linux. Reading STATUS would take four times as long."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as stream:
-            data_pages = int(stream.read().split()[5])  # the field `data` (proc_pid_statm)
+            data_pages = int(stream.read().split()[5])  # `data` in proc_pid_statm
             return data_pages * resource.getpagesize()
     except FileNotFoundError:
         return 0
 
 
 def read_status_bytes(name: str) -> int:
-    """Return a number of bytes from STATUS, such as `VmHWM`, the maximum memory so far; 0 if the file is missing."""
+    """Return a number of bytes from STATUS, such as `VmHWM`, the maximum memory so far; 0 without Linux."""
     lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 def return_freed_blocks(block_bytes: int) -> None:
-    """Make malloc return freed blocks of at least this size to the system, so that no later limit counts them."""
+    """Make malloc return freed blocks of at least this size to the system, so that limits do not count them."""
     import ctypes
 
-    with suppress(OSError, AttributeError):  # the C library is not glibc
+    with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, block_bytes)
-        # By default, glibc returns 128 kB and more, and page faults take 10 % of the preparation of small photos.
+        # glibc's default of 128 kB makes the preparation of small photos 10 % slower.
         libc.mallopt(M_TRIM_THRESHOLD, block_bytes)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-# Weights of red, green and blue.
+# Weights of red, green and blue
 STUDIO = np.array([65.481, 128.553, 24.966], "float32")  # 219 times REC_601
 REC_601 = np.array([0.299, 0.587, 0.114], "float32")
 REC_709 = np.array([0.2126, 0.7152, 0.0722], "float32")
@@ -13,12 +13,12 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     """Convert an image to grey. Transparent pixels are blended with white.
 
     Args:
-        image: mode `L`, `RGB`, `LA` or `RGBA`. Grey images keep their values.
+        image: mode `L` (keeps its values), `RGB`, `LA` or `RGBA`.
         luminance: the formula.
-            `rec601`: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601) of the gamma-encoded values, as in Pillow's mode L.
-            `rec709`: 0.2126 R + 0.7152 G + 0.0722 B (ITU-R BT.709) of the gamma-encoded values.
-            `relative`: the Rec. 709 weights in linear light (IEC 61966-2-1), then encoded again.
-            `studio`: 16 + 219 times unrounded rec601 in [0, 1], as in MATLAB's rgb2ycbcr and in the scores of papers.
+            `rec601`: REC_601 weights of the encoded values, as in Pillow.
+            `rec709`: REC_709 weights of the encoded values.
+            `relative`: REC_709 weights in linear light (IEC 61966-2-1), then encoded again.
+            `studio`: 16 + 219 times rec601 in [0, 1], as in MATLAB's rgb2ycbcr.
 
     Returns:
         uint8, (height, width).
@@ -27,7 +27,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     if luminance == "rec601" or image.mode == "L":
         return np.asarray(image.convert("L"))
     if luminance == "relative":
-        table = _to_linear(np.arange(256, dtype="float32") / 255)  # a lookup in a table takes a third of the time
+        table = _to_linear(np.arange(256, dtype="float32") / 255)  # three times as fast
         grey = _encode(table[np.asarray(image)] @ REC_709)
     else:
         encoded = np.asarray(image, "float32") / 255
@@ -39,8 +39,7 @@ def relative_luminance(encoded: np.ndarray) -> np.ndarray:
     """Compute Rec. 709 luminance in linear light and encode it again (IEC 61966-2-1).
 
     Args:
-        encoded: float32 red, green and blue, (height, width, 3). 0 is black, 1 is white. Values outside
-            this range are allowed: the curves continue beyond both ends.
+        encoded: float32, (height, width, 3). 0 is black, 1 is white; values can be outside.
 
     Returns:
         float32, (height, width), on the scale of `encoded`.
@@ -58,10 +57,10 @@ def _encode(light: np.ndarray) -> np.ndarray:
 
 
 def blend_with_white(image: Image.Image) -> Image.Image:
-    """Blend the transparent pixels of a `LA` or `RGBA` image with white; return other images unchanged."""
+    """Blend the transparent pixels of a `LA` or `RGBA` image with white."""
     if image.mode not in ("LA", "RGBA"):
         return image
     if image.mode == "RGBA":
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    grey, alpha = image.split()  # Pillow's alpha_composite does not support LA
+    grey, alpha = image.split()
     return Image.composite(grey, Image.new("L", image.size, 255), alpha)

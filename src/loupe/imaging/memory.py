@@ -10,8 +10,7 @@ from loupe.imaging.decoder import PhotoError
 
 MEGABYTE = 1_000_000
 MAX_DEFAULT_BYTES = 2000 * MEGABYTE
-# For each version of Linux control groups: the name of the controller in /proc/self/cgroup, the folder of the groups,
-# and the file of a group's limit.
+# Linux control groups, versions 2 and 1: name in /proc/self/cgroup, folder, and file with the limit
 CONTROL_GROUPS = (
     ("", Path("/sys/fs/cgroup"), "memory.max"),
     ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -19,11 +18,7 @@ CONTROL_GROUPS = (
 
 
 class MemoryBudget:
-    """A number of bytes that several threads share.
-
-    Args:
-        total: the number of bytes.
-    """
+    """A number of bytes that several threads share."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -35,10 +30,9 @@ class MemoryBudget:
         """Yield a function that reserves bytes for one thread, until the block exits.
 
         Yields:
-            A function of the number of bytes and of their purpose, which the error message contains. A call replaces
-            the reservation of the previous call, and waits until other threads have released enough bytes. The
-            function raises PhotoError if the number exceeds the budget. The caller must ensure that only one thread
-            at a time increases its reservation. Otherwise, two threads could each wait for the bytes of the other.
+            A function of the number of bytes and their purpose. A call replaces the previous reservation, and waits
+            until enough bytes are free. It raises PhotoError if the number exceeds the budget. Only one thread at a
+            time may increase its reservation; otherwise, two threads could wait for each other.
         """
         reserved = 0
 
@@ -61,26 +55,25 @@ class MemoryBudget:
 
 
 def get_default_budget() -> int:
-    """Return how many bytes images may take by default: MAX_DEFAULT_BYTES, or half of the memory if that is less."""
+    """Return the default memory for images in bytes: MAX_DEFAULT_BYTES, or half of the memory if that is less."""
     return min(MAX_DEFAULT_BYTES, read_total_memory() // 2)
 
 
 def read_total_memory() -> int:
-    """Return the bytes of memory that this process may use: the memory of the machine, or the container's limit."""
+    """Return the memory of the machine, or the container's limit, in bytes."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_read_container_limits(Path("/proc/self/cgroup"))])
 
 
 def _read_container_limits(membership: Path) -> Iterator[int]:
-    """Yield the limits of the control groups of this process and of all groups above them."""
+    """Yield the limits of the control groups of this process and of their parents."""
     if not membership.exists():  # not Linux
         return
     for line in membership.read_text(encoding="utf-8").splitlines():
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
-                # A container often sees the folder of its own group as `folder`. Then the path of the group does not
-                # exist there, and the loop ends with the file in `folder` itself.
+                # In a container, `folder` is often the group itself, the last parent.
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
                     if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():

@@ -1,4 +1,4 @@
-"""Reads the metadata of an image: EXIF, XMP, colour information and comments."""
+"""Reads the metadata of an image."""
 
 import struct
 from contextlib import suppress
@@ -7,16 +7,17 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
+from loupe.imaging.attachments import PHOTOSHOP_TAG, list_attachments
 from loupe.imaging.exif import place_exif, read_exif
 from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.xmp import place_xmp, remove_links
 
 IPTC_RESOURCE = 0x0404  # number of the Photoshop resource with IPTC fields
-IPTC_TAG, PHOTOSHOP_TAG = 33723, 34377  # numbers of TIFF tags
-IPTC_START = b"\x1c"  # the first byte of an IPTC record
-RESOURCE_MARK = b"8BIM\x04\x04"  # the start of a Photoshop resource that contains IPTC fields
-XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # the name that precedes XMP in a JPEG
-RAW_PROFILE = "Raw profile type "  # the start of the keywords of PNG texts with metadata in ImageMagick's encoding
+IPTC_TAG = 33723  # number of a TIFF tag
+IPTC_START = b"\x1c"  # first byte of an IPTC record
+RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
+XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
+RAW_PROFILE = "Raw profile type "  # start of the keywords of PNG texts in which ImageMagick stores metadata
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Metadata:
 
     Args:
         exif: the EXIF tags, with the orientation 1 (upright); None without tags.
-        icc: the colour profile; b"" without a profile.
-        xmp: the XMP packet; b"" without a packet.
+        icc: the colour profile, or b"".
+        xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
         colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
-        duration_ms: display time of a frame of an animation.
-        iptc: the IPTC fields (IIM records); b"" without fields.
+        duration_ms: display time of a frame.
+        iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.
     """
 
@@ -60,8 +61,8 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # `linked` are names of data that XMP linked to. A gain map is also a further image, but is reported only once.
-    attached = [name for name in _list_attachments(image) if name != "further images" or "gain map" not in linked]
+    # A gain map is also a further image, but is reported only once.
+    attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
         icc=decoded.icc,
@@ -73,7 +74,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
         iptc=_read_iptc(image) or raw.get("iptc", b""),
         omitted=tuple(dict.fromkeys((*decoded.omitted, *unreadable, *linked, *attached))),
     )
-    # For a TIFF, Pillow returns the size after the rotation.
+    # Pillow rotates the size of a TIFF.
     size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size
     orientation = orientation if orientation in range(1, 9) else 1
     upright = size[::-1] if orientation in ROTATED else size
@@ -82,29 +83,29 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
 
 
 def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
-    """Update sizes and positions in the EXIF tags and XMP properties; `metadata.exif` is changed in place."""
+    """Update sizes and positions in EXIF tags (in place) and XMP."""
     omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
     xmp, removed = place_xmp(metadata.xmp, placement)
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
 
 
 def read_duration(info: dict[Any, Any]) -> float:
-    """Return the display time of a frame in milliseconds; 0 for an image without a display time."""
+    """Return the display time of a frame in milliseconds, or 0."""
     return float(info.get("duration") or 0)
 
 
-def use_raw_exif(image: Image.Image) -> None:
-    """Make Pillow read the EXIF tags that ImageMagick wrote as the text `Raw profile type APP1` of a PNG."""
-    texts = {
-        name: text for name, text in image.info.items() if name == f"{RAW_PROFILE}APP1" and isinstance(text, str)
-    }
-    content = _take_raw_profiles(texts).get("exif")
-    if content and image.format == "PNG":
-        image.info.setdefault("exif", content)
+def use_raw_profiles(image: Image.Image) -> None:
+    """Use the EXIF tags and the profile that ImageMagick wrote as the texts `Raw profile type ...` of a PNG."""
+    if image.format == "PNG":
+        texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+        found = _take_raw_profiles(texts)
+        for name, key in (("exif", "exif"), ("icc", "icc_profile")):
+            if name in found:
+                image.info.setdefault(key, found[name])
 
 
 def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
-    """Remove metadata in ImageMagick's encoding from the texts; return them as `exif`, `xmp` and `iptc`."""
+    """Remove metadata in ImageMagick's encoding from the texts; return it as `exif`, `xmp`, `iptc` and `icc`."""
     found = {}
     for keyword in [name for name in texts if name.startswith(RAW_PROFILE)]:
         kind = keyword.removeprefix(RAW_PROFILE).lower()
@@ -115,7 +116,8 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
                 kind = "exif" if content.startswith(b"Exif") else "xmp"
             if kind in ("iptc", "8bim"):
                 kind, content = "iptc", _find_iptc(content)
-            if kind in ("exif", "xmp", "iptc"):
+            kind = "icc" if kind == "icm" else kind
+            if kind in ("exif", "xmp", "iptc", "icc"):
                 found[kind] = content.removeprefix(XMP_NAME)
                 del texts[keyword]
     return found
@@ -124,19 +126,6 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
 def make_iptc_resource(iptc: bytes) -> bytes:
     """Return IPTC fields as a Photoshop resource."""
     return RESOURCE_MARK + b"\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
-
-
-def _list_attachments(image: Image.Image) -> list[str]:
-    """Return names of the data that a file contains in addition to the image. This data is not read."""
-    names = []
-    for marker, content in getattr(image, "applist", ()):
-        if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
-            names.append("gain map")
-        elif marker == "APP2" and content.startswith(b"MPF\0"):
-            names.append("further images")
-        elif marker == "APP11" and content.startswith(b"JP"):
-            names.append("content credentials")
-    return names
 
 
 def _read_xmp(info: dict[Any, Any]) -> bytes:
@@ -148,7 +137,7 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format != "TIFF":
         return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    # If the tag has the type LONG, as in many files, `tag_v2` contains a number instead of the bytes.
+    # `tag_v2` can contain a number instead of the bytes.
     content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
     resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
     return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
@@ -168,7 +157,9 @@ def _find_iptc(content: bytes) -> bytes:
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if name != "XML:com.adobe.xmp"}
-    comment = image.info.get("comment")
+    # For a JPEG, `info` has only the last comment.
+    comments = [content for marker, content in getattr(image, "applist", ()) if marker == "COM"]
+    comment = b"\n".join(comments) or image.info.get("comment")
     if comment:
         texts["Comment"] = _decode_comment(comment) if isinstance(comment, bytes) else str(comment)
     return texts
@@ -177,5 +168,5 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
 def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # the encoding is unknown, because image files do not store the encoding of comments
+    except UnicodeDecodeError:  # the encoding is not stored
         return comment.decode("latin-1")

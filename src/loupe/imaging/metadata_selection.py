@@ -1,21 +1,19 @@
-"""Selects the metadata that a format can store, and lists the names of all other metadata."""
+"""Selects the metadata that a format can store, and lists other metadata by name."""
 
 from dataclasses import replace
 
 from PIL import Image
 
-from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, ORIENTATION
+from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
-MAX_SEGMENT_BYTES = 65_533  # the largest segment of a JPEG
-PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # the name that precedes Photoshop resources in a JPEG
-# Numbers of EXIF tags. INCHES is a value of RESOLUTION_UNIT.
+MAX_SEGMENT_BYTES = 65_533  # of a JPEG
+PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
+# Numbers of EXIF tags, and a value of RESOLUTION_UNIT
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
-# EXIF tags that can be too long for a segment of a JPEG.
-LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}
-COMMENT = "Comment"  # the keyword of the text that JPEG, GIF and TIFF store
-# The kinds of metadata that each format can store.
+LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}  # can exceed a segment
+COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
     "PNG": {"EXIF", "XMP", "IPTC", "texts", "comment", "resolution"},
@@ -28,9 +26,9 @@ METADATA_KINDS = {
 
 
 def fit_metadata(metadata: Metadata, name: str) -> Metadata:
-    """Select the metadata that a format can store, and add the names of all other metadata to `Metadata.omitted`.
+    """Select the metadata that a format can store; add the names of other metadata to `Metadata.omitted`.
 
-    Texts and the resolution become EXIF tags where a format has no other place for them.
+    Where the format has no place for texts and the resolution, they become EXIF tags.
     """
     kinds = METADATA_KINDS[name]
     omitted = [*metadata.omitted]
@@ -61,19 +59,15 @@ def fit_metadata(metadata: Metadata, name: str) -> Metadata:
 def _move_to_exif(
     exif: Image.Exif | None, texts: dict[str, str], dpi: tuple[float, float] | None
 ) -> tuple[Image.Exif | None, dict[str, str]]:
-    """Add texts to the EXIF tags as the user comment, and add the resolution.
-
-    Returns:
-        The tags, and the texts that were not added because the tags already have a user comment.
-    """
+    """Add texts (as the user comment) and the resolution to the EXIF tags; return texts that were not added."""
     exif = exif or Image.Exif()
     if dpi and X_RESOLUTION not in exif:
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
     if texts:
         nested = exif.get_ifd(EXIF_IFD)
-        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # the first 8 bytes are the encoding
+        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # 8 bytes for the encoding
             return exif, texts
-        # Image generators write the text `parameters` to user comments first, and without the keyword.
+        # As image generators, write `parameters` first, without the keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"
@@ -83,10 +77,7 @@ def _move_to_exif(
 
 
 def _limit_segments(metadata: Metadata) -> Metadata:
-    """Remove metadata that is too long for a segment of a JPEG.
-
-    If EXIF fits after one or two of the LARGE_TAGS are removed, the other tags are kept.
-    """
+    """Remove metadata that is too long for a segment of a JPEG, the LARGE_TAGS first."""
     omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
     nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}

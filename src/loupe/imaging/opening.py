@@ -1,4 +1,4 @@
-"""Opens image files with Pillow, including TIFFs whose pixels only libvips decodes, and lists the pages of a TIFF."""
+"""Opens image files with Pillow, including TIFFs that only libvips decodes, and lists the pages of a TIFF."""
 
 import io
 from collections.abc import Iterator
@@ -13,16 +13,13 @@ from loupe.imaging.formats import READ_SUFFIXES, is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
 EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE, BIT_ORDER = 338, 339, 254, 266
-# The tags that describe the pixels.
 PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
-# Bits of SUBFILE_TYPE: a smaller version of another page, such as a thumbnail, and a transparency mask.
-NOT_A_PAGE = 1 | 4
-MAX_SKIPPED = 5000  # largest number of such images in a TIFF, because opening each of them takes time
-WEBP_COMPRESSION = 50001  # only libvips decodes this compression
-# The compressions that libvips decodes: none, CCITT, LZW, JPEG, deflate, PackBits and WebP. For other compressions,
-# libvips often returns black pixels instead of an error.
+NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
+MAX_SKIPPED = 5000  # maximum number of these in a TIFF, because opening each takes time
+WEBP_COMPRESSION = 50001  # only for libvips
+# libvips often returns black pixels for other compressions.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
 VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1 to 6: grey, RGB, palette, CMYK, YCbCr
@@ -38,9 +35,9 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         self._is_unknown = False
         try:
             super()._setup()
-        except (KeyError, SyntaxError):  # Pillow does not know the compression or the pixel format
+        except (KeyError, SyntaxError):  # unknown to Pillow
             tags = {tag: self.tag_v2.pop(tag) for tag in PIXEL_TAGS if tag in self.tag_v2}
-            super()._setup()  # reads the size, the resolution and the profile
+            super()._setup()
             self.tag_v2.update(tags)
             self._is_unknown = True
             self.tile = []
@@ -52,11 +49,11 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
 
     def get_extra_samples(self) -> tuple[int, ...]:
-        """Return the kinds of the bands after the colours (TIFF 6.0, ExtraSamples)."""
+        """Return the kinds of the bands after the colours (ExtraSamples)."""
         return tuple(self._get(EXTRA_SAMPLES, ()))
 
     def validate_for_vips(self) -> None:
-        """Raise PhotoError with the reason if libvips does not decode the current page correctly."""
+        """Raise PhotoError if libvips does not decode the current page correctly."""
         bits, formats = {*self._get(BITS_PER_SAMPLE, (1,))}, self._get_formats()
         compression, colours = self._get(COMPRESSION, 1), self._get(PHOTOMETRIC, WHITE_IS_ZERO)
         is_float = formats == {FLOAT}
@@ -82,25 +79,22 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image file of a supported format, from its bytes or its path.
-
-    Files of other formats are not opened, because opening an ICO file decodes it.
-    """
+    """Open an image file of a supported format. Other formats are not tried: opening an ICO decodes it."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
         return TiffImage(_to_file(source))
     Image.preinit()
-    # Pillow loads all its plugins before it tries a format whose plugin is not loaded; these formats come last.
+    # Formats with a missing plugin come last, because Pillow then loads all plugins.
     formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
         return Image.open(_to_file(source), formats=formats)
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
-            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides, such as 12 bits
+            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides
         if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
             image = Image.open(io.BytesIO(content), formats=["PNG"])
-            image.info["icc_profile"] = None  # the reader reports a profile that it cannot use
+            image.info["icc_profile"] = None  # reported as unsuitable
             return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
@@ -108,16 +102,16 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 
 def _remove_png_profile(source: bytes | Path) -> bytes:
-    """Return a PNG without its profile, whose faults can make Pillow fail; b"" if it has no profile."""
+    """Return a PNG without its profile, which can make Pillow fail; b"" if it has no profile."""
     content = source if isinstance(source, bytes) else source.read_bytes()
     start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
     length = int.from_bytes(content[start : start + 4], "big")
-    # Besides its content, a chunk has 12 bytes: length, name and checksum.
+    # A chunk has 12 bytes besides its content.
     return content[:start] + content[start + 12 + length :] if start > 0 else b""
 
 
 def _load_plugin(head: bytes) -> bool:
-    """Load the plugin of Pillow for a file with these first bytes; return whether the file needs a plugin.
+    """Load Pillow's plugin for a file with these first bytes; return whether the file needs a plugin.
 
     Raises:
         PhotoError: the plugin is not installed.
@@ -142,12 +136,10 @@ def _to_file(source: bytes | Path) -> io.BytesIO | Path:
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:
-    """Seek to each page of a TIFF and yield the number of the page.
-
-    Thumbnails, pyramid levels and masks are skipped. A file that contains nothing else has one page, number 0.
+    """Seek to each page of a TIFF and yield its number, without thumbnails and masks. A file without pages yields 0.
 
     Raises:
-        PhotoError: the file contains more than MAX_SKIPPED of them.
+        PhotoError: more than MAX_SKIPPED images are not pages.
     """
     number = page_count = 0
     try:

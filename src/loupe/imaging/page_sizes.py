@@ -1,4 +1,4 @@
-"""Lists the sizes of all frames or pages of an image file before any frame or page is decoded."""
+"""Lists the sizes of all frames or pages of an image file without decoding."""
 
 import warnings
 from pathlib import Path
@@ -10,11 +10,7 @@ from loupe.imaging.opening import TiffImage, list_pages, open_image
 
 
 def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
-    """Return width and height of each frame or page, as stored in the file.
-
-    Args:
-        source: the bytes of a file, or its path.
-        limit: the largest accepted number of frames or pages. Further pages of a TIFF are not read.
+    """Return width and height of each frame or page, as stored.
 
     Raises:
         PhotoError: the file is not an image, or has more than `limit` frames or pages.
@@ -27,7 +23,7 @@ def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
                 _validate_count(count, limit)
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []
-            for _ in list_pages(image):  # the number of pages is unknown: each page links only to the next page
+            for _ in list_pages(image):
                 sizes.append(image.size)
                 _validate_count(len(sizes), limit)
             return sizes

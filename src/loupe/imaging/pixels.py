@@ -1,4 +1,4 @@
-"""Decodes an opened image to pixels and their colour profile: with Pillow, or with libvips for 16-bit colour."""
+"""Decodes an opened image to pixels and their colour profile, with Pillow, or with libvips for 16-bit colour."""
 
 import io
 from pathlib import Path
@@ -14,16 +14,13 @@ from loupe.imaging.opening import TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
-# The number of colour bands of libvips' interpretations. Further bands contain alpha or masks; masks are not read.
+# Colour bands of libvips' interpretations. Further bands are alpha or masks.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
 PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSamples
 
 
 def needs_vips(image: Image.Image) -> bool:
-    """Return whether libvips must decode the image: Pillow cannot decode it, or would reduce it from 16 to 8 bits.
-
-    Call this function before the image is decoded. Animated PNGs return False, because only Pillow decodes frames.
-    """
+    """Return whether Pillow cannot decode the image, or would reduce it to 8 bits. Call this before decoding."""
     if isinstance(image, TiffImage):
         return image.needs_vips()
     animated = getattr(image, "n_frames", 1) > 1
@@ -32,21 +29,18 @@ def needs_vips(image: Image.Image) -> bool:
 
 
 def read_profile(image: Image.Image) -> bytes:
-    """Return the colour profile of an opened image; b"" if the profile is missing, damaged or unsuitable."""
+    """Return the colour profile of an image; b"" if it is missing, damaged or unsuitable."""
     icc = image.info.get("icc_profile") or b""
     spaces = ("CMYK",) if image.mode == "CMYK" else ("RGB", "GRAY", *("Lab",) * (image.mode == "LAB"))
     return icc if icc and open_profile(icc, *spaces) else b""
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove the profile.
+    """Convert RGB pixels to grey if the profile is for grey images; if the pixels have colours, remove the profile.
 
     Args:
         pixels: (height, width, bands).
-        icc: the profile; b"" without a profile.
-
-    Returns:
-        The pixels and their profile.
+        icc: the profile, or b"".
     """
     if not is_for_grey(icc) or pixels.shape[2] < 3:
         return pixels, icc
@@ -60,7 +54,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
 
     Args:
         file: the opened file at the page to decode.
-        source: the bytes of the file, or its path.
+        file: the opened file, at the page to decode.
         icc: the result of `read_profile`.
 
     Returns:
@@ -103,14 +97,14 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
 
 
 def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
-    """Open an image with its colours and its alpha, without other bands. libvips removes premultiplication."""
+    """Open an image with its colours and alpha only. libvips removes premultiplication."""
     import pyvips
 
-    options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}  # sequential: without a copy of all pixels
+    options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
     if file.tell():
         options["page"] = file.tell()
     if isinstance(source, Path) and not _is_utf8(source):
-        source = source.read_bytes()  # libvips accepts only UTF-8 paths
+        source = source.read_bytes()  # libvips needs UTF-8 paths
     if isinstance(source, bytes):
         image = pyvips.Image.new_from_buffer(source, "", **options)
     else:
@@ -131,12 +125,7 @@ def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
 
 
 def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Decode an image with Pillow. CMYK and Lab become sRGB.
-
-    Args:
-        image: an image of any mode.
-        icc: the result of `read_profile`.
-
+    """Decode an image with Pillow. CMYK and Lab become sRGB; `icc` is the result of `read_profile`.
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
@@ -158,7 +147,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
 
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Flip and rotate pixels, (height, width, bands), by an EXIF orientation (1..8); other values have no effect."""
+    """Flip and rotate pixels, (height, width, bands), by an EXIF orientation from 1 to 8."""
     if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in MIRRORED:
@@ -177,7 +166,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _cmyk_to_rgb(image: Any) -> Any:
-    """Convert CMYK without a profile to RGB by multiplication, as Pillow does; further bands are kept."""
+    """Convert CMYK without a profile to RGB by multiplication, as Pillow does."""
     white = 255 if image.format == "uchar" else 65535
     light = image[:4].linear(-1, white)
     colours = (light[:3] * light[3] / white).rint().cast(image.format)

@@ -1,13 +1,13 @@
-"""Converts positions in an image to positions in the result, which can be rotated, flipped, scaled and cropped."""
+"""Converts positions in an image to positions in the rotated, flipped, scaled and cropped result."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# EXIF orientations. First, width and height are exchanged for ROTATED. Then, left and right are exchanged for
-# MIRRORED, and top and bottom for UPSIDE_DOWN.
+# EXIF orientations: ROTATED exchanges width and height; then MIRRORED exchanges left and right, UPSIDE_DOWN top and
+# bottom.
 ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
-Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image's width and height
+Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class Placement:
     """The geometry of a result.
 
     Args:
-        size: the size of the image before the rotation.
-        scaled_size: the size of the result before the crop, which removes equal margins on opposite sides.
+        size: width and height of the image before the rotation.
+        scaled_size: the size of the result before the crop to the centre.
         result_size: the size of the result.
-        orientation: the EXIF orientation, 1 to 8, by which the image is rotated or flipped.
+        orientation: the EXIF orientation of the image, 1 to 8.
     """
 
     size: Size
@@ -38,7 +38,7 @@ class Placement:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """The horizontal and the vertical scale factor of the result, after the rotation."""
+        """The horizontal and vertical scale factor, after the rotation."""
         size = self.size[::-1] if self.is_rotated else self.size
         return self.scaled_size[0] / size[0], self.scaled_size[1] / size[1]
 
@@ -48,7 +48,7 @@ class Placement:
         return (self.scaled_size[0] - self.result_size[0]) // 2, (self.scaled_size[1] - self.result_size[1]) // 2
 
     def place(self, box: Box) -> Box:
-        """Return the position of a box in the result, as fractions of the width and height of the result."""
+        """Return the position of a box in the result, as fractions of the result."""
         left, top, width, height = box
         if self.is_rotated:
             left, top, width, height = top, left, height, width
@@ -71,7 +71,7 @@ class Placement:
         return left, top, right - left, bottom - top
 
     def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:
-        """Return left, top, width and height of a box in the result; arguments and result are in pixels."""
+        """Return left, top, width and height of a box in the result; all values are in pixels."""
         (columns, rows), sides = self.size, (*self.result_size, *self.result_size)
         placed = self.place((left / columns, top / rows, width / columns, height / rows))
         return [round(value * side) for value, side in zip(placed, sides, strict=True)]
@@ -80,8 +80,8 @@ class Placement:
         """Return the position of a subject in the result, in pixels.
 
         Args:
-            values: the centre (x, y), then nothing for a point, the diameter of a circle, or width and height of a
-                rectangle (EXIF 3.0, SubjectArea). The result has the same form.
+            values: the centre (x, y), then nothing, a diameter, or width and height (EXIF 3.0, SubjectArea). The
+                result has the same form.
         """
         x, y, *sides = (float(value) for value in values)
         width, height = (sides * 2)[:2] if sides else (0, 0)

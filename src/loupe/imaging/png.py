@@ -1,8 +1,7 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips can read a stream of rows only if the
-stream is already a PNG (see `jpeg`). If libvips reads a file of raw pixels, it maps the whole file into memory:
-729 MB for 18,000x13,500 pixels.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips reads a stream of rows only as a PNG, and maps a
+file of raw pixels into memory: 729 MB for 18,000x13,500 pixels.
 """
 
 import io
@@ -22,9 +21,9 @@ from loupe.imaging.metadata import RAW_PROFILE, Metadata, make_iptc_resource
 from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour types by the number of bands
-UP = 2  # the PNG filter that subtracts the byte above from each byte; suits upscaled photos, which are smooth
-ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # the header of RFC 1950, and an empty last block of RFC 1951
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of bands
+UP = 2  # the PNG filter that subtracts the byte above; good for smooth images
+ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950 and RFC 1951
 Encoded = tuple[np.ndarray, bytes]  # filtered rows, and the compressed rows
 
 
@@ -32,15 +31,15 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
     """Encode an image; one thread per core compresses the strips.
 
     Args:
-        stream: the image; uint16 is encoded with 16 bits per sample.
-        compress_level: 0..9; 1 uses run-length encoding only.
+        stream: the image, uint8 or uint16.
+        compress_level: 0 to 9; 1 uses run-length encoding only.
         options: the metadata, as options of Pillow's PNG writer.
 
     Yields:
         The parts of the file.
     """
     bits = 8 * stream.dtype.itemsize
-    # The last three numbers: compression by deflate, adaptive filters, no interlacing.
+    # deflate, adaptive filters, no interlacing
     header = struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0)
     yield SIGNATURE + _make_chunk(b"IHDR", header) + _encode_metadata(options)
     checksum, zlib_header = zlib.adler32(b""), ZLIB_HEADER
@@ -52,7 +51,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
 
 
 def make_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
-    """Make the chunks for colours, comments and XMP, as Pillow's PNG writer accepts them."""
+    """Make the chunks for colours, comments, XMP and IPTC."""
     chunks = PngImagePlugin.PngInfo()
     for name, data in metadata.colour_chunks.items():
         chunks.add(name, data)
@@ -77,7 +76,7 @@ def _make_tasks(stream: ImageStream, compress_level: int) -> Iterator[Callable[[
 
 
 def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encoded:
-    """Filter and compress rows. The blocks of RFC 1951 end at a byte boundary, so that more blocks can follow.
+    """Filter and compress rows. The compressed rows end at a byte boundary, so that more can follow.
 
     Args:
         rows: uint8, (rows, bytes).

@@ -6,20 +6,20 @@ import struct
 import numpy as np
 from PIL import ImageCms
 
-# Chromaticities: x and y of white, red, green and blue (ITU-T H.273, table 2; Adobe RGB (1998)).
+# x and y of white, red, green and blue (ITU-T H.273, table 2; Adobe RGB (1998))
 SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # parameters g, a, b, c, d of the curve type 3
-D50 = np.array([0.9642, 1, 0.8249])  # XYZ of the white of every profile
-# From XYZ to the cone responses in which the white is adapted (ICC.1:2022, annex E).
+D50 = np.array([0.9642, 1, 0.8249])  # XYZ of white in every profile
+# From XYZ to cone responses (ICC.1:2022, annex E)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-HEAD_BYTES, ENTRY_BYTES = 132, 12  # the header with the number of tags, and the entry per tag in the table of tags
-COLOUR_SPACE, CREATION_TIME = slice(16, 20), slice(24, 36)  # fields of the header of a profile (7.2)
+HEAD_BYTES, ENTRY_BYTES = 132, 12  # header with the number of tags, and entry of a tag
+COLOUR_SPACE, CREATION_TIME = slice(16, 20), slice(24, 36)  # fields of the header (7.2)
 VERSION = 0x04300000  # 4.3
-DATE = struct.pack(">6H", 2016, 1, 1, 0, 0, 0)  # a fixed time, so that equal photos give identical files
-CLASSES = ("scnr", "mntr", "prtr", "spac")  # device classes of the profiles that describe the colours of an image
-BANDS = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}  # Pillow's mode by the colour space of a profile
+DATE = struct.pack(">6H", 2016, 1, 1, 0, 0, 0)  # fixed, so that equal photos give equal files
+CLASSES = ("scnr", "mntr", "prtr", "spac")  # device classes for images
+BANDS = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}  # Pillow's mode by colour space
 
 
 def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) -> bytes:
@@ -34,10 +34,10 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     primaries = np.transpose(colours)
     primaries = adaptation @ primaries * np.linalg.solve(primaries, white)
     parameters = SRGB_CURVE if gamma is None else (gamma,)
-    # The curve type 0 has only an exponent; the curve type 3 has the parameters of SRGB_CURVE.
+    # Curve type 0: an exponent; type 3: the parameters of SRGB_CURVE
     curve = b"para\0\0\0\0" + struct.pack(">HH", 0 if gamma else 3, 0) + _encode_numbers(parameters)
     name = "RGB".encode("utf-16-be")
-    # One text in US English; the characters begin at the byte 28 of the tag.
+    # One text in US English, at byte 28
     text = b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
     tags = {b"desc": text, b"cprt": text, b"wtpt": _encode_xyz(D50)}
     tags[b"chad"] = b"sf32\0\0\0\0" + _encode_numbers(adaptation.ravel())
@@ -47,7 +47,7 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     for tag, value in tags.items():
         table += struct.pack(">4sII", tag, start + len(data), len(value))
         data += value + bytes(-len(value) % 4)
-    # Size, version, device class and colour spaces, creation time, signature.
+    # size, version, device class and colour spaces, creation time, signature
     head = struct.pack(">I4xI12s12s4s28x", start + len(data), VERSION, b"mntrRGB XYZ ", DATE, b"acsp")
     return head + _encode_numbers(D50) + bytes(48) + table + data
 
@@ -59,12 +59,12 @@ def make_srgb_profile() -> bytes:
 
 
 def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
-    """Open a profile; return None if it is damaged, or not for one of the colour spaces, such as `RGB`."""
+    """Open a profile; return None if it is damaged or for another colour space."""
     try:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
         if space in spaces and profile.profile.device_class in CLASSES:
-            # buildTransform fails if the profile lacks a tag that a conversion needs.
+            # buildTransform fails if a required tag is missing
             srgb, flags = ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
             ImageCms.buildTransform(profile, srgb, BANDS[space], "RGB", flags=flags)
             return profile

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
-from loupe.imaging.avif import has_deep_samples
+from loupe.imaging.attachments import read_skipped_metadata
+from loupe.imaging.avif import decode_deep_heif, has_deep_samples, is_subsampled
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
-from loupe.imaging.exif import ORIENTATION, disable_truncated_tags
+from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_exif
+from loupe.imaging.maker_note import MAX_POSITION
+from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_profiles
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
@@ -28,16 +30,16 @@ from loupe.imaging.pixels import (
 )
 from loupe.imaging.placement import ROTATED
 
-# The end of a JPEG: the end marker, bytes that may follow, and the number of bytes in which the marker is searched.
-END_OF_IMAGE, PADDING, TAIL_BYTES = b"\xff\xd9", b"\0\xff\r\n ", 2**16
-# Names of data after the image to which the metadata of the image link.
+END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
+PADDING, TAIL_BYTES = b"\0\xff\r\n ", 2**16  # bytes that may follow the marker, and the length of the searched end
+# Data after the image, to which the metadata can link
 LINKED_DATA = {
     "further images",
     "gain map",
     "depth map",
     *(f"embedded {kind}" for kind in ("video", "image", "audio")),
 }
-FULL_SAMPLING = 0  # Pillow's number for 4:4:4: the colours have the full resolution
+FULL_SAMPLING = 0  # Pillow's number for 4:4:4
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Photo:
         format: Pillow's name of the format.
         count: the number of frames or pages.
         size: width and height of the first image, upright.
-        loop: the number of times an animation runs (0 means forever); None for a file that is not an animation.
-        images: the frames or pages, each decoded on demand.
+        loop: how often an animation runs (0: forever); None if the file is not an animation.
+        images: the frames or pages, decoded on demand.
         lossless: whether the file is a lossless WebP.
-        subsampled: whether the file stores fewer samples of colour than of brightness.
-        page_sizes: width and height of each page of a TIFF, upright; empty for other formats.
-        decoding_bytes: an upper limit of the memory that decoding takes, for the largest image.
-        pixel_bytes: an upper limit of the bytes per decoded pixel.
+        subsampled: whether the colours have a lower resolution.
+        page_sizes: upright width and height of each page of a TIFF.
+        decoding_bytes: maximum memory for decoding the largest image.
+        pixel_bytes: maximum bytes per decoded pixel.
     """
 
     format: str
@@ -81,11 +83,11 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
 
     Args:
         source: the bytes of a file, or its path.
-        strip: omit the metadata that is not needed to show the pixels. The colour profile is needed.
+        strip: omit all metadata but the colour space.
 
     Raises:
-        PhotoError: the file is not an image of a supported format, is damaged or too large. Iterating over the
-            images may also raise this error.
+        PhotoError: the file is not a supported image, damaged or too large. Iterating over the images can also raise
+            this error.
     """
     with translate_errors():
         if not _count_bytes(source):
@@ -93,28 +95,29 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         image = open_image(source)
         if isinstance(image, TiffImage):
             return _read_tiff(image, source, strip)
-        if image.format == "MPO":  # a JPEG followed by further images, which viewers do not show
+        if image.format == "MPO":  # a JPEG with further images
             image.format = "JPEG"
             count = 1
-        elif image.format == "HEIF":  # viewers show the primary image of a burst
+        elif image.format == "HEIF":  # only the primary image
             count = 1
         else:
             count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
+        read_skipped_metadata(image, source)
         if image.format == "BMP" and (profile := read_bmp_profile(source)) is not None:
             image.info["icc_profile"] = profile
-        # `needs_vips` must be called before getexif: getexif may decode a PNG to find EXIF after the pixels, and a
-        # decoded image does not show the bit depth of the file.
+        # Call needs_vips before getexif, which may decode a PNG and so hide its bit depth.
         by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
+        by_vips |= image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
         scale_transparent_value(image)
-        use_raw_exif(image)
+        use_raw_profiles(image)
         if isinstance(image.info.get("exif"), bytes):
             content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
             if image.info["truncated_tags"]:
                 image.getexif().load(content)
-        # An animated PNG may have a default image, which is not a frame: only viewers without animations show it.
+        # The default image of an animated PNG is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
@@ -129,12 +132,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             photo,
             decoding_bytes=decoding_bytes,
             pixel_bytes=get_pixel_bytes(image, by_vips),
-            subsampled=_is_subsampled(image, lossless),
+            subsampled=_is_subsampled(image, source, lossless),
         )
 
 
 def read_pillow_image(image: Image.Image) -> ImageData:
-    """Convert a Pillow image to upright pixels with the colour profile; raises PhotoError as `read_photo` does."""
+    """Convert a Pillow image to upright pixels with the colour profile; can raise PhotoError."""
     with translate_errors():
         _validate_not_empty(image)
         pixels, icc = match_profile(*decode_by_pillow(image, read_profile(image)))
@@ -142,25 +145,27 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
+def _read_start(source: bytes | Path) -> bytes:
+    """Return the start of a file, in which a maker note can keep its position."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        return file.read(2 * MAX_POSITION)
+
+
 def _count_bytes(source: bytes | Path) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
-    """Open a TIFF: survey all pages before any page is decoded.
-
-    Raises:
-        PhotoError: a page has no pixels or too many.
-    """
+    """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
-    # The file is opened again, because an image of Pillow keeps the metadata of all pages that it has visited.
+    # Opened again, because Pillow keeps the metadata of all visited pages.
     with open_image(source) as surveyed:
         for number in list_pages(surveyed):
             _validate_not_empty(surveyed)
             _validate_pixel_count(surveyed.width * surveyed.height)
             by_vips = needs_vips(surveyed)
             numbers.append(number)
-            sizes.append(surveyed.size)  # upright, unlike the size of other formats
+            sizes.append(surveyed.size)  # upright
             decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, by_vips, 0))
             pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
@@ -185,13 +190,13 @@ def _is_lossless(source: bytes | Path) -> bool:
             kind, size = head[:4], int.from_bytes(head[4:], "little")
             if kind in (b"VP8L", b"VP8 "):
                 return kind == b"VP8L"
-            # The chunks of a frame are in an ANMF chunk, after a header of 16 bytes. All other chunks are skipped.
+            # Enter an ANMF chunk after its header of 16 bytes; skip other chunks.
             stream.seek(16 if kind == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
 
 
 def _has_data_after_image(source: bytes | Path) -> bool:
-    """Return whether a JPEG does not end with the end marker and padding, as with a video or a camera's own data."""
+    """Return whether a JPEG contains further data, such as a video."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         file.seek(max(0, _count_bytes(source) - TAIL_BYTES))
         tail = file.read()
@@ -199,11 +204,13 @@ def _has_data_after_image(source: bytes | Path) -> bool:
     return end < 0 or bool(tail[end + len(END_OF_IMAGE) :].strip(PADDING))
 
 
-def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
-    """Return whether a file stores the colours with a lower resolution, which an AVIF or HEIF does not report."""
+def _is_subsampled(image: Image.Image, source: bytes | Path, lossless: bool) -> bool:
+    """Return whether a file stores the colours with a lower resolution."""
     if image.format == "JPEG":
         return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
-    return image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and not lossless)
+    if image.format in ("AVIF", "HEIF"):
+        return is_subsampled(source)
+    return image.format == "WEBP" and not lossless
 
 
 def _read_images(file: _OpenFile, numbers: Sequence[int], by_vips: bool) -> Iterator[ImageData]:
@@ -216,7 +223,7 @@ def _read_images(file: _OpenFile, numbers: Sequence[int], by_vips: bool) -> Iter
                     by_vips = needs_vips(image)
                 if image.format != "TIFF" and image.size != size:
                     raise PhotoError(f"damaged: frame {number + 1} must have {size[0]}x{size[1]} pixels")
-                # A variable for the frame would keep its pixels in memory while the next frame is decoded.
+                # A variable for the frame would keep its pixels while the next frame is decoded.
                 yield _decode(file, by_vips, number == numbers[-1])
 
 
@@ -225,29 +232,33 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     exif, icc = image.getexif(), read_profile(image)
     is_unsuitable = "icc_profile" in image.info and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
-    if by_vips:
+    if by_vips and image.format == "HEIF":
+        pixels = decode_deep_heif(file.source)
+    elif by_vips:
         pixels, icc = decode_by_vips(image, file.source, icc)
         orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
     else:
         image.load()
-        orientation = exif.get(ORIENTATION, 1)  # loading a TIFF rotates the pixels and resets the tag
+        orientation = exif.get(ORIENTATION, 1)  # loading a TIFF rotates the pixels
         pixels, icc = decode_by_pillow(image, icc)
     pixels, matched_icc = match_profile(pixels, icc)
     metadata = _read_colours(file, matched_icc, exif)
     if is_unsuitable or matched_icc != icc:
         metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
+        if image.format == "TIFF" and EXIF_IFD in exif:
+            image.info["start"] = _read_start(file.source)
         metadata = read_metadata(image, exif, metadata, stored_orientation)
         if image.format == "JPEG" and not LINKED_DATA & {*metadata.omitted} and _has_data_after_image(file.source):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))
     if is_last:
-        image.close()  # frees Pillow's copy of the pixels
-        vars(image).pop("_decoder", None)  # the decoder of a WebP or AVIF keeps several frames
+        image.close()
+        vars(image).pop("_decoder", None)  # WebP and AVIF decoders keep several frames
     return ImageData(make_upright(pixels, orientation), metadata, read_jpeg_quality(image))
 
 
 def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
-    """Return the colour space, the display time, and the names of colour information that is not used."""
+    """Return the colour space and the display time, with names of unused colour data."""
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)

@@ -1,9 +1,8 @@
 """Decodes images in the child process of `isolated_reader`.
 
-The parent process sends three kinds of requests. A dictionary with the path of a file opens the file; the answer
-contains the fields of `Photo` without the images. The request "decode" requests the images of the opened file; the
-answer is one message per image, then an empty message. The request "close" closes the opened file, and has no answer.
-If a request fails, the answer is the reason.
+A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
+"decode" requests the images; the answers are one message per image and an empty message. "close" closes the file,
+without an answer. An error is answered with its reason.
 """
 
 from dataclasses import fields
@@ -19,10 +18,9 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
-# Limits of the CPU time per image. The elapsed time would depend on the load of the machine. The slowest photos take
-# 0.1 s per megapixel.
+# Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
 BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
-LARGE_BLOCK_BYTES = 2**18  # as in `return_freed_blocks`
+LARGE_BLOCK_BYTES = 2**18  # for `return_freed_blocks`
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
 
@@ -50,7 +48,6 @@ def serve(connections: list[Connection]) -> None:
 
 
 def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
-    """Send each image, then an empty message."""
     pixels = max(width * height for width, height in (photo.size, *photo.page_sizes))
     limit_s = round(BASE_LIMIT_S + LIMIT_S_PER_MEGAPIXEL * pixels / 1e6)
     while True:
@@ -59,19 +56,14 @@ def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
         if image is None:
             break
         _send_image(connection, image)
-        del image  # frees the pixels before the next image is decoded
+        del image  # frees the pixels
     connection.send({})
 
 
 def _send_image(connection: Connection, image: ImageData) -> None:
     metadata = image.metadata
     exif = b"" if metadata.exif is None else metadata.exif.tobytes()
-    other_bytes = (
-        len(metadata.icc)
-        + len(metadata.xmp)
-        + len(metadata.iptc)
-        + sum(len(text) for text in metadata.texts.values())
-    )
+    other_bytes = sum(map(len, (metadata.icc, metadata.xmp, metadata.iptc, *metadata.texts.values())))
     for name, size, limit in (("EXIF", len(exif), MAX_EXIF_BYTES), ("metadata", other_bytes, MAX_METADATA_BYTES)):
         if size > limit:
             raise PhotoError(f"{name}: must have at most {limit:,} bytes, got {size:,}")

@@ -10,18 +10,15 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """Return the number of cores that this process may use, which can be less than the cores of the machine."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Run tasks in one thread per core and yield the results in the order of the tasks.
-
-    With n cores, at most 2 n + 1 tasks have started whose results the caller has not received. This limits the memory
-    of the results.
+    """Run tasks in one thread per core and yield the results in order. Few results wait at a time, to limit memory.
 
     Args:
-        tasks: functions that spend their time in code that releases the GIL: numpy, Pillow, zlib, onnxruntime.
+        tasks: functions that release the GIL, as those of numpy, Pillow, zlib and onnxruntime.
     """
     thread_count = count_cores()
     waiting: deque[Future[Result]] = deque()
@@ -34,8 +31,8 @@ def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         while waiting:
             yield waiting.popleft().result()
     except GeneratorExit:
-        # The garbage collector can close this generator in a thread that holds a lock of `threading`. If this block
-        # waited for the worker threads, it could block forever. The worker threads end when the executor is deleted.
+        # The garbage collector can close this generator while it holds a lock of `threading`. Waiting for the threads
+        # could then block forever.
         for future in waiting:
             future.cancel()
         raise

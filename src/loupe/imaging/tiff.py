@@ -1,8 +1,7 @@
 """Writes a TIFF (TIFF 6.0), compressed by deflate, while its rows are computed.
 
-Each page of a TIFF has a directory, which is a list of tags; EXIF and GPS tags are in further directories. Pillow
-needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile writes no further
-directories.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile no directories
+for EXIF and GPS.
 """
 
 import os
@@ -16,15 +15,16 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
-from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE_TAGS, RawText
+from loupe.imaging.exif import GPS_IFD, STRUCTURE_TAGS, RawText
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif, link_note
 from loupe.imaging.metadata import IPTC_TAG, Metadata
 from loupe.imaging.threads import run_in_order
 
-MAX_BYTES = 2**32 - 2**24  # 4 GB minus space for the metadata; a BigTIFF has no limit
+MAX_BYTES = 2**32 - 2**24  # 4 GB minus the metadata; a BigTIFF has no limit
 STRIP_BYTES = 2**20
-# Numbers of tags.
+# Numbers of tags
 WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, IMAGE_DESCRIPTION = 256, 257, 258, 259, 262, 270
 STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, STRIP_BYTE_COUNTS = 273, 277, 278, 279
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, PREDICTOR, EXTRA_SAMPLES = 282, 283, 296, 317, 338
@@ -36,13 +36,13 @@ BYTE, LONG, UNDEFINED, LONG8 = 1, 4, 7, 16  # types of tags
 
 
 class Layout(NamedTuple):
-    """How a file stores directories. Positions and sizes are in bytes.
+    """How a file stores directories (lists of tags), with positions and sizes in bytes.
 
     Args:
-        header: the header of the file, in which the offset of the first directory is still 0.
-        link: the position of this offset in the header.
-        count_bytes: the size of the number of tags, with which a directory begins.
-        entry_bytes: the size of a tag in a directory.
+        header: the header of the file; the offset of the first directory is still 0.
+        link: the position of this offset.
+        count_bytes: the size of the number of tags.
+        entry_bytes: the size of a tag.
         value_start: the position in a tag of the value or its offset.
         offset_type: the tag type of offsets.
         offset_format: the format of offsets for `struct`.
@@ -66,20 +66,25 @@ BIG_TIFF = Layout(
 
 
 def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> None:
-    """Write pages: the header, then the strips and the directory of each page.
+    """Write the header, then the strips and the directory of each page.
 
     Args:
         file: the file to write.
-        pages: the pages; uint16 is written with 16 bits per sample.
+        pages: the pages, uint8 or uint16.
         count: the number of pages. If the uncompressed pages exceed MAX_BYTES, the file is a BigTIFF.
     """
-    layout, link = TIFF, 0  # `link` is the position at which the offset of the next directory is written
+    layout, link = TIFF, 0  # `link`: position of the offset of the next directory
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
+        note, note_position = b"", 0
         if not link:
             layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_BYTES else TIFF
             link = layout.link
             file.write(layout.header)
+            exif = page.metadata.exif
+            if isinstance(exif, PlacedExif) and exif.note and exif.note_position >= len(layout.header):
+                note, note_position = exif.note, exif.note_position
+                file.write(bytes(note_position - len(layout.header)) + note)
         strip_rows = min(page.size[1], max(1, STRIP_BYTES // row_bytes))
         offsets, lengths = [], []
         strips = _regroup(page.strips, strip_rows)
@@ -89,7 +94,10 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
         file.write(bytes(file.tell() % 2))  # directories start at even offsets
         position = file.tell()
         tags = _make_page_tags(page, strip_rows, lengths, layout)
-        file.write(_set_offsets(tags.tobytes(position), position, offsets, layout))
+        if note:
+            tags[EXIF_IFD][MAKER_NOTE] = b""
+        directory = link_note(tags.tobytes(position), note, note_position, f"<HH{2 * layout.offset_format}")
+        file.write(_set_offsets(directory, position, offsets, layout))
         file.seek(link)
         file.write(struct.pack(f"<{layout.offset_format}", position))
         link = position + layout.count_bytes + layout.entry_bytes * len(tags)
@@ -99,7 +107,7 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
 def _make_page_tags(
     page: ImageStream, strip_rows: int, lengths: list[int], layout: Layout
 ) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Make all tags of a page; the offsets of the strips are 0."""
+    """Make the tags of a page; the offsets of the strips are 0."""
     tags = _make_metadata_tags(page.metadata, layout)
     tags[WIDTH], tags[HEIGHT] = page.size
     tags[BITS_PER_SAMPLE] = (8 * page.dtype.itemsize,) * page.bands
@@ -119,7 +127,7 @@ def _make_page_tags(
 
 
 def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Yield the rows of all strips again, in strips of `rows` rows; the last strip can have fewer rows."""
+    """Regroup rows into strips of `rows` rows; the last strip can have fewer."""
     rest: np.ndarray | None = None
     for strip in strips:
         rest = strip if rest is None or not len(rest) else np.concatenate([rest, strip])
@@ -131,7 +139,7 @@ def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
-    """Compress the differences of neighbouring pixels; run-length encoding is 8 times as fast as zlib's level 6."""
+    """Compress differences of neighbouring pixels. Run-length encoding is 8 times as fast as zlib's level 6."""
     pixels = strip.astype("<u2") if sample_bytes == 2 else to_8_bits(strip)
     differences = np.concatenate([pixels[:, :1], pixels[:, 1:] - pixels[:, :-1]], axis=1)
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
@@ -139,7 +147,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Replace the offsets of the strips: Pillow writes offsets for strips after the directory, not before."""
+    """Set the offsets of the strips, which Pillow expects after the directory."""
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes
@@ -151,7 +159,7 @@ def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: La
 
 
 def _make_metadata_tags(metadata: Metadata, layout: Layout) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Make the tags for all metadata except resolution and colour profile."""
+    """Make the tags for all metadata except resolution and profile."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(layout.header)
     if metadata.exif is not None:
         for tag, value in metadata.exif.items():

@@ -24,13 +24,12 @@ from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-FULL_COLOUR_QUALITY = 90  # an AVIF with at least this quality has the colours in full resolution
-# Methods of the WebP encoder that take less memory than the default method, 4. For an image of noise, method 2 takes
-# 9 bytes per pixel instead of 29. Without loss, method 0 takes 24 bytes per pixel instead of 41.
+FULL_COLOUR_QUALITY = 90  # from this quality, an AVIF has the colours in full resolution
+# Method 2 takes 9 bytes per pixel instead of 29 (default method 4); without loss, method 0 takes 24 instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
-APP13 = b"\xff\xed"  # the marker of the JPEG segment that contains Photoshop resources
-MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times only in whole seconds
-RUN_LENGTH = 3  # number of zlib's strategy Z_RLE; six photos were 2 to 10 % smaller than with the default strategy
+APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
+MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
+RUN_LENGTH = 3  # zlib's strategy Z_RLE makes six photos 2 to 10 % smaller
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,14 @@ class EncodeOptions:
     """Options of the encoders.
 
     Args:
-        quality: 1..100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
-        compress_level: 0..9, for PNG.
-        lossless: whether a WebP is lossless, if quality is None.
-        subsampled: whether an AVIF with a quality below FULL_COLOUR_QUALITY stores fewer samples of colour.
+        quality: 1 to 100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
+        compress_level: 0 to 9, for PNG.
+        lossless: whether a WebP without `quality` is lossless.
+        subsampled: whether an AVIF below FULL_COLOUR_QUALITY has colours of lower resolution.
         overwrite: whether an existing file is replaced.
-        attributes_of: a file whose permissions the written file gets; None for the default permissions.
+        attributes_of: a file whose permissions the written file gets, or None.
         keep_times: whether the written file also gets the times of `attributes_of`.
-        low_memory: whether the encoders take less memory. A WebP file is then larger, and an AVIF stores fewer
-            samples of colour (4:2:0).
+        low_memory: whether encoders take less memory, for larger WebPs and AVIFs with 4:2:0.
     """
 
     quality: int | None = None
@@ -60,7 +58,7 @@ class EncodeOptions:
 
     @property
     def avif_subsampling(self) -> str:
-        """The subsampling of an AVIF."""
+        """The chroma subsampling of an AVIF."""
         is_subsampled = self.subsampled and (self.quality or DEFAULT_QUALITY["AVIF"]) < FULL_COLOUR_QUALITY
         return "4:2:0" if is_subsampled or self.low_memory else "4:4:4"
 
@@ -72,14 +70,14 @@ def write_photo(
     loop: int | None = None,
     options: EncodeOptions | None = None,
 ) -> list[str]:
-    """Write an image file. The file gets its final name only when it is complete.
+    """Write an image file atomically.
 
     Args:
         out: the file; the suffix selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
         count: the number of images.
-        loop: the number of times an animation runs (0 means forever); None if the images are not frames.
-        options: the options of the encoder; None for the defaults.
+        loop: how often an animation runs (0: forever); None if the images are not frames.
+        options: the options of the encoder.
 
     Returns:
         Names of metadata that the file does not contain.
@@ -91,7 +89,7 @@ def write_photo(
     options = options or EncodeOptions()
     name = get_format(out)
     with write_atomically(out, options.overwrite) as partial:
-        omitted: dict[str, None] = {}  # an ordered set of names
+        omitted: dict[str, None] = {}  # an ordered set
         fitted = (_fit_image(image, name, omitted) for image in images)
         if name == "GIF":
             write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
@@ -108,7 +106,7 @@ def write_photo(
 
 
 def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> ImageStream:
-    """Convert the colours and select the metadata for a format; add the names of the other metadata to `omitted`."""
+    """Convert the colours and select the metadata for a format; collect the names of other metadata in `omitted`."""
     image = fit_colours(image, name)
     metadata = fit_metadata(image.metadata, name)
     omitted |= dict.fromkeys(metadata.omitted)
@@ -130,8 +128,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         with file.open("wb") as opened:
-            # If an object has only the method `write`, Pillow calls it. If it also has a file descriptor, Pillow
-            # writes to the descriptor, and raises no error if a full disk stores only a part of the data.
+            # Pillow would write to the file descriptor, and ignore a full disk.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
         _write_colour_space(file, name, stream.metadata)
@@ -151,8 +148,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     assert metadata is not None
     animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
-        # Each frame replaces the previous frame, even where the new frame is transparent. With OP_BACKGROUND, Pillow
-        # would omit black frames.
+        # Each frame replaces the previous frame. With OP_BACKGROUND, Pillow would omit black frames.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
     _write_colour_space(file, name, metadata)
@@ -175,7 +171,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
 
 
 def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
-    """Return the metadata and the encode options as arguments of Pillow's writer of a format."""
+    """Return the arguments of Pillow's writer of a format."""
     options: dict[str, Any] = {}
     comment = metadata.texts.get("Comment")
     if metadata.icc:

@@ -8,18 +8,16 @@ from typing import Any
 from loupe.imaging.placement import Box, Placement
 
 MAX_PACKET_BYTES = 2**22  # a parsed packet takes up to 20 times as much memory
-# Namespaces of XMP properties, and the common starts of namespaces.
+# Namespaces of XMP properties
 ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
-CONTAINER = f"{GOOGLE}container/"
-# A Google container lists the images in a file. These are their names in messages ("": no message), by the property
-# Semantic.
-SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
+CONTAINER = f"{GOOGLE}container/"  # lists the images in a file
+SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # their names in messages
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
-# XMP properties that link to further images or data in the file. Each entry has the namespace, a pattern of the
-# property's name ("": all properties), and the name of the data in messages ("": no message).
+# Links to further images or data in the file: namespace, pattern of the property's name ("": all), and the name of
+# the data in messages ("": no message).
 LINKS = (
     (f"{ADOBE}hdr-gain-map/1.0/", "", "gain map"),
     ("http://ns.apple.com/HDRGainMap/1.0/", "", "gain map"),
@@ -31,39 +29,36 @@ LINKS = (
     (f"{GOOGLE}audio/", "", "embedded audio"),
     ("http://ns.xiaomi.com/photos/1.0/camera/", "", "embedded files"),
     (f"{ADOBE}xmp/note/", "HasExtendedXMP", "extended XMP"),
-    (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),  # Loupe makes no thumbnails
+    (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
-# A packet without these bytes has no links, and is not parsed. Most packets contain the namespace xap/1.0. Therefore
-# the pattern contains the property of this namespace.
+# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so its property is searched.
 LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
-# A packet without these bytes has no positions, and is not parsed.
 POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
-# Per axis: the size of the full panorama, the offset of the photo in the panorama, the offset of the largest
-# rectangle without empty corners in the photo, and the size of the photo.
+# Per axis: size of the full panorama, offset of the photo, offset of the valid rectangle, size of the photo
 PANORAMA_NAMES = (
     ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
     ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
 )  # fmt: skip
-# Properties with the width (axis 0) and the height (axis 1) of the image.
+# Properties with the width (axis 0) and the height (axis 1) of the image
 SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
 XMLNS = "http://www.w3.org/2000/xmlns/"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-Fields = dict[str, Any]  # XML nodes by the name of the property; the value of a node is the value of the property
+Fields = dict[str, Any]  # XML nodes by the name of the property
 
 
 def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
-    """Remove links to further data, and set the orientation 1 (upright); return the packet, and names of the data."""
+    """Remove links to further data, and make the orientation 1 (upright); return the packet and names of the data."""
     packet = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
     return _edit(packet, _remove_links) if LINK_PATTERN.search(packet) else (packet, [])
 
 
 def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
-    """Update sizes and positions; return the packet, and names of properties that were removed."""
+    """Update sizes and positions; return the packet and names of removed properties."""
     for names, axis in SIZES:
         pattern = rb"((?:%s)(?:=[\"']|>))\d+" % names.encode()
         packet = re.sub(pattern, rb"\g<1>%d" % placement.result_size[axis], packet)
@@ -104,7 +99,6 @@ def _remove_links(document: Any) -> list[str]:
 
 
 def _remove(node: Any) -> None:
-    """Remove an attribute, or an element."""
     if node.nodeType == node.ATTRIBUTE_NODE and node.ownerElement:
         node.ownerElement.removeAttributeNode(node)
     elif node.parentNode:
@@ -112,7 +106,7 @@ def _remove(node: Any) -> None:
 
 
 def _place(document: Any, placement: Placement) -> list[str]:
-    """Update all positions in a packet; return names of properties that were removed."""
+    """Update all positions in a packet; return names of removed properties."""
     omitted: list[str] = []
     for element in document.getElementsByTagName("*"):
         if element.namespaceURI == EXIF and element.localName in ("SubjectArea", "SubjectLocation"):
@@ -124,7 +118,7 @@ def _place(document: Any, placement: Placement) -> list[str]:
 
 
 def _read_fields(element: Any, namespace: str) -> Fields:
-    """Return the values of an element's properties in a namespace: attributes, and texts of child elements."""
+    """Return an element's properties in a namespace: attributes and texts of child elements."""
     fields: Fields = {node.localName: node for node in element.attributes.values() if node.namespaceURI == namespace}
     for child in element.childNodes:
         is_text = len(child.childNodes) == 1 and child.firstChild.nodeType == child.TEXT_NODE
@@ -144,7 +138,7 @@ def _write_numbers(fields: Fields, values: Mapping[str, float], pixels: bool) ->
 
 
 def _place_area(element: Any, fields: Fields, placement: Placement) -> None:
-    """Place a rectangle, circle or point around a centre (Metadata Working Group, 5.9.1)."""
+    """Update a rectangle, circle or point around a centre (Metadata Working Group, 5.9.1)."""
     if not {"x", "y"} <= {*fields}:
         return
     pixels = "unit" in fields and fields["unit"].nodeValue == "pixel"
@@ -170,7 +164,7 @@ def _place_dimensions(element: Any, fields: Fields, placement: Placement) -> Non
 
 
 def _place_person(element: Any, fields: Fields, placement: Placement) -> None:
-    """Place the rectangle of a person (Microsoft Photo 1.2)."""
+    """Update the rectangle of a person (Microsoft Photo 1.2)."""
     if "Rectangle" in fields:
         left, top, width, height = map(float, fields["Rectangle"].nodeValue.split(","))
         placed = placement.place((left, top, width, height))
@@ -178,7 +172,7 @@ def _place_person(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
-    """Place a rectangle, a circle, or a point of a polygon (IPTC image regions)."""
+    """Update a rectangle, circle or point of a polygon (IPTC image regions)."""
     if not {"rbX", "rbY"} <= {*fields}:
         return
     owner, units = element, fields
@@ -193,7 +187,7 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Update the sizes of a panorama (Google Photo Sphere); remove all its properties for a rotated image."""
+    """Update the sizes of a panorama (Google Photo Sphere); remove them if the image was rotated."""
     if placement.orientation != 1:
         for node in fields.values():
             _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)
@@ -208,7 +202,7 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
 
 
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
-    """Scale the focal-plane resolution: the number of pixels per unit of length on the sensor."""
+    """Scale the focal-plane resolution (pixels per unit of length on the sensor)."""
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
     values = [Fraction(node.nodeValue) for node in nodes]
     ordered = values[::-1] if placement.is_rotated else values
@@ -218,14 +212,14 @@ def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_subject(element: Any, placement: Placement) -> None:
-    """Place SubjectArea or SubjectLocation, which have the same values as the EXIF tags."""
+    """Update SubjectArea or SubjectLocation."""
     texts = [item.firstChild for item in element.getElementsByTagNameNS(RDF, "li") if item.firstChild]
     placed = placement.place_subject([float(text.nodeValue) for text in texts])
     for text, value in zip(texts, placed, strict=True):
         text.nodeValue = str(value)
 
 
-# Functions that place the properties of an element, by the namespace of the properties.
+# Functions that update the properties of an element, by namespace
 PLACERS: dict[str, Callable[[Any, Fields, Placement], list[str] | None]] = {
     **dict.fromkeys(AREAS, _place_area),
     **dict.fromkeys(DIMENSIONS, _place_dimensions),

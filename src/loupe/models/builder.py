@@ -20,9 +20,9 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
-MAX_BATCH_BYTES = 2**29  # limit for the largest intermediate result of a call
-MAX_UNSPLIT_PIXELS = 2**18  # images with at most this many pixels together are never split into several calls
-COMPILED_MODELS = 8  # number of models that stay compiled; `evaluate --beside` uses several models
+MAX_BATCH_BYTES = 2**29  # of the largest intermediate result of a call
+MAX_UNSPLIT_PIXELS = 2**18  # of all images of a call that is never split
+COMPILED_MODELS = 8
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -30,14 +30,13 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Args:
         settings: the settings of a network.
-        input_side: side of the dataset's inputs in pixels. With patch=whole, a patch has this side.
+        input_side: side of the dataset's inputs in pixels, for patch=whole.
         luminance: the luminance formula of the dataset.
-        ridge: initial weights of the linear branch of skip=ridge, a result of `ridge.fit`; None means weights of 0.
+        ridge: initial weights of the linear branch of skip=ridge, from `ridge.fit`; None: 0.
 
     Returns:
-        An uncompiled functional model that maps images, (n, h, w, 1), to results, (n, h p/q, w p/q, 1). Values are in
-        [-1, 1]. A conditioned model has a second input channel; see `Geometry.condition`. The name of the model
-        contains its geometry; see `Geometry.name`.
+        An uncompiled functional model that maps images, (n, h, w, 1) in [-1, 1], to (n, h p/q, w p/q, 1). A
+        conditioned model has a second input channel (`Geometry.condition`). Its name is `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -57,19 +56,13 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
         set_linear_weights(model, "skip", ridge, scale)
-        last_layer = model.get_layer("blocks")  # with weights of 0, the untrained network computes ridge regression
+        last_layer = model.get_layer("blocks")  # 0: the untrained network is ridge regression
         last_layer.set_weights([np.zeros(weights.shape) for weights in last_layer.weights])
     return model
 
 
 def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.Model:
-    """Build a Keras model of a fitted ridge.
-
-    Args:
-        weights: the result of `ridge.fit`, (window * window, p * p).
-        scale: the scale factor.
-        luminance: the luminance formula of the dataset.
-    """
+    """Build a Keras model of a fitted ridge; `weights` is the result of `ridge.fit`."""
     image = keras.Input((None, None, 1), name="image")
     large = add_linear_branch(image, scale, "ridge", trainable=True)
     model = keras.Model(image, large, name=build_ridge_geometry(scale, luminance).name)
@@ -78,16 +71,12 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model. Layer n gets the weights of layer n of the other model.
+    """Copy weights from another model: layer n gets the weights of layer n, if the shapes are equal.
 
-    Only layers with weights are counted. If the shapes of the weights differ, a layer keeps its weights.
-
-    A conditioned model has a second input channel with the strength of artefacts. Its first convolution therefore has
-    one more input channel than the copied weights. This channel gets zeros, so that the untrained model ignores the
-    strength.
+    The additional input channel of a conditioned model gets zeros.
 
     Returns:
-        The number of layers whose weights were copied.
+        The number of copied layers, of those with weights.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
     copied_layers = 0
@@ -103,21 +92,21 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
 
 
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
-    """Compute the geometry of the network that `build` builds from these arguments."""
+    """Compute the geometry of a network of `build`."""
     scale: Fraction = settings.scale
     q, reach = import_module(settings.MODULE).compute_blocks(settings, input_side)
     if settings.pre_upscale != "none":
         reach += MARGIN
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
-        # A linear branch mirrors MARGIN pixels at the border, and reads MARGIN pixels around a block.
+        # A linear branch reads MARGIN pixels around a block, and mirrors as many at the border.
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
     condition = getattr(settings, "condition", "none")
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
 
 
 def measure_costs(model: keras.Model) -> dict[str, float]:
-    """Return the number of weights, and of multiply-adds per pixel of the result (macs_per_pixel), of a network."""
+    """Return the numbers of weights, and of multiply-adds per pixel of the result (macs_per_pixel)."""
     geometry = Geometry.from_name(model.name)
     side = compute_largest_input(geometry)
     size = measure_network(json.loads(model.to_json()), side)
@@ -129,13 +118,13 @@ class KerasUpscaler:
     """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
 
     Args:
-        model: a result of `build` or `build_ridge`, which may have been saved and loaded.
+        model: a result of `build` or `build_ridge`.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
         self._model = model
-        self._bytes_per_pixel: float | None = None  # size of the largest intermediate result per pixel of the image
+        self._bytes_per_pixel: float | None = None  # of the largest intermediate result
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
@@ -147,11 +136,11 @@ class KerasUpscaler:
             groups = model.trainable_variables, model.non_trainable_variables
             large = _compile(model)(*([variable.value for variable in group] for group in groups), images)
         else:
-            large = self._model(images, training=False)  # `predict` would compile the model for each image size
+            large = self._model(images, training=False)  # `predict` would compile for each size
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
-        """Return the largest number of images whose intermediate results fit into MAX_BATCH_BYTES, but at least 1."""
+        """Return how many images fit into MAX_BATCH_BYTES, at least 1."""
         if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:
@@ -163,25 +152,19 @@ class KerasUpscaler:
 
 @functools.lru_cache(COMPILED_MODELS)
 def _compile(model: keras.Model) -> Callable[..., Any]:
-    """Compile a model for JAX, which otherwise compiles each operation of each image size separately.
-
-    Returns:
-        A function of the trainable weights, the other weights and the images. Several threads can call this function.
-    """
+    """Compile a model for JAX, as a function of trainable weights, other weights and images."""
     import jax
 
     return jax.jit(lambda *state: model.stateless_call(*state, training=False)[0])
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer. The seed differs for each layer.
+    """Return a function that makes the initializers of the next layer, with a new seed.
 
-    All initializers are classes of Keras, so that a saved model loads without this package. `xavier` is the formula
-    in the text of the 2016 study: a truncated normal with stddev sqrt(6) / (sqrt(inputs) + sqrt(outputs)). The code
-    of the study adds 1 under the root. Both formulas differ from the formula of Glorot and Bengio (2010):
-    sqrt(2 / (inputs + outputs)).
+    `xavier` is the formula in the text of the 2016 study. Its code adds 1 under the root; Glorot and Bengio (2010)
+    use sqrt(2 / (inputs + outputs)).
     """
-    seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # a layer has two seeds: of its weights and of its biases
+    seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # for weights and biases
 
     def make_initializers(inputs: int, outputs: int) -> dict[str, Any]:
         stddev = {"xavier": 6**0.5 / (inputs**0.5 + outputs**0.5), "gaussian": settings.stddev}.get(

@@ -16,16 +16,14 @@ def add_body(
     """Add a 3x3 convolution to `filters` channels, `layers` residual layers, and a 1x1 convolution to p*p channels.
 
     A residual layer is a 3x3 convolution to `expansion * filters` channels, the activation, and a 1x1 convolution to
-    `filters` channels. This is the wide activation of Yu et al. 2018 ("Wide Activation for Efficient and Accurate
-    Image Super-Resolution"), but with the 3x3 kernel first.
+    `filters` channels (the wide activation of Yu et al. 2018, with the 3x3 kernel first).
 
     Args:
-        image: (n, h, w, 1), h and w multiples of q. An optional second channel is the strength of
-            artefacts; the mean of each block becomes an additional input channel of the first convolution.
-        settings: filters, layers, expansion, activation.
+        image: (n, h, w, 1), h and w multiples of q; an optional second channel is the strength of artefacts.
+        settings: the settings of the network.
         q: side of a block of the image.
         p: side of a block of the result.
-        initializer: maps the numbers of inputs and outputs of a layer to keyword arguments for its initializers.
+        initializer: maps the numbers of inputs and outputs of a layer to its initializers.
 
     Returns:
         (n, h p/q, w p/q, 1).
@@ -46,7 +44,7 @@ def add_body(
 
 
 def _fold_channels(image: Any, q: int) -> Any:
-    """Fold the first channel to q*q channels. If a second channel exists, append the mean of each of its blocks."""
+    """Fold the first channel to q*q channels; append the mean of each block of a second channel."""
     if image.shape[-1] == 1:
         return fold(image, q)
     luminance, strength = keras.ops.split(image, 2, axis=-1)
@@ -55,15 +53,6 @@ def _fold_channels(image: Any, q: int) -> Any:
 
 
 def compute_blocks(settings: Convolutional, input_side: int) -> tuple[int, int]:
-    """Compute the side of the blocks of the input, and the receptive field around a block.
-
-    Args:
-        settings: the settings of the network.
-        input_side: side of the dataset's inputs in pixels.
-
-    Returns:
-        The side q of a block, and the number of pixels on each side of a block that the result of the block depends
-        on. Both are in pixels of the input.
-    """
+    """Return the side q of an input block, and the pixels around a block on which its result depends."""
     q = get_block_sides(settings.scale)[0]
     return q, (settings.layers + 1) * q

@@ -1,4 +1,4 @@
-"""Loads untrusted .keras files. Only networks that Loupe can have built are accepted; no code from a file runs."""
+"""Loads untrusted .keras files. Only networks of Loupe are accepted; no code from a file runs."""
 
 import json
 import zipfile
@@ -12,17 +12,17 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # allowed members, with size limits
-MAX_RESULT_BYTES = 2**29  # limit for the largest intermediate result of one tile
-MAX_PRODUCTS = 2 * 10**12  # limit for the multiplications of one tile, which take about a minute on one core
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # of the allowed members
+MAX_RESULT_BYTES = 2**29  # of the largest intermediate result of a tile
+MAX_PRODUCTS = 2 * 10**12  # multiplications of a tile, about a minute on one core
 
 
 def load(file: Path) -> keras.Model:
-    """Load an uncompiled network in Keras's safe mode, which builds only Keras's own layers and refuses code.
+    """Load an uncompiled network in Keras's safe mode, which refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file or has unexpected members, the network is too large, or Loupe cannot
-            have built the network. Malicious files can make Keras raise other exceptions.
+        ValueError: the file is not a .keras file of Loupe, or the network is too large. Malicious files can make
+            Keras raise other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")
@@ -34,7 +34,7 @@ def load(file: Path) -> keras.Model:
     channels = Geometry.from_name(config["config"]["name"]).channels
     if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, channels)]:
         raise ValueError(f"must take images of {channels} channels")
-    # A file may name its only input as a list. Keras warns if such a model is called with an array.
+    # Keras warns about models whose only input is a list.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 

@@ -1,6 +1,6 @@
-"""Computes the size of a network from the configuration in its `.keras` file. The network is not built.
+"""Computes the size of a network from the configuration in its `.keras` file, without building it.
 
-Only layers that `builder` uses are accepted. Otherwise a file of a few bytes could make Keras fill the memory.
+Other layers than those of `builder` are refused: a file of a few bytes could make Keras fill the memory.
 """
 
 import math
@@ -8,12 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# The shapes of images; the second channel is the strength of artefacts.
-IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
-# The allowed classes of the objects in the configurations of layers.
+IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])  # without and with the strength of artefacts
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-# Values that the builder never changes; other values would make a layer larger or slower, or run another function.
+# The builder never changes these values.
 FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
@@ -43,12 +41,12 @@ def measure_network(model: Any, side: int) -> NetworkSize:
     """Compute the size of a network for one image.
 
     Args:
-        model: the configuration of the model, as in `config.json` of a `.keras` file.
+        model: the configuration in `config.json` of a `.keras` file.
         side: height and width of the image.
 
     Raises:
-        ValueError: `builder` cannot have built the network. If the configuration contains values of wrong types,
-            KeyError, TypeError, AttributeError and other errors are possible.
+        ValueError: `builder` cannot have built the network. Values of wrong types raise further errors, such as
+            KeyError.
     """
     if model["class_name"] != "Functional":
         raise ValueError(f"class_name: must be Functional, got {str(model['class_name'])[:80]!r}")
@@ -79,19 +77,19 @@ def measure_network(model: Any, side: int) -> NetworkSize:
 
 
 def _list_inputs(layer: Any) -> list[str]:
-    """Return the names of the layers whose results are the inputs of a layer."""
+    """Return the names of the layers before a layer."""
     nodes = layer["inbound_nodes"]
     if not nodes:
         return []
     if len(nodes) > 1:
         raise ValueError(f"inbound_nodes: must be at most 1 per layer, got {len(nodes)}")
     parts = nodes[0]["args"]
-    parts = parts[0] if isinstance(parts[0], list) else parts  # a concatenation has a list of inputs
+    parts = parts[0] if isinstance(parts[0], list) else parts  # the list of a concatenation
     return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 
 def _validate_config(config: dict[str, Any]) -> None:
-    """Check that the configuration of a layer contains only values that `builder` uses; sizes are not checked."""
+    """Check that the configuration of a layer contains only values of `builder`, except for sizes."""
     for name, value in config.items():
         if name in FIXED_VALUES and _to_tuple(value) != FIXED_VALUES[name]:
             raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")
@@ -124,7 +122,7 @@ def _measure_dense(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape
 
 
 def _add_products(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
-    """Add the weights and products of a layer, in which each value of the result depends on `values` inputs."""
+    """Add a layer whose results each depend on `values` inputs."""
     size.weights += shape[2] * (values + bool(config["use_bias"]))
     size.products += math.prod(shape) * values
     return shape
@@ -175,7 +173,7 @@ def _measure_concatenation(size: NetworkSize, config: Any, inputs: list[Shape]) 
 
 
 def _get_shape(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    """Return the shape of the inputs, which is the shape of the result."""
+    """Return the shape of the inputs and of the result."""
     if len(set(inputs)) > 1:
         raise ValueError(f"inputs of a layer Add: must have the same shape, got {str(inputs)[:80]}")
     return inputs[0]

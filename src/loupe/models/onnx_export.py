@@ -1,4 +1,4 @@
-"""Exports a Keras model to ONNX and checks that the ONNX model gives the same result as the Keras model."""
+"""Exports a Keras model to ONNX and compares the results of both."""
 
 import itertools
 import warnings
@@ -12,9 +12,8 @@ from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_DIFFERENCE = 1e-4  # on the scale of pixel values from -1 to 1
-# The chains of node types that tf2onnx writes for a symmetric padding. The first chain occurs inside the network, the
-# second chain at the input image.
+MAX_DIFFERENCE = 1e-4  # of pixel values from -1 to 1
+# The node types that tf2onnx writes for a symmetric padding, inside the network and at the input
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
     ["Pad", "Pad", "Compress", "Compress"],
@@ -24,16 +23,11 @@ PADDING_CHAINS = [
 def export(model: object, geometry: Geometry, file: Path) -> float:
     """Write a Keras model as ONNX, with its geometry in the metadata, and compare both models on a noise image.
 
-    Args:
-        model: the Keras model.
-        geometry: the geometry of the model.
-        file: the ONNX file to write.
-
     Returns:
         The largest absolute difference of the results.
 
     Raises:
-        LoupeError: the results of Keras and ONNX differ by more than MAX_DIFFERENCE, or their shapes differ.
+        LoupeError: the results differ by more than MAX_DIFFERENCE, or in their shapes.
     """
     import onnx
 
@@ -41,7 +35,7 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, geometry.channels)).astype("float32")
     expected = KerasUpscaler(model)(noise)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras's exporter causes warnings of NumPy
+        warnings.simplefilter("ignore", FutureWarning)  # from NumPy
         model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
     network = _merge_padding(onnx.load(file))
     _drop_leading_axes(network)
@@ -57,10 +51,9 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
 
 
 def _merge_padding(network: Any) -> Any:
-    """Replace each symmetric padding of one pixel with one node of edge padding, which has the same result.
+    """Replace symmetric paddings of one pixel with single nodes of edge padding, which have the same result.
 
-    tf2onnx writes four or six nodes per padding. These nodes copy the image several times, which takes a sixth of the
-    run time of a network.
+    The four or six nodes of tf2onnx take a sixth of the run time of a network.
     """
     import onnx
 
@@ -71,7 +64,7 @@ def _merge_padding(network: Any) -> Any:
         chain = [node]
         while len(chain) < len(kinds) and chain[0].input and chain[0].input[0] in producers:
             chain.insert(0, producers[chain[0].input[0]])
-        # The second input of a padding is its width per side.
+        # The second input is the width per side.
         if [part.op_type for part in chain] == kinds and constants[chain[1].input[1]].max() == 1:
             node.op_type = "Pad"
             node.input[:] = [chain[0].input[0], chain[1].input[1]]
@@ -82,7 +75,7 @@ def _merge_padding(network: Any) -> Any:
 
 
 def _drop_leading_axes(network: Any) -> None:
-    """Squeeze the leading axis that tf2onnx adds to the result of a ridge: (1, n, h, w, 1) to (n, h, w, 1)."""
+    """Remove the leading axis that tf2onnx adds to the result of a ridge: (1, n, h, w, 1) to (n, h, w, 1)."""
     import onnx
 
     output = network.graph.output[0]

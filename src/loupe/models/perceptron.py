@@ -8,7 +8,7 @@ import keras
 from loupe.config.networks import Perceptron
 from loupe.models.blocks import fold, pad, unfold
 
-ENTRY_FILTERS = 8  # number of channels of each entry convolution
+ENTRY_FILTERS = 8  # channels
 
 
 def add_body(
@@ -16,15 +16,7 @@ def add_body(
 ) -> Any:
     """Add the entry convolutions, the hidden dense layers and a dense layer to p*p channels.
 
-    Args:
-        image: (n, h, w, 1), h and w multiples of q.
-        settings: the settings of the network.
-        q: side of a block of the image.
-        p: side of a block of the result.
-        initializer: maps the numbers of inputs and outputs of a layer to keyword arguments for its initializers.
-
-    Returns:
-        (n, h p/q, w p/q, 1).
+    For arguments and result, see `convolutional.add_body`.
     """
     x = image
     for _ in range(settings.entry_convolutions):
@@ -32,7 +24,7 @@ def add_body(
             ENTRY_FILTERS, 3, activation=settings.activation, **initializer(9 * x.shape[-1], ENTRY_FILTERS)
         )(pad(x, 1))
     x = fold(x, q)  # (n, h/q, w/q, q*q*channels)
-    # With `mirror`, the widths before the last width are repeated in reverse order.
+    # `mirror` repeats all but the last width in reverse order.
     widths = [*settings.hidden, *(settings.hidden[-2::-1] if settings.mirror else ())]
     for number, width in enumerate(widths):
         x = keras.layers.Dense(width, activation=settings.activation, **initializer(x.shape[-1], width))(x)
@@ -45,7 +37,7 @@ def add_body(
 
 
 def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
-    """Compute the side of the blocks of the input, and the receptive field; see `convolutional.compute_blocks`."""
+    """Return the side of an input block, and the receptive field; see `convolutional.compute_blocks`."""
     return input_side if settings.patch == "whole" else int(settings.patch.split(":")[0]), settings.entry_convolutions
 
 

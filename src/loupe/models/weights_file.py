@@ -1,6 +1,6 @@
-"""Checks the HDF5 file in a `.keras` file. A child process with limited memory and CPU time reads the file.
+"""Checks the HDF5 file in a `.keras` file in a child process with limited memory and CPU time.
 
-The HDF5 library can crash or run forever on a damaged file. A small file can declare arrays that fill the memory.
+The HDF5 library can crash or run forever on a damaged file, and a small file can declare arrays that fill the memory.
 """
 
 import zipfile
@@ -12,17 +12,13 @@ from loupe.imaging.limits import limit_process
 
 WEIGHTS = "model.weights.h5"
 CPU_LIMIT_S = 10
-TIMEOUT_S = 30  # limit for the elapsed time, which is longer than the CPU time on a busy machine
+TIMEOUT_S = 30  # more than the CPU time, for a busy machine
 MAX_MEMORY_BYTES = 2**30
 MAX_OBJECTS = 20_000
 
 
 def validate_weights(file: Path, count: int) -> None:
-    """Check that a `.keras` file contains `count` weights, stored as complete float32 arrays without links.
-
-    Raises:
-        ValueError: the weights are not valid.
-    """
+    """Raise ValueError unless a `.keras` file contains `count` weights in complete float32 arrays without links."""
     child = ChildProcess("loupe.models.weights_file:serve", {"file": str(file), "count": count})
     try:
         reason, _ = child.connections[0].receive(TIMEOUT_S)
@@ -37,14 +33,14 @@ def validate_weights(file: Path, count: int) -> None:
 
 
 def serve(connections: list[Connection], file: str, count: int) -> None:
-    """Check a file in the child process; send the reason why the file is invalid, or an empty text."""
+    """Check a file in the child process; send the fault, or ""."""
     reason = ""
     try:
         with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):
             actual_count = _count_weights(file)
         if actual_count != count:
             reason = f"{WEIGHTS} must contain {count} weights, got {actual_count}"
-    except Exception as error:  # h5py raises exceptions of many classes
+    except Exception as error:
         reason = str(error) or type(error).__name__
     connections[0].send(reason)
 
@@ -65,7 +61,7 @@ def _count_weights(file: str) -> int:
                 if not isinstance(link, h5py.HardLink):
                     raise ValueError(f"{WEIGHTS} must not contain links, got {name[:80]!r}")
                 if group is weights and name == "optimizer":
-                    continue  # Keras does not load the state of the optimizer
+                    continue
                 part = group[name]
                 if isinstance(part, h5py.Group):
                     groups.append(part)
@@ -75,7 +71,7 @@ def _count_weights(file: str) -> int:
 
 
 def _count_values(part: Any) -> int:
-    """Return the number of values of an HDF5 dataset; raise ValueError for storage that Keras does not use."""
+    """Return the number of values of an HDF5 dataset; raise ValueError for unusual storage."""
     if part.dtype != "float32" or part.chunks or part.external or part.is_virtual or part.shape is None:
         raise ValueError(
             f"{WEIGHTS} must contain only float32 arrays without chunks and external files, got {part.name[:80]!r}"

@@ -1,1 +1,1 @@
-"""Upscales photo files with onnxruntime, and removes noise from photo files. Keras and MLflow are never imported."""
+"""Upscales photo files with onnxruntime, and removes noise. Keras and MLflow are never imported."""

@@ -1,4 +1,4 @@
-"""Writes an HTML file that shows photos before and after upscaling, with a slider."""
+"""Writes an HTML file that compares photos with their results, with a slider."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size, find_uncropped_size
 
 MAX_FIGURES = 12
-MAX_FIGURE_SIZE = 1600, 1200  # largest width and height of a figure, in pixels of the result
+MAX_FIGURE_SIZE = 1600, 1200  # in pixels of the result
 
-# An invisible slider covers the image. It moves the line by mouse, touch or keys, and screen readers support it. The
-# slider is wider than the image by one thumb, because the centre of a thumb cannot reach the ends of a slider.
+# An invisible slider moves the line. It is wider than the image by one thumb, because the centre of a thumb cannot
+# reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -103,7 +103,7 @@ def validate_file(file: Path, overwrite: bool) -> None:
 def write_comparison(
     file: Path, jobs: Sequence[PhotoJob], read: Callable[[Path], ImageData], overwrite: bool = True
 ) -> None:
-    """Write the figures of the first MAX_FIGURES photos to one self-contained HTML file.
+    """Write the figures of the first MAX_FIGURES photos to one HTML file.
 
     Args:
         file: the file to write.
@@ -122,7 +122,7 @@ def write_comparison(
 
 
 def read_first(file: Path) -> ImageData:
-    """Read the first frame or page of a file; raises PhotoError."""
+    """Read the first frame or page of a file; can raise PhotoError."""
     return next(read_photo(file).images)
 
 
@@ -133,27 +133,27 @@ def render_figure(
     note: str = "",
     read: Callable[[Path], ImageData] = read_first,
 ) -> str:
-    """Render the first frame or page of a photo and its result as HTML; STYLE is its style sheet.
+    """Render the first frame or page of a photo and its result as HTML for STYLE.
 
     Args:
         job: the two files.
-        max_size: the largest width and height of the figure, which shows the centre of the result.
+        max_size: maximum width and height of the figure, which shows the centre of the result.
         number: the number of the figure in its document.
         note: appended to the caption.
         read: a function that reads the first frame or page of a file.
 
     Raises:
-        PhotoError: one of the files cannot be read, or has too many pixels.
+        PhotoError: a file cannot be read, or has too many pixels.
     """
     after = read(job.out)
     large_width, large_height = _get_size(after)
     size = min(large_width, max_size[0]), min(large_height, max_size[1])
     left, top = (large_width - size[0]) // 2, (large_height - size[1]) // 2
     part = after.pixels[top : top + size[1], left : left + size[0]].copy()
-    after = replace(after, pixels=part)  # frees the pixels outside of this part
+    after = replace(after, pixels=part)  # frees the other pixels
     before = read(job.photo)
     width, height = _get_size(before)
-    # `box` is the corresponding part of the photo, with fractions of pixels, so that both sides of the line match.
+    # `box` is the same part of the photo, with fractions of pixels.
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2

@@ -11,10 +11,10 @@ from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.photos.sizes import Size
 from loupe.upscalers.non_local_means import MARGIN, denoise, estimate_noise
 
-STRIP_PIXELS = 300_000  # strips of 2,000,000 pixels do not fit the cache and take 1.5 times as long
-STRIP_BYTES = 120  # bytes per pixel of a strip with its margins while the strip is denoised
-NOISE_BYTES = 32  # bytes per pixel while the noise is estimated
-NOISE_SIDE = 2000  # the noise is estimated in the middle of the image, at most this many pixels wide and high
+STRIP_PIXELS = 300_000  # larger strips do not fit the cache and take 1.5 times as long
+STRIP_BYTES = 120  # bytes per pixel of a strip
+NOISE_BYTES = 32  # bytes per pixel for estimating the noise
+NOISE_SIDE = 2000  # of the part of the image in which the noise is estimated
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class DenoiseTransform:
     """Denoises the images of photo files; see `Transform`. The results contain floats.
 
     Args:
-        noise: standard deviation of the noise on a scale from 0 to 255; None to estimate it.
+        noise: standard deviation of the noise, from 0 to 255; None estimates it.
     """
 
     noise: float | None = None
 
     def compute_size(self, size: Size) -> Size:
-        """Return the size of the result: the size of the image."""
+        """Return the size of the image."""
         return size
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate how many bytes the denoising takes."""
+        """Estimate the bytes for the denoising."""
         noise_pixels = 0 if self.noise is not None else math.prod(min(side, NOISE_SIDE) for side in size)
         rows = min(max(16, STRIP_PIXELS // size[0]) + 4 * MARGIN, size[1])
         return noise_pixels * NOISE_BYTES + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
@@ -45,7 +45,7 @@ class DenoiseTransform:
 
 
 def _denoise_strips(pixels: np.ndarray, noise: float | None) -> Iterator[np.ndarray]:
-    """Yield denoised colours without alpha, float32 (rows, width, colours), 0 to the value of white."""
+    """Yield denoised colours without alpha, float32 (rows, width, colours), on the scale of `pixels`."""
     white = np.iinfo(pixels.dtype).max
     height, width, bands = pixels.shape
     colours = bands - has_alpha(bands)

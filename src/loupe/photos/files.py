@@ -1,4 +1,4 @@
-"""Lists, processes and reports photos, for all steps that process photo files."""
+"""Lists, processes and reports photos, for the steps that process photos."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from loupe.photos.processing import Outcome, Transform
     from loupe.photos.streams import StepSettings
 
-# A child process decodes files with these extensions.
+# Extensions of files that a child process decodes
 ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
-PROGRESS_BYTES = 2_000_000  # a single photo with more bytes gets a progress bar
+PROGRESS_BYTES = 2_000_000  # a larger photo gets a progress bar
 
 
 def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
-    """Open a context that replaces `-` in the inputs and in `out` by temporary files."""
+    """Open a context that replaces `-` in the inputs and outputs by temporary files."""
     if STREAM not in (settings.out, *settings.inputs):
         return nullcontext(settings)
     from loupe.photos.streams import replace_streams
@@ -31,11 +31,7 @@ def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettin
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
-    """List the photos and their results; a dry run also prints this list.
-
-    Raises:
-        UsageError: an input or output does not exist or is not valid.
-    """
+    """List the photos and their results, or raise UsageError; a dry run also prints this list."""
     from loupe.photos.inputs import find_photos, find_photos_in_place
 
     if not settings.out.strip():
@@ -56,7 +52,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
-    """Open the readers for `process_photos`. A child process, if needed, starts before the imports."""
+    """Open the readers for `process_photos`. A child process starts before the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
@@ -68,7 +64,7 @@ def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[
 
 
 def get_memory(settings: PhotoSettings) -> int:
-    """Return how many bytes the images may take."""
+    """Return the maximum bytes for images."""
     from loupe.imaging.memory import MEGABYTE, get_default_budget
 
     return get_default_budget() if settings.memory is None else settings.memory * MEGABYTE
@@ -77,7 +73,7 @@ def get_memory(settings: PhotoSettings) -> int:
 def process_photos(
     settings: PhotoSettings, found: "PhotoList", transform: "Transform", readers: "Sequence[IsolatedReader]"
 ) -> "list[Outcome]":
-    """Process each photo and write the file of `--compare`. A photo that fails does not stop the other photos.
+    """Process each photo and write the file of `--compare`. Failed photos do not stop the others.
 
     Args:
         settings: the settings of the step.
@@ -110,7 +106,7 @@ def process_photos(
         warnings.catch_warnings(),
         ProgressBar(settings.STEP, len(found.jobs), not _needs_progress(settings, found.jobs), "percent") as bar,
     ):
-        warnings.simplefilter("ignore")  # Pillow also warns of harmless faults in files
+        warnings.simplefilter("ignore")  # Pillow's warnings of harmless faults
         outcomes = sorted(process_jobs(found.jobs, options, bar.update), key=lambda outcome: order[outcome.job])
     if settings.compare:
         from loupe.imaging.isolated_reader import read_first_image
@@ -126,19 +122,16 @@ def process_photos(
 def report_outcomes(
     settings: PhotoSettings, found: "PhotoList", outcomes: "Sequence[Outcome]", method: str
 ) -> list[Path]:
-    """Print the results, and a line on standard error for each photo that failed.
+    """Print the results, and a line on standard error for each failed photo; return the written files.
 
     Args:
         settings: the settings of the step.
         found: the photos.
         outcomes: the result of `process_photos`.
-        method: the name of the model or method; "" if none was used.
-
-    Returns:
-        The files that were written.
+        method: the name of the model or method, or "".
 
     Raises:
-        LoupeError: at least one photo failed, or the inputs contain no photo.
+        LoupeError: a photo failed, or the inputs contain no photo.
     """
     from loupe.photos.processing import describe_assumptions
 

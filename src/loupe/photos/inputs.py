@@ -1,4 +1,4 @@
-"""Lists the photos that files, folders and patterns select, and chooses a file for each result."""
+"""Lists the photos of the inputs, and chooses a file for each result."""
 
 import glob
 import os
@@ -28,7 +28,7 @@ class PhotoList:
 
     Args:
         jobs: the photos, with the files for the results.
-        failures: images that are not processed, each with the reason.
+        failures: images that are not processed, with reasons.
         others: files that are not images.
     """
 
@@ -38,7 +38,7 @@ class PhotoList:
 
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
-    """List the photos of the inputs. Each photo is also the file for its result."""
+    """List the photos of the inputs; each photo is also the file for its result."""
     found = find_photos(inputs, Path(os.devnull, "none"))  # no photo can be in this folder
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
@@ -47,7 +47,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
         elif job.photo.suffix.lower() not in FORMATS:
             found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
         else:
-            # Several paths can name the same file.
+            # Several paths can be the same file.
             jobs.setdefault(_identify(job.photo), PhotoJob(job.photo, job.photo))
     return PhotoList([*jobs.values()], found.failures, found.others)
 
@@ -55,21 +55,20 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
 def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, addition: str = "") -> PhotoList:
     """List the photos of the inputs and choose a unique file for each result.
 
-    Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
-    each input folder are in the subfolder of `out` that has the name of the input folder. Inside an input folder,
-    links to folders and links to files outside the folder are not followed, but listed in `failures`.
+    Folders are searched recursively, and their results keep the folder structure. With several inputs, each folder
+    has its own subfolder of `out`. Links to folders, and to files outside of a folder, become failures.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
-        suffix: the extension of all results, such as `.png`; None to keep the extension of each photo.
-        addition: a text that is added to the names of results in a folder.
+        suffix: the extension of all results; None keeps the extension of each photo.
+        addition: added to the names of results in a folder.
 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
     paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
-    if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches the folder `big` of an earlier call
+    if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
@@ -119,7 +118,7 @@ def _validate_no_overwriting(found: PhotoList) -> None:
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode, which all paths of one file share; None if the file does not exist."""
+    """Return the device and inode of a file; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -128,24 +127,18 @@ def _identify(path: Path) -> tuple[int, int] | None:
 
 
 class _Search:
-    """Collects the photos of files and folders.
-
-    Args:
-        out: the folder for results, which is not searched.
-        suffix: as in `find_photos`.
-        addition: as in `find_photos`.
-    """
+    """Collects the photos of files and folders. The folder `out` is not searched."""
 
     def __init__(self, out: Path, suffix: str | None, addition: str) -> None:
         self.found = PhotoList()
         self._results, self._suffix, self._addition = out.resolve(), suffix, addition
         self._names: set[str] = set()
         existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
-        # If the file system ignores case, the folder also exists with exchanged capitals and small letters.
+        # If the file system ignores case, the folder also exists in the other case.
         self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
-        """Add the files in and below a folder; the results are in and below `target`."""
+        """Add the files in a folder and its subfolders."""
         failures = self.found.failures
 
         def add_failure(error: OSError) -> None:
@@ -159,7 +152,7 @@ class _Search:
                         failures.append((here / name, "a link to a folder, which is not followed"))
                     elif (here / name).resolve() != self._results:
                         searched_folders.append(name)
-                except OSError as error:  # a path that is too long
+                except OSError as error:
                     add_failure(error)
             folders[:] = searched_folders
             for name in sorted(files):
@@ -172,10 +165,10 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file; the result is `out`, or a numbered name if another photo already has `out`."""
-        if path.name.startswith((".loupe-", "._")):  # temporary files of Loupe, and macOS's metadata of files
+        """Add a file; if another photo already has the result `out`, the name is numbered."""
+        if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
-        if path.exists() and not path.is_file():  # reading a pipe or a device can block forever
+        if path.exists() and not path.is_file():  # a pipe or a device
             self.found.others.append(path)
         elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
@@ -198,8 +191,8 @@ class _Search:
     def _name_result(self, out: Path) -> Path:
         """Return a name that does not depend on other photos.
 
-        If the format changes, the name keeps the photo's extension: the result of photo.png is photo.png.jpg. The
-        result of a photo that has this name itself is photo.png.jpg.jpg.
+        If the format changes, the name contains both extensions: photo.png.jpg. If a photo already has such a name,
+        the result is photo.png.jpg.jpg.
         """
         suffix = self._suffix or choose_suffix(out.suffix)
         inner = out.with_name(out.stem)
@@ -213,7 +206,7 @@ class _Search:
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether Pillow or an extra can open a file. ICO is not tried, because opening an ICO file decodes it."""
+    """Return whether Pillow or an extra can open a file. ICO is not tried: opening an ICO decodes it."""
     Image.init()
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -222,10 +215,10 @@ def _is_image(path: Path) -> bool:
                 return True
             warnings.simplefilter("ignore")
             Image.open(path, formats=[name for name in Image.ID if name != "ICO"]).close()
-    except Exception:  # decoders raise errors of many types
+    except Exception:
         return False
     return True
 
 
 def _is_within(link: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve fails for link loops
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve fails for loops

@@ -11,8 +11,8 @@ from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.overshoot import LimitedOvershoot
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
-LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network up to the size of `base`
-LARGE_LAYER_BYTES = 52_000_000  # memory per thread for the layers of the network `large`
+LAYER_BYTES = 32_000_000  # memory per thread for the layers of networks up to `base`
+LARGE_LAYER_BYTES = 52_000_000  # for the layers of `large`
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class LoadedModel:
     """A loaded model.
 
     Args:
-        name: the name that messages show.
+        name: the name in messages.
         model: the upscaling model.
-        run_id: the MLflow run that trained the model; None if unknown.
-        model_id: the logged model of MLflow; None if the model is not from MLflow.
+        run_id: the MLflow run that trained the model, or None.
+        model_id: the logged model of MLflow, or None.
         evidence: for a champion, the comparison with the previous champion, in one sentence.
-        device: the device that runs the network; "" if the model is not an ONNX network.
-        layer_bytes: the memory that the layers take at most while a thread upscales a strip of a photo.
+        device: the device that runs the network; "" if it is not an ONNX network.
+        layer_bytes: maximum memory for the layers per thread.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Networks:
     Args:
         scales: the scale factors that have a network.
         load: loads the network of a scale factor.
-        ensemble: use the self-ensemble (mean over 8 flips and rotations) of each network.
+        ensemble: use the self-ensemble (mean over 8 flips and rotations).
         device: the device that `load` requests for ONNX networks.
     """
 
@@ -56,57 +56,46 @@ class Networks:
         device: str = "auto",
     ) -> None:
         self.scales = sorted(scales)
-        # This function is called with one line if a network does not run on the requested device.
+        # Called with one line if a network does not run on the requested device
         self.report_fallback: Callable[[str], None] = print_error_once
         self._load, self._ensemble, self._device = load, ensemble, device
         self._loaded: dict[Fraction, LoadedModel] = {}
         self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
-        """Return the network of a scale factor with limited overshoot, and count the network as used.
-
-        Raises:
-            UsageError: the network cannot be loaded.
-        """
+        """Return the network with limited overshoot, and count it as used; raise UsageError if loading fails."""
         self._used[scale] = loaded = self.get(scale)
         is_filter = isinstance(loaded.model, FilterUpscaler)
         return loaded.model if is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
-        """Return the network of a scale factor without counting it as used.
-
-        Raises:
-            UsageError: the network cannot be loaded.
-        """
+        """Return a network without counting it as used; raise UsageError if it cannot be loaded."""
         if scale not in self._loaded:
             self._loaded[scale] = self._prepare(self._load(scale))
         return self._loaded[scale]
 
     def check(self) -> str:
-        """Load the network of the smallest scale factor, and return the device that runs it; see `LoadedModel`.
-
-        This call fails for an unusable model before any photo is read.
-        """
+        """Load the network of the smallest scale factor, to find an unusable model early, and return its device."""
         return self.get(self.scales[0]).device
 
     @property
     def used_names(self) -> str:
-        """The names of the networks used so far, comma-separated; "" if none was used, as at the scale factor 1."""
+        """The names of the used networks, comma-separated, or ""."""
         return ", ".join(dict.fromkeys(self._used[scale].name for scale in sorted(self._used)))
 
     @property
     def used_evidence(self) -> list[str]:
-        """One sentence per champion that was used so far: its name, and the comparison with its predecessor."""
+        """For each used champion, its name and the comparison with its predecessor."""
         used = (self._used[scale] for scale in sorted(self._used))
         return [f"{loaded.name}: {loaded.evidence}" for loaded in used if loaded.evidence]
 
     @property
     def used_devices(self) -> str:
-        """The devices that ran the ONNX networks used so far, comma-separated."""
+        """The devices that ran ONNX networks, comma-separated."""
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:
-        """Add the device and the self-ensemble, and report if the network does not run on the requested device."""
+        """Add the device and the self-ensemble; report if the network does not run on the requested device."""
         device = getattr(loaded.model, "device", "")
         fallback = getattr(loaded.model, "fallback", "")
         if not device and self._device not in ("auto", CPU):
@@ -119,7 +108,7 @@ class Networks:
 
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
-    """Load a network that ships with the package; raises UsageError if no such network exists."""
+    """Load a bundled network, or raise UsageError."""
     model = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
     layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
     name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"

@@ -28,29 +28,24 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
-RGBA_BYTES = 4  # bytes per pixel of RGBA with 8 bits per sample; only 16 bits per sample take more
+RGBA_BYTES = 4  # only 16 bits per sample take more bytes per pixel
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
-MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another photo is transformed
+MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another is transformed
 
 
 class Transform(Protocol):
     """Makes the result of one frame or page."""
 
     def compute_size(self, size: Size) -> Size:
-        """Compute the size of the result from the size of the image; raises PhotoError."""
+        """Compute the size of the result; can raise PhotoError."""
         ...
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate how many bytes the computation takes, without the pixels of the image and the whole result.
-
-        Args:
-            size: width and height of the image.
-            pixel_bytes: the bytes per pixel of the image.
-        """
+        """Estimate the bytes for the computation, without the image (size, bytes per pixel) and the whole result."""
         ...
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Make the result; raises PhotoError."""
+        """Make the result; can raise PhotoError."""
         ...
 
 
@@ -61,14 +56,14 @@ class ProcessingOptions:
     Args:
         transform: makes the result of one frame or page.
         encoding: the encode options of the files.
-        strip: omit the metadata except the colour profile.
+        strip: omit all metadata but the colour space.
         overwrite: replace existing results.
         resume: keep existing results.
         skip_larger: skip photos that are larger than the requested size.
-        in_place: replace each photo by its result, with the permissions of the photo.
+        in_place: replace each photo by its result.
         keep_times: give results the times and permissions of the photos.
-        memory: how many bytes the images of all photos may take together.
-        readers: one reader per thread; the caller may use these readers again. None opens new readers.
+        memory: maximum bytes for the images of all photos.
+        readers: one reader per thread; None opens readers.
     """
 
     transform: Transform
@@ -89,11 +84,11 @@ class Outcome:
 
     Args:
         job: the job.
-        size: width and height of the result; None if no result was written.
-        reason: the reason for a failure; "" if the result was written or existed before.
+        size: width and height of the result; None without a result.
+        reason: the reason for a failure, or "".
         omitted: names of metadata that the result does not contain.
         assumed_quality: `ImageStream.assumed_quality` of the first image.
-        skipped: whether the photo is larger than the requested size and was therefore skipped.
+        skipped: whether the photo is larger than the requested size.
     """
 
     job: PhotoJob
@@ -105,7 +100,7 @@ class Outcome:
 
 
 class StoppedError(Exception):
-    """The caller has ended the iteration over the outcomes; partial results are removed."""
+    """The caller has ended the iteration over the outcomes."""
 
 
 def process_jobs(
@@ -116,13 +111,13 @@ def process_jobs(
     Args:
         jobs: the photos.
         options: the options for all photos.
-        report_progress: called from any thread with the number of finished photos, including fractions of photos.
+        report_progress: called from any thread with the number of finished photos, a float.
 
     Yields:
-        The outcome of each job, in the order of completion.
+        The outcomes, in the order of completion.
     """
     for folder in {job.out.parent for job in jobs}:
-        with suppress(OSError):  # for example, a path is too long; the outcome of the job reports the error
+        with suppress(OSError):  # the outcome of the job reports the error
             remove_leftovers(folder)
     own_readers = open_readers(MAX_CONCURRENT_PHOTOS) if options.readers is None else nullcontext(options.readers)
     with own_readers as readers:
@@ -139,14 +134,14 @@ def process_jobs(
 
 
 class _Processor:
-    """Processes single photos, in several threads, and sums their progress."""
+    """Processes single photos in several threads, and sums their progress."""
 
     def __init__(
         self, options: ProcessingOptions, readers: Sequence[IsolatedReader], report_progress: Callable[[float], None]
     ) -> None:
         self._options, self._report = options, report_progress
         self._budget = MemoryBudget(options.memory)
-        self._opening = threading.Lock()  # only one thread at a time increases its reservation
+        self._opening = threading.Lock()  # see `MemoryBudget.reserve`
         self._stopped = threading.Event()
         self._readers, self._idle_readers = readers, queue.SimpleQueue[IsolatedReader]()
         for reader in readers:
@@ -154,16 +149,16 @@ class _Processor:
         self._progress: dict[PhotoJob, float] = {}
 
     def stop(self) -> None:
-        """End the work of all threads as soon as possible."""
+        """End all threads as soon as possible."""
         self._stopped.set()
         for reader in self._readers:
             reader.interrupt()
 
     def process(self, job: PhotoJob) -> Outcome:
-        """Process one photo; every error but StoppedError becomes the reason of the outcome."""
+        """Process one photo; an error becomes the reason of the outcome."""
         options = self._options
         try:
-            # Unlike Path.exists, os.path.exists returns False for a name that is too long.
+            # Path.exists raises an exception for a name that is too long.
             if not (options.overwrite or options.in_place) and os.path.exists(job.out):
                 return self._report_existing(job)
             return self._read_and_write(job)
@@ -177,7 +172,7 @@ class _Processor:
             if isinstance(error, FileExistsError) and os.path.exists(job.out):  # another process wrote the file
                 return self._report_existing(job)
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
-        except Exception as error:  # encoders raise errors of many types
+        except Exception as error:
             return Outcome(job, None, f"{job.out} cannot be written: {type(error).__name__}: {error}")
         finally:
             self._update_progress(job, 1)
@@ -214,7 +209,7 @@ class _Processor:
             self._idle_readers.put(reader)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
-        """Return an estimate of the memory that a photo takes, and a description of the result for messages."""
+        """Return the estimated memory for a photo, and a description of the result."""
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
         validate_output(out, largest, photo.count, bands=1)
@@ -229,14 +224,12 @@ class _Processor:
         if name == "WEBP":
             per_pixel = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes)
         encoded = estimate_encoding(name, largest, total, per_pixel)
-        # A single result is either streamed to the file, or computed as a whole and then encoded. A streamed result
-        # is never in memory as a whole; `encoded` is then 0.
+        # A streamed result (encoded == 0) is never in memory as a whole.
         if photo.count == 1:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:
             writing = pixels + work + encoded
-        # This process and the reader's process both store the pixels. While an image is written, the next image is
-        # decoded.
+        # This process and the reader's process store the pixels. The next image is decoded during the writing.
         reading = max(photo.decoding_bytes, 2 * pixels)
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""
@@ -248,7 +241,7 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        # With different qualities per frame of an animation, pixels that stay the same would change.
+        # Different qualities would change the unchanged pixels of an animation.
         if photo.loop is not None:
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)
@@ -275,7 +268,7 @@ class _Processor:
 
 
 def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
-    """Remove the alpha of a single image that is opaque everywhere if the result's format does not support alpha."""
+    """Remove an opaque alpha of a single image if the result's format does not support alpha."""
     pixels = image.pixels
     if count > 1 or not has_alpha(pixels.shape[2]) or get_format(out) in ALPHA_FORMATS:
         return image
@@ -284,7 +277,7 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
 
 
 def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
-    """Return the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`; "" if they assumed none."""
+    """Return the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`, or ""."""
     found = {outcome.assumed_quality for outcome in outcomes} - {None}
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Restores images with any method, and blends the results with the images, optionally only where a mask is white."""
+"""Restores images with any method, and blends the results with the images, optionally with a mask."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,20 +16,17 @@ from loupe.imaging.luminance import compute_luminance
 from loupe.photos.processing import Transform
 from loupe.photos.sizes import Size
 
-BLEND_PIXELS = 300_000  # strips are blended in parts of about this many pixels
-BLEND_BYTES = 40  # bytes per pixel of a part while the part is blended
+BLEND_PIXELS = 300_000  # strips are blended in parts of this size
+BLEND_BYTES = 40  # bytes per pixel of a part
 
 
 def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> np.ndarray:
-    """Read a mask and blur its edges.
+    """Read a mask, uint8 (height, width), and blur its edges.
 
     Args:
         file: an image.
-        read: a function that reads the first frame or page of a file.
         feather: the width of the blurred edges in pixels.
-
-    Returns:
-        uint8, (height, width).
+        read: a function that reads the first frame or page of a file.
 
     Raises:
         UsageError: the file is not an image.
@@ -47,8 +44,8 @@ class BlendTransform:
     """Blends the results of another transform with the images; see `Transform`.
 
     Args:
-        restore: the transform that makes results of the same size. Its strips may contain floats.
-        strength: 0..1; 0 keeps the image, 1 returns the restored image, values between 0 and 1 mix the two.
+        restore: makes results of the same size, possibly floats.
+        strength: weight of the restored image, 0 to 1.
         mask: uint8, (height, width): 255 restores a pixel, 0 keeps it. None restores all pixels.
     """
 
@@ -61,15 +58,11 @@ class BlendTransform:
         return size
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate how many bytes the restoration takes."""
+        """Estimate the bytes for the restoration."""
         return self.restore.estimate_memory(size, pixel_bytes) + max(BLEND_PIXELS, size[0]) * BLEND_BYTES
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Restore an image; its rows are computed on demand.
-
-        Raises:
-            PhotoError: the mask has another size than the image.
-        """
+        """Restore an image; its rows are computed on demand. Raises PhotoError if the mask has another size."""
         height, width = image.pixels.shape[:2]
         if self.mask is not None and self.mask.shape != (height, width):
             got = f"{self.mask.shape[1]}x{self.mask.shape[0]}"

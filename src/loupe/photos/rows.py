@@ -1,7 +1,6 @@
-"""Images whose rows are computed on demand, so that an image of any size needs bounded memory.
+"""Images whose rows are computed on demand, to limit the memory.
 
-Each class computes its rows from the rows of a source, including the margin that the filter or network needs. The
-values of a row do not depend on which other rows the caller requests.
+A row does not depend on which other rows are requested.
 """
 
 import math
@@ -14,8 +13,8 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
-LANCZOS_RADIUS = 3  # number of source pixels that Lanczos reads on each side when it upscales
-SPREAD_LEVELS = 5  # colours spread 2**5 = 32 pixels into transparent areas, twice the halo of a network
+LANCZOS_RADIUS = 3  # source pixels on each side
+SPREAD_LEVELS = 5  # colours spread 2**5 pixels into transparent areas, twice the halo of a network
 
 
 class Rows(Protocol):
@@ -23,23 +22,21 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the exact width and height, which may be fractions. For example, 3:2 upscales a side of 5 pixels to
-            7.5 pixels; the extent is 7.5, and the size is 8.
+        extent: the exact width and height: at 3:2, 5 pixels have the extent 7.5 and the size 8.
     """
 
     size: tuple[int, int]
     extent: tuple[float, float]
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows top to bottom (exclusive), (bottom - top, width)."""
+        """Compute rows from `top` to `bottom` (exclusive), (bottom - top, width)."""
         ...
 
 
 class VisibleColours:
     """The colours of an image; transparent pixels take the colours of visible pixels around them.
 
-    Networks and filters also read the hidden colours next to an edge of transparency. The hidden colours are often
-    black and would cause a dark fringe.
+    Their own colours, often black, would cause a dark fringe.
 
     Args:
         pixels: uint8 or uint16, (height, width, bands), as in `ImageData`.
@@ -55,7 +52,7 @@ class VisibleColours:
         """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
         if not self._alpha:
             return self._pixels[top:bottom]
-        step = 2**SPREAD_LEVELS  # the rows begin at a multiple of `step`, so that equal rows get equal colours
+        step = 2**SPREAD_LEVELS  # begin at a multiple, so that equal rows get equal colours
         begin = max(0, top - 2 * step) // step * step
         part = self._pixels[begin : bottom + 2 * step]
         colour = part[..., :-1]
@@ -72,7 +69,7 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
     Args:
         colour: (height, width, bands).
         alpha: (height, width, 1); 0 is transparent.
-        levels: colours spread up to 2**levels pixels into transparency.
+        levels: colours spread by up to 2**levels pixels.
     """
     if levels == 0 or alpha.all():
         return colour
@@ -91,12 +88,7 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
 
 
 class LuminanceRows:
-    """The luminance of an image: the result of `compute_luminance`, which training uses, but without rounding.
-
-    Args:
-        colours: the colours of the image.
-        luminance: `rec601`, `rec709` or `relative`.
-    """
+    """The luminance of an image, as in `compute_luminance`, but without rounding."""
 
     def __init__(self, colours: VisibleColours, luminance: str) -> None:
         self._colours, self._luminance = colours, luminance
@@ -119,14 +111,14 @@ class LuminanceRows:
 
 
 class ChromaRows:
-    """Red minus green and blue minus green, float32 (rows, width, 2); both are 0 for grey."""
+    """Red minus green and blue minus green, float32 (rows, width, 2)."""
 
     def __init__(self, colours: VisibleColours) -> None:
         self._colours = colours
         self.height, self.width = colours.height, colours.width
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows top to bottom (exclusive)."""
+        """Compute rows from `top` to `bottom` (exclusive)."""
         colour = self._colours(top, bottom).astype("float32")
         return colour[..., ::2] - colour[..., 1:2]
 
@@ -166,7 +158,7 @@ class ResizedRows:
 def resize_bands(
     source: VisibleColours | ChromaRows, top: int, bottom: int, width: int, steps: tuple[float, float]
 ) -> list[np.ndarray]:
-    """Compute rows top to bottom (exclusive) of each band by Lanczos.
+    """Compute rows from `top` to `bottom` (exclusive) of each band by Lanczos.
 
     Args:
         source: the bands.
@@ -183,12 +175,12 @@ def resize_bands(
     part = source(begin, end)
     ends = bottom * down - begin, width * across
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # for example, half a pixel is missing at 3:2
+    if any(missing):  # such as half a pixel at 3:2
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # Floats are used, because Pillow clips 8-bit values between its horizontal and its vertical pass.
+        # Pillow clips 8-bit values between its two passes.
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 
@@ -196,11 +188,11 @@ def resize_bands(
 
 
 def get_weights(luminance: str) -> np.ndarray:
-    """Return the weights of red, green and blue; their sum is 1."""
+    """Return the weights of red, green and blue."""
     return REC_601 if luminance == "rec601" else REC_709
 
 
 def _source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
-    """Return the range of source rows that Lanczos reads, with `step` source rows per row of the result."""
+    """Return the range of source rows that Lanczos reads."""
     reach = LANCZOS_RADIUS * max(step, 1) + 1
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

@@ -1,4 +1,4 @@
-"""Computes the size of a result, and chooses the scale factor of the network for this size."""
+"""Computes the size of a result, and chooses the scale factor of the network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Target:
 
     Args:
         scale: the scale factor; None means the smallest scale factor that has a network.
-        box: width and height; None to use the scale.
-        fit: how results fit the box: `inside`, `exact` or `cover`, as in `fit_size`.
-        megapixels: the number of pixels in millions, instead of a box or a scale; None otherwise.
+        box: width and height, instead of a scale.
+        fit: `inside`, `exact` or `cover`, as in `fit_size`.
+        megapixels: millions of pixels, instead of a box or a scale.
     """
 
     scale: Fraction | None = None
@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The size of the upscaled photo, and the size after the crop, which removes equal margins on opposite sides."""
+    """The size of the upscaled photo, and its size after the crop to the centre."""
 
     upscaled: Size
     cropped: Size
@@ -49,14 +49,13 @@ def scale_size(size: Size, scale: Fraction) -> Size:
 def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """Fit a photo to a box.
 
-    If the box has the photo's aspect ratio to within a pixel, the result has the size of the box for every fit.
+    A box with the photo's aspect ratio (to within a pixel) is the size of the result.
 
     Args:
         size: width and height of the photo.
         box: width and height.
-        fit: `inside`: the largest size with the photo's aspect ratio that fits in the box. `cover`: the smallest size
-            with the photo's aspect ratio that covers the box; the result is then cropped to the box. `exact`: the box
-            must have the photo's aspect ratio.
+        fit: `inside`: the largest size in the box. `cover`: the smallest size that covers the box, then cropped.
+            `exact`: refuse another aspect ratio.
 
     Raises:
         PhotoError: the box has another aspect ratio (`exact`), or the scale factor is above 8.
@@ -64,7 +63,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
-    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # rounded sizes can exceed the scale slightly
+    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # sizes are rounded
         error = LargerPhotoError if min(scales) < 1 else PhotoError
         raise error(
             f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
@@ -73,16 +72,15 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
 
 
 def find_uncropped_size(size: Size, result: Size) -> Size:
-    """Return the size of a photo's result before the crop: the smallest size that covers the result."""
+    """Return the size of a photo's result before the crop."""
     return _fit(size, result, "cover").upscaled
 
 
 def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
-    """Choose the scale factor of the network: the smallest that reaches the size; if none does, the largest.
+    """Choose the smallest scale factor that reaches the size, or else the largest.
 
-    Lanczos resizes the network's result to the size. A second network is not better. PSNR at 4:1 on kodak24: Lanczos
-    alone: 25.50 dB; network 3:1, then Lanczos: 26.36 dB; network 2:1 twice: 26.33 dB; network 3:1, then network 3:2:
-    26.36 dB.
+    A second network is not better than Lanczos. PSNR at 4:1 on kodak24: network 3:1, then Lanczos: 26.36 dB; network
+    2:1 twice: 26.33 dB; network 3:1, then 3:2: 26.36 dB.
 
     Args:
         size: width and height of the photo.
@@ -90,7 +88,7 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
         scales: the scale factors that have a network.
 
     Returns:
-        The scale factor; None if the result has the size of the photo and no network has the scale factor 1.
+        The scale factor; None if the size does not change, and no network has the scale factor 1:1.
     """
     if result == size:
         return Fraction(1) if 1 in scales else None
@@ -104,7 +102,7 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
 
 
 def _fit(size: Size, box: Size, fit: str) -> FittedSize:
-    # The sizes with the aspect ratio of the photo and the width or the height of the box.
+    # The sizes with the photo's aspect ratio and the box's width or height
     by_width, by_height = (scale_size(size, Fraction(large, side)) for large, side in zip(box, size, strict=True))
     if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
         return FittedSize(box, box)

@@ -1,4 +1,4 @@
-"""Replaces `-`, the standard input or the standard output, by temporary files."""
+"""Replaces `-` (standard input or output) by temporary files."""
 
 import shutil
 import sys
@@ -19,10 +19,10 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
 @contextmanager
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
-    """Yield settings with temporary files for `-`; after the block, the result is written to the standard output.
+    """Yield settings with temporary files for `-`; after the block, write the result to the standard output.
 
     Raises:
-        UsageError: the standard output cannot get the results of several photos, or the input is not an image.
+        UsageError: there are several photos, or the input is not an image.
     """
     if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
         raise UsageError(f"inputs: must be a single file with {STREAM!r}, got {', '.join(settings.inputs)}")

@@ -23,24 +23,22 @@ from loupe.photos.sizes import FittedSize
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel
 
-STRIP_ROWS = 128  # rows of the photo per strip: they fit into the cache of a core
-MAX_PIXELS_IN_WORK = 8_000_000  # pixels of the result that all threads together compute at a time
-WORK_BYTES = 60  # bytes per pixel of a strip with its margins while a thread computes the strip
-# A strip that waits to be written has up to 3 copies: the pixels, and for PNG the filtered and the compressed bytes.
-WAITING_COPIES = 3
-RELATIVE_STEPS = 8  # steps of `_solve_green`; each step at least halves the error, which is below 1/255 at the end
+STRIP_ROWS = 128  # rows of the photo per strip, which fit into a core's cache
+MAX_PIXELS_IN_WORK = 8_000_000  # result pixels that all threads compute at a time
+WORK_BYTES = 60  # bytes per pixel of a strip and its margins
+WAITING_COPIES = 3  # of a computed strip: for PNG also the filtered and the compressed bytes
+RELATIVE_STEPS = 8  # of `_solve_green`; the error is then below 1/255
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
     """Upscale an image, from top to bottom.
 
-    Colour is upscaled as two differences, R - G and B - G. These differences and the luminance define all three
-    colours. Grey pixels stay grey.
+    Colour is upscaled as R - G and B - G; these differences and the luminance define all colours.
 
     Args:
         pixels: as in `ImageData`.
-        size: Lanczos resizes the network's result to `size.upscaled`. The result is then cropped to `size.cropped`.
-        model: the network; None to keep the pixels.
+        size: Lanczos resizes the network's result to `size.upscaled`; then it is cropped to `size.cropped`.
+        model: the network; None keeps the pixels.
 
     Yields:
         Arrays of the pixels' dtype, (rows, width, bands).
@@ -58,7 +56,7 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 
 
 def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: LoadedModel, pixel_bytes: int) -> int:
-    """Estimate how many bytes `upscale_strips` takes at most, without the pixels of the image and the whole result.
+    """Estimate the maximum bytes of `upscale_strips`, without the image and the whole result.
 
     Args:
         size: width and height of the image.
@@ -76,14 +74,14 @@ def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: Lo
 
 
 class _StripUpscaler:
-    """Computes rows of an upscaled image before the crop; `size` is `FittedSize.upscaled`."""
+    """Computes rows of an upscaled image before the crop."""
 
     def __init__(self, pixels: np.ndarray, size: tuple[int, int], model: UpscalingModel) -> None:
         self._size, self._bands, self._dtype = size, pixels.shape[2], pixels.dtype
         self._formula = model.geometry.luminance
         self._colours = VisibleColours(pixels)
         self._chroma = ChromaRows(self._colours)
-        self._alpha = VisibleColours(pixels[..., -1:])  # the last band as a grey image, used only if it is alpha
+        self._alpha = VisibleColours(pixels[..., -1:])  # the last band, used only if it is alpha
         self._luminance: Rows = UpscaledRows(LuminanceRows(self._colours, self._formula), model)
         step = 1 / float(model.geometry.scale)
         self._steps = step, step
@@ -92,7 +90,7 @@ class _StripUpscaler:
             self._steps = self._colours.width / size[0], self._colours.height / size[1]
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows top to bottom (exclusive), (bottom - top, width, bands)."""
+        """Compute rows from `top` to `bottom` (exclusive), (bottom - top, width, bands)."""
         width, white = self._size[0], np.iinfo(self._dtype).max
         bands = [(self._luminance(top, bottom) + 1) * np.float32(white / 2)]
         if self._colours.bands == 3:
@@ -108,9 +106,9 @@ class _StripUpscaler:
 
 
 def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, thread_count: int) -> int:
-    """Choose the height of strips, in rows of the result. Equal heights keep all threads busy until the end.
+    """Choose the height of strips in rows of the result, so that all threads are busy until the end.
 
-    The network also computes a margin around each strip, so thin strips cost more time than they save.
+    The network also computes a margin around each strip, which makes thin strips slow.
 
     Args:
         size: width and height of the upscaled image.
@@ -129,9 +127,8 @@ def _solve_green(
 ) -> np.ndarray:
     """Compute green from the luminance and the differences of the other colours to green.
 
-    For relative luminance, the equation for green has no closed-form solution. Green is then computed in steps. Each
-    step adds the missing luminance to all three colours, which at least halves the error. Grey pixels are exact after
-    one step. The caller clips the colours.
+    For relative luminance, the equation has no closed-form solution. Each step adds the missing luminance to all
+    colours, which at least halves the error.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

@@ -19,11 +19,7 @@ from loupe.upscalers.tiling import AssumedStrength
 
 
 def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
-    """Compute the size of a photo's result.
-
-    Raises:
-        PhotoError: the photo does not fit the target.
-    """
+    """Compute the size of a photo's result; raise PhotoError if the photo does not fit the target."""
     if target.megapixels is not None:
         scale = Fraction(math.sqrt(target.megapixels * 10**6 / math.prod(size)))
         return fit_size(size, scale_size(size, scale), "inside")
@@ -34,11 +30,7 @@ def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
 
 
 def upscale_image(image: ImageData, target: Target, networks: Networks) -> ImageStream:
-    """Upscale an image; its rows are computed on demand.
-
-    Raises:
-        PhotoError: the image does not fit the target.
-    """
+    """Upscale an image; its rows are computed on demand. Raises PhotoError if it does not fit the target."""
     height, width, bands = image.pixels.shape
     size = compute_size((width, height), target, networks)
     scale = choose_scale((width, height), size.upscaled, networks.scales)
@@ -52,7 +44,7 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
 
 
 def _estimate_quality(image: ImageData) -> int | None:
-    """Estimate the JPEG quality from 8-bit pixels; None for 16 bits, because a decoded JPEG has 8 bits."""
+    """Estimate the JPEG quality from 8-bit pixels; None for 16 bits."""
     return estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
 
 
@@ -63,8 +55,7 @@ class UpscaleTransform:
     Args:
         target: the size of the results.
         networks: the networks.
-        jpeg_quality: the JPEG quality, 1 to 100, that networks assume if they adapt to the quality; None for the
-            quality of each file.
+        jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it; None for the quality of each file.
     """
 
     target: Target
@@ -76,13 +67,13 @@ class UpscaleTransform:
         return compute_size(size, self.target, self.networks).cropped
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate how many bytes the upscaling takes."""
+        """Estimate the bytes for the upscaling."""
         large = compute_size(size, self.target, self.networks).upscaled
         scale = choose_scale(size, large, self.networks.scales)
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image; raises PhotoError if `jpeg_quality` is set, but the network does not adapt to it."""
+        """Upscale an image; raise PhotoError if `jpeg_quality` is set, but the network does not adapt to it."""
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)

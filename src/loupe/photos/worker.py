@@ -1,11 +1,8 @@
-"""Upscales photo files in a separate process, for a server.
+"""Upscales photo files in a separate process of a server, which kills the process if a photo takes too long.
 
-Decoders and encoders cannot be interrupted, and some need much memory for a small file. The server kills the process
-when a photo takes too long, and the system refuses memory beyond a limit.
-
-The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}` if the networks cannot be
-loaded. Each line gives the reason why a network does not run on the requested device. For each request, the process
-sends `{"progress": fraction}` several times, and then the fields of a `PhotoAnswer`.
+The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}`. Each line gives the reason
+why a network does not run on the requested device. For each request, it sends `{"progress": fraction}` several times,
+and then the fields of a `PhotoAnswer`.
 """
 
 import os
@@ -34,14 +31,13 @@ from loupe.photos.sizes import Size, Target, choose_scale
 from loupe.photos.upscaling import UpscaleTransform, compute_size
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # a photo is small if its result does not exceed these limits
-LOW_MEMORY_PIXELS = 20_000_000  # a result with more pixels is encoded with a method that takes less memory
-NICENESS = 5  # the process for large photos has a lower priority than the process for small photos
-# The errors of libraries that cannot allocate memory contain one of these texts. The last two texts come from the
-# encoders of WebP and AVIF.
+MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # limits for the result of a small photo
+LOW_MEMORY_PIXELS = 20_000_000  # larger results are encoded with less memory
+NICENESS = 5  # of the process for large photos
+# Parts of the messages of libraries that cannot allocate memory
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
-LEAST_AVIF_BYTES = 26  # the encoder of AVIF fails or crashes with less memory per pixel of the result
-RESTART_SHARE = 0.5  # a process that has used this share of its memory ends after the answer, to free the memory
+LEAST_AVIF_BYTES = 26  # per pixel of the result; the AVIF encoder fails or crashes with less memory
+RESTART_SHARE = 0.5  # a process that has used this share of its memory ends after the answer
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,12 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        suffix: the suffix of the result; "" for the suffix of the photo's format.
-        max_pixels: the largest number of pixels of the photo, all frames or pages together.
-        max_result_pixels: the largest number of pixels of the result, all frames or pages together.
-        max_pages: the largest number of frames or pages.
+        suffix: the suffix of the result; "" keeps the photo's format.
+        max_pixels: maximum pixels of the photo, for all frames or pages.
+        max_result_pixels: maximum pixels of the result, for all frames or pages.
+        max_pages: maximum number of frames or pages.
         small: decline a photo that is not small.
-        figure_size: width and height of the figure that compares the photo and its result; None for no figure.
+        figure_size: width and height of a figure that compares photo and result, or None.
     """
 
     photo: str
@@ -76,9 +72,9 @@ class PhotoAnswer:
     """The answer to a request.
 
     Args:
-        out: the file of the result; "" if there is none.
+        out: the file of the result, or "".
         reason: the reason for a missing result, in one line.
-        declined: `PhotoRequest.small` is set, but the photo is not small or needs too much memory.
+        declined: the photo is not small or needs too much memory, and `PhotoRequest.small` is set.
         figure: the HTML of the figure.
         last: the process ends after this answer.
     """
@@ -91,7 +87,7 @@ class PhotoAnswer:
 
 
 def serve_files(connections: list[Connection], files: dict[str, str], max_bytes: int, large: bool) -> None:
-    """Answer requests with ONNX networks. `files` maps scale factors, such as `3/2`, to the files of the networks."""
+    """Answer requests with ONNX networks, whose files are given by scale factor, such as `3/2`."""
     paths = {Fraction(scale): Path(path) for scale, path in files.items()}
     networks = Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
     serve_requests(connections[0], lambda: networks, max_bytes, large)
@@ -105,10 +101,10 @@ def serve_requests(
     Args:
         connection: the connection to the server.
         load_networks: called once.
-        max_bytes: the memory that the photos may take, in addition to the memory of the loaded networks.
+        max_bytes: memory for the photos, in addition to the loaded networks.
         large: whether this is the process for large photos.
     """
-    warnings.simplefilter("ignore")  # Pillow warns of harmless faults in files
+    warnings.simplefilter("ignore")  # Pillow's warnings of harmless faults
     try:
         networks, fallbacks = load_networks(), list[str]()
         networks.report_fallback = fallbacks.append
@@ -134,12 +130,12 @@ def serve_requests(
 def answer_request(
     request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
 ) -> PhotoAnswer:
-    """Upscale a photo; every error becomes the reason of the answer.
+    """Upscale a photo; an error becomes the reason of the answer.
 
     Args:
         request: the request.
         networks: the networks.
-        max_bytes: the memory that the photo may take.
+        max_bytes: memory for the photo.
         report: called from any thread with the finished fraction.
     """
     try:
@@ -148,7 +144,7 @@ def answer_request(
         return _refuse_for_memory(request, max_bytes)
     except LoupeError as error:
         text = str(error)
-    except Exception as error:  # decoders and encoders raise errors of many types
+    except Exception as error:
         text = f"cannot be upscaled: {type(error).__name__}: {' '.join(str(error).split())}"
     is_memory = any(sign in text for sign in MEMORY_SIGNS)
     return _refuse_for_memory(request, max_bytes) if is_memory else PhotoAnswer(reason=text)
@@ -173,7 +169,7 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        # On Linux, the system limits the memory. Estimates, which assume the worst case, would refuse more photos.
+        # On Linux, the system limits the memory, and the estimates would refuse more photos.
         memory=sys.maxsize if STATUS.exists() else max_bytes,
         readers=[IsolatedReader(isolates=False)],
     )
@@ -185,7 +181,7 @@ def _upscale(
 
 
 def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
-    """Check the sizes of all frames and pages; return the pixels of the result."""
+    """Check the number of pixels of photo and result; return that of the result."""
     large = [compute_size(size, target, networks).upscaled for size in sizes]
     totals = [sum(width * height for width, height in group) for group in (sizes, large)]
     limits = request.max_pixels, request.max_result_pixels

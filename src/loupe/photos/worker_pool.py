@@ -1,4 +1,4 @@
-"""The two worker processes of a server that upscales photos: one for small photos, one for all other photos."""
+"""The two worker processes of a server that upscales photos: for small photos, and for all others."""
 
 import math
 import os
@@ -15,11 +15,10 @@ from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # each process's share of the memory budget; the rest is for the server itself
-MAX_SMALL_BYTES = 4_000_000  # size limit for the file of a small photo
-# Limit for both the elapsed time and the CPU time of a small photo. On a busy machine, only the elapsed time is long.
-SMALL_TIMEOUT_S = 3.0
-MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
+LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server
+MAX_SMALL_BYTES = 4_000_000  # file size of a small photo
+SMALL_TIMEOUT_S = 3.0  # for both the elapsed time and the CPU time of a small photo
+MAX_WAITING = 32  # large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
@@ -38,8 +37,8 @@ class Control:
     """Ends the work for a request.
 
     Args:
-        timeout_s: the time for the request, from the creation of this object; None for no limit.
-        cancelled: set when the client no longer waits for the result.
+        timeout_s: the time from the creation of this object; None for no limit.
+        cancelled: set when the client no longer waits.
     """
 
     timeout_s: float | None = None
@@ -54,18 +53,18 @@ class Control:
             raise StoppedError(f"took longer than {self.timeout_s:g} s")
 
     def get_remaining_s(self) -> float:
-        """Return the time until the work must end."""
+        """Return the remaining time in seconds."""
         return math.inf if self.timeout_s is None else self.started + self.timeout_s - time.monotonic()
 
 
 class PhotoWorkers:
-    """Upscales photos in two processes, so that a small photo does not wait for a large one.
+    """Upscales photos in two processes, so that small photos do not wait for large ones.
 
-    A process that works for too long is killed and started again. On Linux, each process has a memory limit.
+    A process that works for too long is killed and started again.
 
     Args:
         function: the function that the processes run, as in `ChildProcess`; it calls `worker.serve_requests`.
-        options: the keyword arguments of the function, without `max_bytes` and `large`.
+        options: its keyword arguments, without `max_bytes` and `large`.
     """
 
     def __init__(self, function: str, options: dict[str, Any]) -> None:
@@ -77,7 +76,7 @@ class PhotoWorkers:
         self._waiting = threading.Semaphore(MAX_WAITING)
 
     def start(self) -> str:
-        """Start both processes, wait until they are ready, and return the device of the networks; see `LoadedModel`.
+        """Start both processes, wait until they are ready, and return the device of the networks.
 
         Raises:
             UsageError: the networks cannot be loaded.
@@ -94,7 +93,7 @@ class PhotoWorkers:
         """Upscale a photo.
 
         Args:
-            request: the request; this method sets `small`.
+            request: the request, without `small`.
             control: ends the work.
             report: called with the finished fraction.
 
@@ -123,7 +122,7 @@ class PhotoWorkers:
     def _try_small(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None]
     ) -> PhotoAnswer | None:
-        """Try the process for small photos; return None if it declines the photo, fails or takes too long."""
+        """Try the process for small photos; return None if it declines, fails or takes too long."""
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
@@ -134,18 +133,18 @@ class PhotoWorkers:
 
 
 class _Worker:
-    """A process that is started when it is needed. Only one thread at a time uses it."""
+    """A process that only one thread at a time uses."""
 
     def __init__(self, function: str, options: dict[str, Any]) -> None:
         self._function, self._options = function, options
         self._lock = threading.Lock()
         self._child: ChildProcess | None = None
         self._ready = False
-        self.device = ""  # the device that runs the networks
+        self.device = ""
 
     @contextmanager
     def use(self, control: Control) -> Iterator[None]:
-        """Wait until no other thread uses the process, and reserve the process until the block exits."""
+        """Wait for other threads, and reserve the process until the block exits."""
         while not self._lock.acquire(timeout=POLL_INTERVAL_S):
             control.check()
         try:
@@ -159,7 +158,7 @@ class _Worker:
         self._ready = False
 
     def wait_until_ready(self, control: Control) -> None:
-        """Wait until the networks are loaded; raises UsageError if they cannot be loaded."""
+        """Wait until the networks are loaded; raise UsageError if this fails."""
         if self._ready:
             return
         try:
@@ -176,10 +175,9 @@ class _Worker:
     def upscale(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None], timeout_s: float | None = None
     ) -> PhotoAnswer | None:
-        """Upscale a photo; returns None if the process ended.
+        """Upscale a photo; return None if the process ended.
 
-        The request fails when its elapsed time and its CPU time both reach `timeout_s`. The time to start the process
-        is not included.
+        The request fails when its elapsed time and its CPU time both reach `timeout_s`.
         """
 
         def check() -> None:
@@ -219,7 +217,7 @@ class _Worker:
         self.start()
 
     def _receive(self, check: Callable[[], None]) -> dict[str, Any]:
-        """Return the next message of the process; raises EOFError if the process has ended."""
+        """Return the next message of the process, or raise EOFError."""
         assert self._child is not None
         message: dict[str, Any] = self._child.connections[0].receive(check=check)[0]
         return message

@@ -1,1 +1,1 @@
-"""Checks the claims of the 2016 study against a table of runs, and renders the report."""
+"""Checks the claims of the 2016 study against a table of runs."""

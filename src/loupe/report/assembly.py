@@ -15,15 +15,15 @@ from loupe.report.formatting import DASH, format_number
 from loupe.report.study_numbers import find_study_run, make_study_table
 from loupe.report.verdicts import check_claim, format_budget, select_runs
 
-LEADERBOARD_ROWS, LEADER_CURVES = 20, 6  # numbers of runs in the table and in the chart of the best runs
-# If a claim is about one of these metrics, the report describes the trend of the validation mae.
+LEADERBOARD_ROWS, LEADER_CURVES = 20, 6  # runs in the table and in the chart of the best runs
+# For claims about these metrics, the report describes the trend of the validation mae.
 CURVE_METRICS = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
 SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
 
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """A claim, the path of its sweep file, and the runs of that sweep: one row per arm and seed."""
+    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm and seed."""
 
     sweep_file: str
     claim: Claim
@@ -31,14 +31,10 @@ class ClaimRuns:
 
 
 def select_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
-    """Select the runs on one dataset.
-
-    Args:
-        table: All runs.
-        dataset: Name or digest of a dataset. None selects the dataset with the most trials.
+    """Select the runs on one dataset, by its name or digest; None selects the dataset with the most trials.
 
     Raises:
-        UsageError: No run uses the dataset.
+        UsageError: no run uses the dataset.
     """
     if dataset is None:
         trials = table[table["kind"] == "trial"] if (table["kind"] == "trial").any() else table
@@ -57,13 +53,13 @@ def build_report(
     """Check the claims and build the contents of the report.
 
     Args:
-        table: All runs.
-        rows: The runs on the dataset of the report.
-        claims: The claims with their runs.
-        images: The images `comparison` and `story`, if they exist.
+        table: all runs.
+        rows: the runs on the dataset of the report.
+        claims: the claims with their runs.
+        images: the images `comparison` and `story`, if they exist.
 
     Raises:
-        UsageError: Two claims have the same number.
+        UsageError: two claims have the same number.
     """
     ranking = rank_runs(rows)
     dataset = str(rows["dataset"].iloc[0])
@@ -86,7 +82,7 @@ def build_report(
 
 
 def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank the complete runs of the most frequent scale factor by validation mae, from the lowest to the highest."""
+    """Rank the complete runs of the most frequent scale factor by validation mae."""
     metric = "metrics.val/best_mae"
     if metric not in rows:
         return rows[:0]
@@ -97,7 +93,7 @@ def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_best_run(rows: pd.DataFrame) -> Any:
-    """Find the run with test scores that has the lowest validation mae; None if no run has test scores."""
+    """Find the run with test scores and the lowest validation mae, or None."""
     ranking = rank_runs(rows)
     scored = ranking[ranking["metrics.test/mae"].notna()] if "metrics.test/mae" in ranking else ranking[:0]
     return scored.iloc[0] if len(scored) else None
@@ -133,7 +129,7 @@ def _make_leaderboard(ranking: pd.DataFrame) -> Table:
 
 
 def _make_test_table(best: pd.Series | None) -> Table:
-    """Make the table of the best network and the baselines, from the highest mae to the lowest."""
+    """Make the table of the best network and the baselines."""
     header = ("method", *SCORES.values(), "gain over nearest")
     if best is None:
         return Table(header, ())
@@ -154,19 +150,19 @@ def _make_test_table(best: pd.Series | None) -> Table:
 
 
 def _read_baselines(runs: pd.DataFrame) -> dict[str, float]:
-    """Return the validation mae of nearest and lanczos, which every training logs, as means over the runs."""
+    """Return the validation mae of nearest and lanczos, as means over the runs."""
     columns = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
     return {name: float(runs[key].mean()) for name, key in columns.items() if key in runs and runs[key].notna().any()}
 
 
 def _describe_photos(best: pd.Series | None) -> str:
-    """Return the number of test photos as text; runs of earlier versions have no such metric."""
+    """Return the number of test photos as text, if it is known."""
     count = math.nan if best is None else float(best.get("metrics.test/photo_count", math.nan))
     return "" if math.isnan(count) else f", tested on {count:.0f} photo{'' if count == 1 else 's'}"
 
 
 def _describe_run(run: pd.Series | None) -> str:
-    """Describe a run with its dataset and budget; return an empty text for None."""
+    """Describe a run with its dataset and budget."""
     if run is None:
         return ""
     return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {format_budget(run.to_frame().T)}"

@@ -14,20 +14,20 @@ from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # points of a resampled curve: 4 * 16 + 1, which keeps the points of a curve with 16 evaluations
-# A difference is steady if its value at the end, divided by its value at half of the budget, is in this range.
+GRID_SIZE = 65  # 4 * 16 + 1 points of a resampled curve, for curves with 16 evaluations
+# Range of a steady difference at the end, divided by the difference at half of the budget
 MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
 
 
 class _Curves(NamedTuple):
-    """Resampled learning curves: GRID_SIZE positions in steps or seconds, and the values, (runs, GRID_SIZE)."""
+    """Resampled learning curves: GRID_SIZE positions in steps or seconds, and values, (runs, GRID_SIZE)."""
 
     positions: np.ndarray
     values: np.ndarray
 
 
 def encode_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG with the same bytes on each call; 128 colours make the file three times smaller."""
+    """Encode a figure as PNG, always with the same bytes; 128 colours make the file three times smaller."""
     stream, output = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
     Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(output, "PNG", optimize=True)
@@ -35,13 +35,11 @@ def encode_png(figure: Figure) -> bytes:
 
 
 def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> ReportImage | None:
-    """Draw the mean validation mae of each arm over the budget, with the range over seeds as a band.
-
-    The arms are the settings that a claim compares; see docs/sweeps.md.
+    """Draw the mean validation mae of each arm (see docs/sweeps.md) over the budget, and its range over seeds.
 
     Args:
-        verdict: Verdict of the claim.
-        runs: Rows of each arm, by the arm's name.
+        verdict: verdict of the claim.
+        runs: rows of each arm, by name.
 
     Returns:
         The chart, or None if no run has a curve.
@@ -64,7 +62,7 @@ def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> Repor
 
 
 def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """Describe for each comparison how the difference in validation mae changes in the second half of the budget."""
+    """Describe how the difference of each comparison changes in the second half of the budget."""
     sentences = []
     for comparison in verdict.comparisons:
         first, second = (_resample_curves(runs[name]) if name in runs else None
@@ -79,7 +77,7 @@ def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> 
 
 
 def draw_leaders(rows: pd.DataFrame, baselines: Mapping[str, float]) -> ReportImage | None:
-    """Draw the learning curves of some runs, with the validation mae of the baselines as horizontal lines."""
+    """Draw the learning curves of some runs, with the baselines as horizontal lines."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for _, row in rows.iterrows():
@@ -87,7 +85,7 @@ def draw_leaders(rows: pd.DataFrame, baselines: Mapping[str, float]) -> ReportIm
             axes.plot(row[STEPS][1:], row[CURVE][1:], label=row["name"], marker=".", markersize=4)
     if not axes.lines:
         return None
-    for index, (name, value) in enumerate(baselines.items()):  # the first colours are those of the curves
+    for index, (name, value) in enumerate(baselines.items()):
         axes.axhline(value, label=name, linestyle=":", color=f"C{7 + index}")
     _format_axes(axes, "step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
@@ -120,10 +118,10 @@ def _is_in_seconds(rows: pd.DataFrame) -> bool:
 
 
 def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
-    """Resample the learning curves of an arm, without their first points; return None if no run has a curve.
+    """Resample the learning curves of an arm without their first points, or return None.
 
-    Runs with the same budget in seconds have different numbers of steps. Therefore a point is positioned by its
-    fraction of all steps of the run.
+    Runs with the same budget in seconds have different numbers of steps, so points are placed by their share of all
+    steps.
     """
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
     if rows.empty:

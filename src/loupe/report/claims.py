@@ -1,7 +1,4 @@
-"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare.
-
-An arm is the group of runs whose fields have the values that the claim names, such as `activation = "tanh"`.
-"""
+"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
 
 from typing import Annotated, Any
 
@@ -13,7 +10,7 @@ KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
 
 
 def _convert_values(arm: Any) -> Any:
-    """Convert the values of a TOML table to the texts that the table of runs contains."""
+    """Convert the values of a TOML table to texts, as in the table of runs."""
     if not isinstance(arm, dict):
         return arm
     for name, value in arm.items():
@@ -26,7 +23,7 @@ Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Claim(BaseModel):
-    """A claim about an arm (a choice of field values), or about the difference between arms; see docs/sweeps.md."""
+    """A claim about an arm (field values), or about the difference between arms; see docs/sweeps.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,12 +69,12 @@ class Claim(BaseModel):
 
     @property
     def others(self) -> tuple[dict[str, str], ...]:
-        """The arms to compare with; empty for `between`, `beats_metric` and `like_metric`."""
+        """The arms to compare with."""
         return self.beats or self.like
 
     @property
     def arms(self) -> tuple[dict[str, str], ...]:
-        """The arm that the claim is about, then the arms to compare with. `change_to` is not included."""
+        """The arm that the claim is about, then the arms to compare with."""
         return (self.arm, *self.others)
 
     @property
@@ -88,11 +85,11 @@ class Claim(BaseModel):
 
     @property
     def other_metric(self) -> str | None:
-        """The metric that `metric` is compared with in each run, or None."""
+        """The metric that `metric` is compared with, or None."""
         return self.beats_metric or self.like_metric
 
     @property
     def order(self) -> tuple[int, str]:
-        """The sort key, which gives the order 9, 10, 10a, 11."""
+        """The sort key: 9, 10, 10a, 11."""
         digits = self.number.rstrip("abcdefghijklmnopqrstuvwxyz")
         return int(digits), self.number

@@ -1,4 +1,4 @@
-"""The contents of a report, independent of the page format: verdicts, tables and images."""
+"""The contents of a report: verdicts, tables and images."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from loupe.report.verdicts import OUTCOMES, ClaimVerdict
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts. Each row has as many cells as the header."""
+    """A table of texts."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -16,7 +16,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ReportImage:
-    """An image: the stem of its file name, its content as PNG, and its caption."""
+    """An image: stem of the file name, content as PNG, and caption."""
 
     name: str
     png: bytes
@@ -28,10 +28,10 @@ class ClaimResult:
     """A verdict with the learning curves of its arms.
 
     Args:
-        sweep_file: Path of the sweep file that contains the claim.
-        verdict: Verdict of the claim.
-        chart: Validation mae of the arms over the budget; None if no run has a curve.
-        trends: Sentences about the curves.
+        sweep_file: path of the sweep file.
+        verdict: verdict of the claim.
+        chart: validation mae of the arms over the budget, or None.
+        trends: sentences about the curves.
     """
 
     sweep_file: str
@@ -50,17 +50,17 @@ class ReportContents:
     """All contents of a report.
 
     Args:
-        dataset: Name of the dataset of the runs.
-        run_count: Number of runs on the dataset.
-        claims: Results of the claims, in order of their numbers.
-        leaderboard: The best runs.
-        best_network: Description of the network with the best validation score; empty if no run has test scores.
-        test_scores: Test scores of the best network and the baselines.
-        study_numbers: The numbers of the study with their meaning, and the corresponding numbers of Loupe.
-        study_network: Description of the network that was scored with the study's protocol; empty without such a run.
-        leader_chart: Learning curves of the best runs.
-        comparison: Test images of the best network and the baselines.
-        story: Test images of the study's networks.
+        dataset: name of the dataset of the runs.
+        run_count: number of runs on the dataset.
+        claims: results of the claims, ordered by number.
+        leaderboard: the best runs.
+        best_network: description of the best network, or "".
+        test_scores: of the best network and the baselines.
+        study_numbers: the numbers of the study and of Loupe.
+        study_network: description of the network that was scored with the study's protocol, or "".
+        leader_chart: learning curves of the best runs.
+        comparison: test images of the best network and the baselines.
+        story: test images of the study's networks.
     """
 
     dataset: str
@@ -77,18 +77,18 @@ class ReportContents:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of claims per outcome."""
+        """The number of claims per outcome."""
         counts = Counter(result.verdict.outcome for result in self.claims)
         return {name: counts[name] for name in OUTCOMES}
 
     @property
     def summary(self) -> str:
-        """The number of claims per outcome: `31 claims: 12 hold, 9 do not hold, 4 undecided, 6 not run.`"""
+        """The number of claims per outcome, such as `31 claims: 12 hold, 9 do not hold.`"""
         plural = {"holds": "hold", "does not hold": "do not hold"}
         parts = (f"{count} {name if count == 1 else plural.get(name, name)}" for name, count in self.counts.items())
         return f"{len(self.claims)} claim{'' if len(self.claims) == 1 else 's'}: {', '.join(parts)}."
 
     @property
     def network_images(self) -> tuple[ReportImage, ...]:
-        """The images that need trained networks, and therefore cannot be drawn from a table of runs."""
+        """The images that need trained networks."""
         return tuple(image for image in (self.comparison, self.story) if image is not None)

@@ -2,21 +2,21 @@
 
 import math
 
-from loupe.report.intervals import UNDECIDED, Estimate
+from loupe.report.intervals import Estimate
 from loupe.report.verdicts import NOT_RUN, ClaimVerdict, Comparison
 
 DASH = "–"
 
 
 def format_number(value: float | None, digits: int = 4) -> str:
-    """Format a number with `digits` significant digits and the sign `−`; None, NaN and infinity become a dash."""
+    """Format a number with `digits` significant digits; None, NaN and infinity become a dash."""
     if value is None or not math.isfinite(value):
         return DASH
     return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
 
 
 def format_percent(share: float) -> str:
-    """Format a fraction as a percentage without `%`, such as `3.2`; return a dash for NaN and infinity."""
+    """Format a fraction as a percentage without `%`, such as `3.2`."""
     return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
@@ -26,17 +26,8 @@ def format_estimate(estimate: Estimate) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def format_outcome(verdict: ClaimVerdict) -> str:
-    """Format an outcome. An undecided outcome contains the number of missing seeds: `undecided: 4 more seeds`."""
-    if verdict.outcome != UNDECIDED:
-        return verdict.outcome
-    missing = verdict.missing_seeds
-    count = "more than 1,000" if missing is None else str(missing)
-    return f"{UNDECIDED}: {count} more seed{'' if missing == 1 else 's'}"
-
-
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference of the weakest comparison, followed by the arms if a claim has several comparisons."""
+    """Format the difference of the weakest comparison, with its arms if there are several."""
     weakest = verdict.weakest
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
@@ -46,7 +37,7 @@ def format_difference(verdict: ClaimVerdict) -> str:
 
 
 def format_comparison(comparison: Comparison) -> str:
-    """Format a comparison, such as `tanh − sigmoid`. The settings that both arms share follow in brackets."""
+    """Format a comparison, such as `tanh − sigmoid`; the common settings follow in brackets."""
     if not comparison.other:
         return comparison.name
     first, second = comparison.name.split(", "), comparison.other.split(", ")
@@ -67,7 +58,7 @@ def format_seeds(verdict: ClaimVerdict) -> str:
 
 
 def format_metric(verdict: ClaimVerdict) -> str:
-    """Format the metric and the rule of a claim: `val/best_mae, lower is better, worst over hidden per seed`."""
+    """Format the metric and the rule of a claim: `val/best_mae, lower is better`."""
     claim = verdict.claim
     parts = [claim.metric]
     if claim.between is not None:

@@ -7,10 +7,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from loupe.report.contents import ReportContents, ReportImage
-from loupe.report.formatting import format_metric, format_outcome
+from loupe.report.formatting import format_metric
 from loupe.report.tables import escape_html, format_table, make_arms_table, make_claims_table, make_comparisons_table
 
-IMAGE_FOLDER = "images"  # this folder is next to the Markdown page
+IMAGE_FOLDER = "images"  # next to the Markdown page
 DATA_URI = "data:image/png;base64,"
 HTML = """<!doctype html>
 <html lang="en">
@@ -36,20 +36,20 @@ img {{ max-width: 100%; background: #fff; }}
 
 
 class _PageParser(MarkdownIt):
-    """A parser that accepts only the addresses of embedded images, so that the page loads no other files."""
+    """A parser that accepts only addresses of embedded images."""
 
     def validateLink(self, url: str) -> bool:  # noqa: N802 (name of markdown-it)
         return url.startswith(DATA_URI)
 
 
 def render_html(report: ReportContents) -> str:
-    """Render the report as one HTML page with charts and embedded images."""
+    """Render the report as one HTML page."""
     parser = _PageParser("commonmark", {"html": False}).enable("table")
     return HTML.format(body=parser.render(_render(report, True)))
 
 
 def render_markdown(report: ReportContents) -> str:
-    """Render the report as Markdown, without charts. The images of networks are files in `images/`."""
+    """Render the report as Markdown, without charts, with image files."""
     return _render(report, False)
 
 
@@ -64,7 +64,6 @@ def _render(report: ReportContents, embed_images: bool) -> str:
         autoescape=False,  # the page is Markdown
     )
     environment.filters |= {
-        "outcome": format_outcome,
         "metric": format_metric,
         "markdown": format_table,
         "arms": make_arms_table,

@@ -1,4 +1,4 @@
-"""Writes the table of runs to a Parquet file and reads the file, so that a report can be made without MLflow."""
+"""Writes the table of runs to a Parquet file and reads it, for reports without MLflow."""
 
 import errno
 from pathlib import Path
@@ -10,19 +10,19 @@ import pandas as pd
 from loupe.errors import UsageError
 from loupe.imaging.atomic import write_atomically
 
-# The columns that every table has. All other columns have one of the prefixes SETTING, METRIC and CURVE.
+# Other columns have one of the prefixes SETTING, METRIC and CURVE.
 RUN_COLUMNS = ("run_id", "name", "kind", "sweep", "state", "started", "dataset", "digest", "code", "commit")
 RULE = "must be a results.parquet of a report"
 SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table. Runs are sorted by their start, and columns by their names.
+    """Write the table, sorted by the runs' start and the columns' names.
 
     Args:
-        table: One row per run, with the columns RUN_COLUMNS, settings.<field> (texts), metrics.<name> (numbers),
+        table: one row per run, with the columns RUN_COLUMNS, settings.<field> (texts), metrics.<name> (numbers),
             curve.step (lists of int) and curve.<name> (lists of numbers); None or NaN for missing values.
-        path: Path of the Parquet file.
+        path: the Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -42,16 +42,16 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table that `write` has written. Missing texts and lists are None; missing numbers are NaN.
+    """Read a table of `write`. Missing texts and lists are None; missing numbers are NaN.
 
     Raises:
-        UsageError: The file is missing or is not a table of runs.
+        UsageError: the file is not a table of runs.
     """
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
-        if path.exists() and not path.is_file():  # a FIFO would block the reader
+        if path.exists() and not path.is_file():  # a FIFO would block
             raise OSError(errno.EINVAL, "not a file")
         with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read()
@@ -75,7 +75,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def _has_type(field: Any) -> bool:
-    """Return whether a column has a known name and the type that `write` gives it."""
+    """Return whether a column has a known name and its type."""
     type_name, prefix = str(field.type), _get_prefix(field.name)
     if prefix in (METRIC, CURVE):
         item = "int64" if field.name == STEP else "double"
@@ -92,7 +92,7 @@ def _get_prefix(name: str) -> str:
 
 
 def _convert(value: Any) -> Any:
-    """Convert a value for Arrow: None for missing values, lists for arrays."""
+    """Convert a value for Arrow."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_convert(part) for part in value]
     return None if pd.isna(value) else value

@@ -1,4 +1,4 @@
-"""The numbers that the 2016 study printed, their meaning according to its notebooks, and Loupe's numbers."""
+"""The numbers of the 2016 study, their meaning according to its notebooks, and Loupe's numbers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from loupe.report.formatting import DASH, format_number, format_percent
 FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 HEADER = ("the study's number", "meaning", "Loupe with the study's protocol", "Loupe with whole images")
 
-# The study's number, its meaning, and the texts for Loupe's numbers with the study's protocol and with whole images.
+# The columns of HEADER; names in braces are replaced by scores
 ROWS = (
     (
         "0.064, «6 %»",
@@ -58,9 +58,9 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
     """Make the table of the study's numbers.
 
     Args:
-        table: All runs.
-        best: The best run, whose test scores the table shows; None if no run has test scores.
-        study_run: The result of `find_study_run`.
+        table: all runs.
+        best: the best run with test scores, or None.
+        study_run: the result of `find_study_run`.
     """
     pre_upscaled = _find_best(table, "metrics.val/input_mae", _has_value(table, "settings.pre_upscale"))
     rows = [
@@ -71,16 +71,13 @@ def make_study_table(table: pd.DataFrame, best: pd.Series | None, study_run: pd.
 
 
 def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
-    """Find the run of the best perceptron that was trained on crops at any offset and scored on patches.
+    """Find the best perceptron that was trained on crops at any offset and scored on patches, or None.
 
-    The result is None without such a run.
-
-    The study compressed its photos twice with JPEG quality 75. Runs on another dataset than the report's take
-    precedence, because that dataset was probably prepared with `recompress=75`.
+    Runs on another dataset take precedence: it was probably prepared with `recompress=75`, as in the study.
 
     Args:
-        table: All runs.
-        dataset: Name of the dataset of the report.
+        table: all runs.
+        dataset: name of the dataset of the report.
     """
     if not {"settings.crops", "settings.network"} <= set(table.columns):
         return None
@@ -96,9 +93,9 @@ def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> s
     """Insert the scores of runs into a text; return a dash if a score is missing.
 
     Args:
-        text: Text with field names in braces.
-        run: The run whose test scores are inserted, or None.
-        pre_upscaled: The best run with upscaled input (`pre_upscale`), or None.
+        text: text with field names in braces.
+        run: the run with test scores, or None.
+        pre_upscaled: the best run with `pre_upscale`, or None.
     """
 
     def metric(run: pd.Series | None, name: str) -> float:
@@ -124,14 +121,14 @@ def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> s
 
 
 def _has_value(table: pd.DataFrame, column: str) -> pd.Series:
-    """Return for each run whether a setting exists and is not `none`."""
+    """Return for each run whether a setting is not `none`."""
     if column not in table:
         return pd.Series(False, index=table.index)
     return table[column].notna() & (table[column] != "none")
 
 
 def _find_best(table: pd.DataFrame, metric: str, matches: pd.Series) -> Any:
-    """Find the run with the lowest validation mae among the matching runs with a metric; None without such a run."""
+    """Find the matching run with a metric and the lowest validation mae, or None."""
     if not {metric, "metrics.val/best_mae"} <= set(table.columns):
         return None
     rows = table[matches & table[metric].notna()].sort_values(["metrics.val/best_mae", "run_id"])

@@ -1,4 +1,4 @@
-"""Makes the tables of claims, arms and comparisons, and formats tables as Markdown."""
+"""Makes the tables of claims, arms and comparisons."""
 
 from loupe.report.contents import ReportContents, Table
 from loupe.report.formatting import (
@@ -7,25 +7,24 @@ from loupe.report.formatting import (
     format_difference,
     format_estimate,
     format_number,
-    format_outcome,
     format_seeds,
 )
 from loupe.report.verdicts import ClaimVerdict
 
 
 def make_claims_table(report: ReportContents) -> Table:
-    """Make the table of all claims, one row per claim."""
+    """Make the table of all claims."""
     header = ("claim", "the study says", "verdict", "difference (95 % interval)", "seeds", "budget of each run")
     rows = []
     for result in report.claims:
         verdict = result.verdict
-        cells = (format_outcome(verdict), format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
+        cells = (verdict.outcome, format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
         rows.append((verdict.claim.number, verdict.claim.text, *cells))
     return Table(header, tuple(rows))
 
 
 def make_arms_table(verdict: ClaimVerdict) -> Table:
-    """Make the table of the arms of a claim, one row per arm."""
+    """Make the table of a claim's arms."""
     rows = []
     for arm in verdict.arms:
         numbers = (format_number(value) for value in (arm.estimate.mean, arm.estimate.low, arm.estimate.high))
@@ -34,7 +33,7 @@ def make_arms_table(verdict: ClaimVerdict) -> Table:
 
 
 def make_comparisons_table(verdict: ClaimVerdict) -> Table:
-    """Make the table of the comparisons of a claim, one row per comparison."""
+    """Make the table of a claim's comparisons."""
     rows = [
         (format_comparison(each), format_estimate(each.estimate), str(each.estimate.seeds), each.outcome)
         for each in verdict.comparisons
@@ -43,16 +42,13 @@ def make_comparisons_table(verdict: ClaimVerdict) -> Table:
 
 
 def format_table(table: Table) -> str:
-    """Format a table as Markdown, one line per row.
-
-    DataFrame.to_markdown is not used: it pads every cell to the width of the column, and does not escape `|`.
-    """
+    """Format a table as Markdown. DataFrame.to_markdown pads cells and does not escape `|`."""
     lines = [table.header, tuple("---" for _ in table.header), *table.rows]
     return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)
 
 
 def escape_html(text: str) -> str:
-    """Escape HTML tags in text of a Markdown page."""
+    """Escape HTML tags."""
     return text.replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""Checks a claim against the runs of its sweep: the claim holds, does not hold, is undecided or was not run."""
+"""Checks a claim against the runs of its sweep."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +11,12 @@ from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECID
 
 NOT_RUN = "not run"
 OUTCOMES = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-MIN_SEEDS = 2  # a confidence interval needs at least this number of seeds
+MIN_SEEDS = 2  # for a confidence interval
 
 
 @dataclass(frozen=True)
 class ArmMean:
-    """The mean of one metric over the seeds of an arm, and the learning rates of the arm's runs."""
+    """The mean of a metric over the seeds of an arm, and the learning rates of its runs."""
 
     name: str
     estimate: Estimate
@@ -25,17 +25,13 @@ class ArmMean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference between two arms, paired by seed; or the value of one arm if `other` is empty."""
+    """The difference between two arms, paired by seed; or the value of one arm if `other` is ""."""
 
     name: str
     other: str
     estimate: Estimate
     region: Region
-
-    @property
-    def outcome(self) -> str:
-        """HOLDS, FAILS or UNDECIDED."""
-        return self.region.check(self.estimate)
+    outcome: str  # HOLDS, FAILS or UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,12 @@ class ClaimVerdict:
     """Result of the check of a claim.
 
     Args:
-        claim: The claim.
-        outcome: One of OUTCOMES.
-        budget: Training budget of the runs, for example `20 s of one core`.
-        arms: Mean of each arm.
-        comparisons: The comparisons of the claim. The claim holds if all comparisons hold.
-        reason: The reason if the claim was not run; otherwise empty.
+        claim: the claim.
+        outcome: one of OUTCOMES.
+        budget: training budget of the runs, such as `20 s of one core`.
+        arms: mean of each arm.
+        comparisons: the claim holds if all of them hold.
+        reason: why the claim was not run, or "".
     """
 
     claim: Claim
@@ -59,20 +55,8 @@ class ClaimVerdict:
     reason: str = ""
 
     @property
-    def missing_seeds(self) -> int | None:
-        """The number of further seeds that decide the claim; see `Region.count_missing_seeds`. 0 if decided."""
-        if self.outcome != UNDECIDED:
-            return 0
-        undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
-        missing = {comparison: comparison.region.count_missing_seeds(comparison.estimate) for comparison in undecided}
-        failing = [missing[each] for each in undecided if each.region.compute_margin(each.estimate.mean) < 0]
-        if failing:  # the claim does not hold as soon as one comparison fails
-            return min((count for count in failing if count is not None), default=None)
-        return None if None in missing.values() else max((count or 0 for count in missing.values()), default=0)
-
-    @property
     def weakest(self) -> Comparison | None:
-        """The comparison that decides the claim: the worst outcome, and among equal outcomes the smallest margin."""
+        """The comparison with the worst outcome and, among equal outcomes, the smallest margin."""
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
@@ -85,48 +69,48 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     """Check a claim with all seeds that its arms have in common.
 
     Args:
-        claim: The claim.
-        arms: One row per arm and seed, with `seed`, the searched fields under their keys in the sweep file, and the
+        claim: the claim.
+        arms: one row per arm and seed, with `seed`, the searched fields under their keys in the sweep file, and the
             columns of the table of runs.
 
     Raises:
-        UsageError: The claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
+        UsageError: the claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
     """
     runs = select_runs(claim, arms)
     budget = format_budget(pd.concat(runs.values())) if runs else ""
     means: list[ArmMean] = []
-    comparisons: list[Comparison] = []
+    differences: dict[tuple[str, str], Estimate] = {}  # by the names of the arms of a comparison
     for variant in _list_variants(claim, arms):
         values = {format_arm(arm | variant): _read_values(claim, arms, arm | variant) for arm in claim.arms}
         first = next(iter(values))  # the arm that the claim is about
         if claim.other_metric is not None:
             name = f"{claim.other_metric} of {first}"
             values[name] = _read_values(claim, arms, claim.arm | variant, claim.other_metric)
-        differences = {(first, ""): values[first]}
-        if claim.between is None:
-            differences = {(first, other): values[first] - values[other] for other in values if other != first}
-        for (name, other), difference in differences.items():
-            difference = difference.dropna()
+        others = [name for name in values if name != first] if claim.between is None else [""]
+        for other in others:
+            difference = (values[first] - values[other] if other else values[first]).dropna()
             if len(difference) < MIN_SEEDS:
                 reason = _explain_missing_seeds(claim, values, other, len(difference))
                 return ClaimVerdict(claim, NOT_RUN, budget, reason=reason)
-            comparisons.append(Comparison(name, other, estimate_mean(difference.to_numpy()), _make_region(claim)))
+            differences[first, other] = estimate_mean(difference.to_numpy())
         means += [
             ArmMean(name, estimate_mean(value.to_numpy()), _format_learning_rates(runs.get(name)))
             for name, value in values.items()
         ]
-    if not comparisons:
+    if not differences:
         return ClaimVerdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
-    outcomes = {comparison.outcome for comparison in comparisons}
+    region, estimates = _make_region(claim), list(differences.values())
+    outcomes = region.check(estimates)
+    comparisons = [
+        Comparison(*names, estimate, region, outcome)
+        for names, estimate, outcome in zip(differences, estimates, outcomes, strict=True)
+    ]
     outcome = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in outcomes)
     return ClaimVerdict(claim, outcome, budget, tuple(means), tuple(comparisons))
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm, by the arm's name.
-
-    If the claim sets `change_to`, also select the rows of each arm with the field values of `change_to`.
-    """
+    """Select the rows of each arm (also with the values of `change_to`), by the arm's name."""
     runs = {}
     for variant in _list_variants(claim, arms):
         for arm in claim.arms:
@@ -136,7 +120,7 @@ def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def format_arm(arm: dict[str, str]) -> str:
-    """Format an arm: `tanh` if one word is enough, otherwise `activation=tanh, hidden=512,256`."""
+    """Format an arm: `tanh`, or `activation=tanh, hidden=512,256`."""
     if not arm:
         return "all runs"
     words = [value for value in arm.values() if value[:1].isalpha() and value not in ("true", "false", "none")]
@@ -148,9 +132,9 @@ def format_arm(arm: dict[str, str]) -> str:
 
 
 def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budget of runs, such as `20 s of one core` or `400 steps`; different budgets as a list."""
+    """Format the training budgets of runs, such as `20 s of one core` or `400 steps`."""
     seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
-    budgets = set()  # the first two values of each item are a sort key: budgets in seconds, then budgets in steps
+    budgets = set()  # each with a sort key: seconds before steps
     for second, step in zip(seconds, steps, strict=True):
         if not pd.isna(second) and second != "none":
             budgets.add((0, float(second), f"{float(second):g} s of one core"))
@@ -170,7 +154,7 @@ def _make_region(claim: Claim) -> Region:
 
 
 def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
-    """List the settings to add to each arm: a dictionary per value of `each`, or one empty dictionary."""
+    """List the settings to add to each arm: one dictionary per value of `each`."""
     missing = claim.fields - set(arms.columns) if len(arms) else set()
     if missing:
         raise UsageError(f"claim {claim.number}: must use fields that its sweep searches, got {min(missing)}")
@@ -178,12 +162,12 @@ def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
-    """List the values of a searched field: numbers in ascending order, then texts."""
+    """List the values of a searched field: numbers, then texts."""
     return sorted(arms[field].dropna().unique(), key=_make_sort_key) if field in arms else []
 
 
 def _make_sort_key(value: Any) -> Any:
-    """Make the key to compare and sort values: 1.0 is equal to 1, and numbers come before texts."""
+    """Make a sort key: 1.0 equals 1, and numbers come before texts."""
     if pd.isna(value):
         return None
     try:
@@ -193,7 +177,7 @@ def _make_sort_key(value: Any) -> Any:
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
-    """Select the rows of an arm: a row per seed, or a row per seed and value of `worst_over`."""
+    """Select the rows of an arm: per seed, or per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
             arms = arms[[_make_sort_key(other) == _make_sort_key(value) for other in arms[key]]]
@@ -204,11 +188,7 @@ def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.Da
 
 
 def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: str | None = None) -> pd.Series:
-    """Read one value of the metric per seed. Omit seeds with a missing value.
-
-    With `change_to`, the value is the change of the metric. With `worst_over`, the value is the worst over the
-    values of that field.
-    """
+    """Read one value of the metric per seed: with `change_to`, its change; with `worst_over`, the worst value."""
     column = f"metrics.{metric or claim.metric}"
 
     def read_table(arm: dict[str, str]) -> pd.DataFrame:
@@ -227,7 +207,7 @@ def _read_values(claim: Claim, arms: pd.DataFrame, arm: dict[str, str], metric: 
 
 
 def _format_learning_rates(runs: pd.DataFrame | None) -> str:
-    """Format the learning rates of an arm's runs. A sweep can tune the learning rate of each arm."""
+    """Format the learning rates of an arm's runs."""
     if runs is None or "settings.learning_rate" not in runs:
         return ""
     return ", ".join(_list_values(runs, "settings.learning_rate"))

@@ -1,1 +1,1 @@
-"""Hyperparameter search with Optuna: loads sweep files, plans the trials of a study, and runs them in workers."""
+"""Hyperparameter search with Optuna."""

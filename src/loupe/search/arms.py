@@ -1,4 +1,4 @@
-"""Finds the runs that trained the points of a grid in a table of runs. The runs may come from other sweeps."""
+"""Finds the runs of the points of a grid in a table of runs, which may come from other sweeps."""
 
 import json
 import math
@@ -11,11 +11,12 @@ import pandas as pd
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import format_value
+from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
 
 class _Candidate(NamedTuple):
-    """A point of an arm with its runs, one per seed, and the loss of the run with the first seed."""
+    """A point with its runs, one per seed, and the loss with the first seed."""
 
     loss: float
     params: Params
@@ -30,11 +31,10 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        One row per point and seed. If several runs trained a point with the same seed, the row comes from the newest
-        run. A row has the columns of `table`, a column `seed`, and one column for each key of [search]. The column of
-        a key contains text, or None if the condition of the key does not hold. If the sweep sets `tune`, points that
-        differ only in tuned fields form an arm. Of each arm, only the point that is best with the first seed has
-        rows. The table is empty if the sweep is not a grid.
+        The newest run per point and seed, with the columns of `table`, `seed` and the keys of [search] (None if the
+        condition of a key does not hold). With `tune`, only the best point of each arm has rows, without
+        the first seed. The table is
+        empty if the sweep is not a grid.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -53,10 +53,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield the points of an arm for which runs exist, each with one run per seed.
-
-    If the sweep tunes fields, yield only the point that is best with the first seed.
-    """
+    """Yield the points of an arm with their runs, one per seed; with `tune`, the other seeds of the best point."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
@@ -67,9 +64,19 @@ def _select_points(
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
             candidates.append(_Candidate(math.inf if math.isnan(value) else value, params, by_seed))
     if sweep.study.tune:
-        with_first_seed = [candidate for candidate in candidates if first in candidate.runs.index]
-        candidates = [min(with_first_seed, key=lambda candidate: candidate.loss)] if with_first_seed else []
+        with_first_seed = [
+            each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
+        ]
+        best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
+        # The first seed chose the point, so its value would favour arms with many points.
+        candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
+
+
+def _is_feasible(sweep: SweepFile, candidate: _Candidate, seed: str) -> bool:
+    """Return whether the run of a seed satisfies the constraints of the sweep."""
+    metrics = {str(name).removeprefix("metrics."): value for name, value in candidate.runs.loc[seed].items()}
+    return not constraints.list_violated(constraints.compute_violations(sweep.study.constraints, metrics))
 
 
 def _make_run_key(row: pd.Series) -> str:
@@ -84,10 +91,10 @@ def _make_run_key(row: pd.Series) -> str:
 
 @cache
 def _make_key(texts: frozenset[tuple[str, str]]) -> str:
-    """Return the key of a run's settings. A field that Loupe did not have at the time of the run gets its default."""
+    """Return the key of a run's settings, with the defaults of missing fields."""
     try:
         return _join_settings(parse_settings("train", dict(texts)).to_texts())
-    except SettingsError:  # the run has a field or value that no longer exists
+    except SettingsError:  # an old field or value
         return _join_settings(dict(texts))
 
 

@@ -7,16 +7,15 @@ import subprocess
 
 from loupe.search.sweep_file import SweepFile
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"  # environment variable with the GPUs that a process may use
+VARIABLE = "CUDA_VISIBLE_DEVICES"
 LISTING_TIMEOUT_S = 30.0
 
 
 def group_gpus(sweep: SweepFile) -> list[str]:
-    """Group the GPUs that this process may use. A group has the number of GPUs that a trial uses (`devices`).
+    """Group the GPUs that this process may use by the number that a trial uses (`devices`).
 
     Returns:
-        The value of CUDA_VISIBLE_DEVICES per group. If the sweep file searches `devices`, or sets `devices` to `all`,
-        one group contains all GPUs.
+        CUDA_VISIBLE_DEVICES per group. If `devices` is searched or `all`, one group contains all GPUs.
     """
     gpus = _list_gpus()
     values = dict.fromkeys(sweep.search, "all") | sweep.train
@@ -26,7 +25,7 @@ def group_gpus(sweep: SweepFile) -> list[str]:
 
 
 def _list_gpus() -> list[str]:
-    """Return the devices of CUDA_VISIBLE_DEVICES; without this variable, the UUIDs of the GPUs from `nvidia-smi`."""
+    """Return the devices of CUDA_VISIBLE_DEVICES, or the UUIDs of the GPUs from `nvidia-smi`."""
     visible = os.environ.get(VARIABLE)
     if visible is not None:  # CUDA ignores all devices after an invalid device
         devices = [device.strip() for device in visible.split(",")]
@@ -39,4 +38,4 @@ def _list_gpus() -> list[str]:
         return []
     gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", result.stdout)
     parts = [gpu for gpu in gpus if gpu.startswith("MIG")]
-    return parts or gpus  # a GPU that is split into parts (MIG) cannot be used as a whole
+    return parts or gpus  # a GPU with parts (MIG) cannot be used as a whole

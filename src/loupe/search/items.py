@@ -1,7 +1,4 @@
-"""The items of a sweep: lists the items that are still to be trained, and detects items that have ended.
-
-An item is one network to train: a grid point with a seed, or one of the points that a sampler chooses.
-"""
+"""The items of a sweep, each a network to train: a grid point with a seed, or a point of a sampler."""
 
 import json
 import math
@@ -9,12 +6,12 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
-MAX_ATTEMPTS = 3  # an item is given up if this number of its workers crash in one run of the sweep
-TrialsByItem = dict[str, list[FrozenTrial]]  # the trials of each item; a retry is a new trial of the same item
+MAX_ATTEMPTS = 3  # crashes of an item's workers in one run of the sweep
+TrialsByItem = dict[str, list[FrozenTrial]]  # a retry is a new trial of the same item
 
 
 class SweepItems:
@@ -22,7 +19,7 @@ class SweepItems:
 
     Args:
         sweep: the sweep file.
-        parent: the id of the sweep's run. This run does not retry an item that failed in this run.
+        parent: the id of the sweep's run, in which an item that failed is not tried again.
     """
 
     def __init__(self, sweep: SweepFile, parent: str) -> None:
@@ -32,23 +29,19 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no open trial, each with its fixed parameters."""
+        """Yield the items that have not ended and have no open trial, with their fixed parameters."""
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
                 yield item, params
 
     def has_ended(self, trials: list[FrozenTrial]) -> bool:
-        """Return whether the item of these trials is complete, pruned or given up."""
+        """Return whether the item is complete, pruned or given up."""
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
         return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
 
     def _iterate(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items in their order.
-
-        If the sweep file sets `tune`, points that differ only in the tuned fields form an arm. Only the best point of
-        each arm gets further seeds.
-        """
+        """Yield all items; if fields are tuned, only the best point of each arm gets further seeds."""
         if not self._sweep.is_grid:
             for slot in range(self._sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
@@ -59,13 +52,17 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm with the first seed; None if a trial is open or no trial has a value."""
+        """Return the best point of an arm with the first seed; None before it is known."""
         trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials_of_points)):
             return None
         losses = [
             min(
-                (self._sweep.get_loss(trial) for trial in trials if trial.state == TrialState.COMPLETE),
+                (
+                    self._sweep.get_loss(trial)
+                    for trial in trials
+                    if trial.state == TrialState.COMPLETE and constraints.is_feasible(trial)
+                ),
                 default=math.inf,
             )
             for trials in trials_of_points

@@ -16,13 +16,11 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
 
     Args:
         study: the study.
-        params: the parameters to plot. A parameter with fewer than two completed trials is omitted.
-        objectives: the names of the objectives. With two objectives, `front` shows the values of all trials; the
-            other figures show the first objective.
+        params: the parameters to plot, if they have two complete trials.
+        objectives: the names of the objectives.
 
     Returns:
-        Figures by name; empty with fewer than two completed trials. `importances` shows the parameters that all
-        completed trials have; without such parameters, this figure is missing.
+        Figures by name; {} with fewer than two complete trials.
     """
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
@@ -34,7 +32,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
     common = [name for name in plotted if all(name in trial.params for trial in complete)]
     axes: dict[str, Any] = {}
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.figsize": (9, 5)}):
-        warnings.simplefilter("ignore")  # Optuna warns that its plots are experimental
+        warnings.simplefilter("ignore")  # Optuna's plots are experimental
         target: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": objectives[0]}
         axes["history"] = plots.plot_optimization_history(study, **target)
         axes["slice"] = plots.plot_slice(study, params=plotted, **target)
@@ -44,4 +42,4 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
         if common:
             evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common, **target)
-    return {name: np.ravel(plot)[0].figure for name, plot in axes.items()}  # a plot is one Axes or an array of Axes
+    return {name: np.ravel(plot)[0].figure for name, plot in axes.items()}

@@ -6,13 +6,13 @@ from optuna.trial import Trial
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.values import Range
 
-CURVE_POINTS = 17  # number of points of a learning curve with the default eval_every, including step 0
-# NSGA-II: the trials are divided into this number of generations, each with at most MAX_POPULATION trials.
+CURVE_POINTS = 17  # of a learning curve by default
+# Generations of NSGA-II, and trials per generation
 GENERATIONS, MAX_POPULATION = 5, 50
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the parameters of a trial: the enqueued values; the sampler chooses values that are not enqueued."""
+    """Return the parameters of a trial: enqueued values, or the sampler's."""
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):
@@ -28,24 +28,24 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed of a trial. In a grid, the seed is a parameter; a sampler uses one seed for all trials."""
+    """Return the seed of a trial: a parameter of a grid, or the only seed of a sampler."""
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
 def draw_startup_points(sweep: SweepFile) -> list[Params]:
-    """Draw `startup` random points, which depend only on the seed."""
+    """Draw `startup` random points."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=sweep.seeds[0]))
     points = []
     for _ in range(sweep.study.startup):
         trial = study.ask()
         points.append(suggest_params(sweep, trial))
-        study.tell(trial, 0.0)  # ends the trial; the random sampler ignores the value
+        study.tell(trial, 0.0)  # ends the trial
     return points
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number. For a grid, the sampler has no effect."""
-    seed = (sweep.seeds[0] * 100_003 + number) % 2**32  # differs for each trial and for each seed of the sweep
+    """Return the sampler of the trial with this number; without effect for a grid."""
+    seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
     if sweep.study.sampler == "nsga2":
@@ -55,9 +55,9 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 
 
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Return the pruner of a sweep. The pruner counts points of the learning curve, not training steps."""
+    """Return the pruner of a sweep, which counts points of the learning curve."""
     if sweep.study.pruner == "median":
-        # A trial can be pruned at point 2 of its learning curve or later, if 4 other trials are complete.
+        # From point 2 of a curve, if 4 other trials are complete
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=CURVE_POINTS, reduction_factor=3)

@@ -1,11 +1,8 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues one trial per item (see `items`). A worker claims a waiting trial before the training.
-Therefore each item is trained exactly once. If a worker crashes, its item is enqueued again, and the new trial
-continues from the checkpoint.
-
-Optuna's own retries (RetryHeartbeatStaleTrialCallback) are not used: the default storage, a journal file, does not
-support them.
+The sweep's process enqueues one trial per item (see `items`). A worker claims a trial before the training. The item
+of a crashed worker is enqueued again, and continues from the checkpoint. Optuna's own retries do not support the
+default storage, a journal file.
 """
 
 import heapq
@@ -23,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.items import SweepItems, TrialsByItem
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
@@ -40,9 +37,10 @@ from loupe.search.trial_attributes import (
     WORK_SECONDS,
 )
 
-SPACE_TAG = "loupe.space"  # the search space: an attribute of the study, and a tag of the sweep's run
-CLAIM_TIMEOUT_S = 20.0  # a worker that does not finish its claim within this time counts as crashed
-MAX_WAITING = 64  # default of the maximum number of waiting trials
+VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
+SPACE_TAG = "loupe.space"  # the search space: attribute of the study, and tag of the sweep's run
+CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
+MAX_WAITING = 64  # default number of waiting trials
 MAX_REASON_LENGTH = 500
 
 
@@ -52,8 +50,8 @@ class SweepStudy:
     Args:
         sweep: the sweep file.
         storage: the result of `open_storage`.
-        digest: the digest of the training dataset.
-        parent: the id of the sweep's run. An item that failed in this run is not tried again in this run.
+        digest: the digest of the dataset.
+        parent: the id of the sweep's run, in which an item that failed is not tried again.
 
     Raises:
         UsageError: a study with this name has another search space.
@@ -76,12 +74,12 @@ class SweepStudy:
         self._study_id = storage.get_study_id_from_name(sweep.name)
         self._check_space(sweep.describe_space(digest))
         self._items = SweepItems(sweep, parent)
-        # When this process first saw a trial without an owner, by trial number, in seconds of time.monotonic.
+        # Monotonic time at which a trial without an owner was first seen, by trial number
         self._unowned_since: dict[int, float] = {}
 
     @property
     def parent(self) -> str:
-        """The id of the sweep's run, which the step sets after it has opened the study."""
+        """The id of the sweep's run."""
         return self._items.parent
 
     @parent.setter
@@ -101,10 +99,7 @@ class SweepStudy:
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
-        Args:
-            max_waiting: the maximum number of waiting trials. A large number is slow, because Optuna reads all
-                unfinished trials from a database with each request. Nothing is enqueued while at least
-                `max_waiting / 2` trials wait.
+        Optuna reads all unfinished trials from a database with each request. Therefore few trials wait at a time.
         """
         free_places = max_waiting - self.count_waiting()
         if free_places <= max_waiting // 2:
@@ -136,7 +131,10 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters."""
+        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters.
+
+        In a sweep with constraints, a row also contains the constraints that the trial violates, or "".
+        """
         rows = []
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
@@ -149,17 +147,16 @@ class SweepStudy:
                 REUSED: bool(trial.user_attrs.get(REUSED)),
                 REASON: trial.user_attrs.get(REASON),
             }
+            if self.sweep.study.constraints:
+                row[VIOLATED] = ", ".join(constraints.list_violated(trial.constraints))
             rows.append(row | trial.params)
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker only. `Study.ask` is not used: it creates a trial if no trial waits.
+        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
 
         Args:
             owner: tags of the worker's process.
-
-        Returns:
-            The trial, or None if no trial waits.
         """
         for waiting in self._list_trials(TrialState.WAITING):
             trial_id = self._find_id(waiting)
@@ -169,20 +166,16 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
-                # The trial has ended: another worker has finished the trial, or this worker took longer than
-                # CLAIM_TIMEOUT_S to claim the trial.
-                continue
-            # The sampler's seed depends only on the trial's number. Therefore every process chooses the same point.
+                continue  # another worker finished it, or this claim took longer than CLAIM_TIMEOUT_S
+            # Every process chooses the same point: the sampler's seed is the trial's number.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
 
     def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
-        """End a trial as complete with a value per objective, or as pruned.
+        """End a trial as complete with a value per objective, or as pruned; return False if it had already ended.
 
-        Returns:
-            True, or False if the trial had already ended, because the sweep counted its worker as crashed and failed
-            the trial as ORPHANED.
+        The sweep ends a trial as ORPHANED if its worker seems to have crashed.
         """
         try:
             self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)
@@ -193,13 +186,7 @@ class SweepStudy:
         return True
 
     def fail_trial(self, trial: Trial | FrozenTrial, failure: str, reason: str = "") -> None:
-        """End a trial without a value, unless it has already ended.
-
-        Args:
-            trial: the trial.
-            failure: FAILED, or ORPHANED if the worker crashed.
-            reason: the error message.
-        """
+        """End a trial without a value, as FAILED or ORPHANED, unless it has already ended."""
         trial_id = self._find_id(trial)
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(trial_id, FAILURE, failure)
@@ -207,19 +194,16 @@ class SweepStudy:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """Fail the running trials of crashed workers, and running trials without an owner after CLAIM_TIMEOUT_S.
+        """Fail the running trials of crashed workers, or without an owner for CLAIM_TIMEOUT_S, and return them.
 
         Args:
             is_alive: returns whether the owner of a trial is alive.
-
-        Returns:
-            The failed trials.
         """
         orphans, now = [], time.monotonic()
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the trial's start time is of no use: another machine's clock may have set it
+            else:  # the trial's start time depends on another machine's clock
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -227,13 +211,13 @@ class SweepStudy:
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first. With two objectives, return only the trials of the Pareto front.
+        """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
-        Trials of a grid are ranked by the number of complete seeds of their point, then by the mean value of the
-        point, then by their own value. If a training did not improve a network, the best weights are the initial
-        weights. The values of such trials are equal. Therefore the value at the last point of the curve decides.
+        Trials of a grid are ranked by the number of complete seeds of their point, the mean value of the point, and
+        their own value. The value at the last point of the curve decides between equal values (of networks that did
+        not improve).
         """
-        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_trials(TrialState.COMPLETE)
+        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
         losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.get_loss(trial) for trial in complete]
@@ -249,19 +233,23 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value could be one of the `keep` best trials, or of the Pareto front."""
+        """Return whether a feasible trial with this value could be one of the `keep` best, or of the Pareto front."""
         if self.sweep.has_front:
             return True
         keep = self.sweep.study.keep
-        losses = map(self.sweep.get_loss, self._list_trials(TrialState.COMPLETE))
+        losses = map(self.sweep.get_loss, self._list_feasible())
         best = heapq.nsmallest(keep, losses)
         return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
+
+    def _list_feasible(self) -> list[FrozenTrial]:
+        """Return the complete trials that satisfy all constraints."""
+        return [trial for trial in self._list_trials(TrialState.COMPLETE) if constraints.is_feasible(trial)]
 
     def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states or None)
 
     def _find_point(self, trial: FrozenTrial) -> object:
-        """Return a key that trials of one grid point share; each trial of a sampler is its own point."""
+        """Return a key of the trial's grid point; each trial of a sampler is its own point."""
         if not self.sweep.is_grid:
             return trial.number
         return tuple(map(trial.params.get, self.sweep.search))
@@ -277,7 +265,7 @@ class SweepStudy:
 
 
 def _describe_difference(existing: str | None, space: str) -> str:
-    """Return the first difference of two results of `SweepFile.describe_space`: a field with both values, or ""."""
+    """Return the first difference of two results of `SweepFile.describe_space`, or ""."""
     try:
         old, new = json.loads(existing or ""), json.loads(space)
         for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):
@@ -285,6 +273,6 @@ def _describe_difference(existing: str | None, space: str) -> str:
                 if old_table.get(key) != new_table.get(key):
                     values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
                     return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
-    except (ValueError, AttributeError):  # another program has changed the attribute of the study
+    except (ValueError, AttributeError):  # changed by another program
         pass
     return ""

@@ -1,4 +1,4 @@
-"""Opens the storage of an Optuna study (a database or a journal file), and repairs the journal of a killed sweep."""
+"""Opens the storage of an Optuna study (a database or a journal file), and repairs a journal."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from sqlalchemy.exc import OperationalError
 
 from loupe.errors import UsageError, describe_error
 
-WRITE_TIMEOUT_S = 2.0  # after this time, the workers of a killed sweep have ended and do not write any more
-LOCK_TIMEOUT_S = 60.0  # maximum wait for an SQLite database that another worker has locked
-RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database; a restart takes less time
+WRITE_TIMEOUT_S = 2.0  # then the workers of a killed sweep have ended
+LOCK_TIMEOUT_S = 60.0  # for a locked SQLite database
+RETRY_TIMEOUT_S = 120.0  # for an unreachable database, such as during a restart
 RETRY_INTERVAL_S = 1.0
-JOURNAL_START = b'{"op_code":0,"worker_id":"'  # a journal starts with a record that creates a study
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the first record creates a study
 MAX_FIRST_LINE_BYTES = 65536
-MAX_NAME_BYTES = 200  # the name of Optuna's lock file is the name of the journal and up to 48 bytes
+MAX_NAME_BYTES = 200  # Optuna's lock file has up to 48 bytes more
 T = TypeVar("T")
 
 
@@ -43,24 +43,19 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
             Path(location).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(location))
         if not location.startswith("sqlite"):
-            # The ping replaces connections that a restart of the database has closed.
+            # Replaces connections that a restart of the database has closed.
             return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
         storage = RDBStorage(location, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
         event.listen(storage.engine, "begin", _lock_database)
         return storage
     except UsageError:
         raise
-    except Exception as error:  # each database driver has its own exceptions
+    except Exception as error:
         raise UsageError(f"storage: {location!r} cannot be opened: {describe_error(error, location)}") from None
 
 
 def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:
-    """Call a function, repeat the call until the database answers, and return the result.
-
-    Args:
-        work: the function; it must be idempotent.
-        timeout: seconds until the exception of the database is raised.
-    """
+    """Call an idempotent function until the database answers, at most for `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -72,19 +67,15 @@ def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T
 
 
 def _lock_database(connection: Connection) -> None:
-    """Lock SQLite, which has no SELECT … FOR UPDATE, so that Optuna assigns each trial to one worker only."""
+    """Lock SQLite, so that Optuna assigns each trial to one worker."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def check_journal(file: Path) -> None:
-    """Check that a file starts like an Optuna journal, is empty, or does not exist.
-
-    Raises:
-        UsageError: the file is not a journal.
-    """
+    """Raise UsageError unless a file starts like an Optuna journal, is empty, or does not exist."""
     if len(os.fsencode(file.name)) > MAX_NAME_BYTES:
         raise UsageError(f"storage: must have a file name of at most {MAX_NAME_BYTES} bytes, got {file.name!r}")
-    is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block the reader
+    is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block
     if file.is_file():
         with file.open("rb") as stream:
             first_line = stream.readline(MAX_FIRST_LINE_BYTES)
@@ -98,11 +89,10 @@ def check_journal(file: Path) -> None:
 def repair_journal(journal: Path) -> None:
     """Remove the unreadable end of a journal, unless a running process completes the last record.
 
-    A killed process or a power loss can leave half a record or a line of other bytes. If a further record follows,
-    Optuna cannot read the journal any more.
+    A killed process or a power loss can leave other bytes at the end. Optuna cannot read records after them.
 
     Raises:
-        UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.
+        UsageError: the file is not a journal, or records follow an unreadable line. It is not changed.
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:
@@ -111,10 +101,7 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal.
-
-    After this position, the journal may contain one complete line that is not a record, and an incomplete line.
-    """
+    """Return the position after the last record of a journal; an unreadable and an incomplete line may follow."""
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

@@ -1,7 +1,7 @@
 """The content of a sweep file: its tables, the points of its search space, and the settings of a point.
 
-A key of [train] or [search] may have a condition before a dot. `sgd.momentum` applies if the optimizer is sgd,
-`perceptron.hidden` if the network is perceptron, `initializer=gaussian.stddev` if the initializer is gaussian.
+A key may have a condition before a dot: `sgd.momentum` is for the optimizer sgd, `perceptron.hidden` for the network
+perceptron, `initializer=gaussian.stddev` for the initializer gaussian.
 """
 
 import json
@@ -19,31 +19,31 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
 from loupe.errors import mask_values
 from loupe.report.claims import Claim
+from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
 
-Params = dict[str, Any]  # a value per key of [search]: one point of the search space
-MAX_KEYS = 200  # maximum number of keys of a table, several times the number of fields
-MAX_RANDOM_POINTS = 400  # the number of random points to check before a sampler starts
-# Fields of train that cannot be searched. Dataset and seed are set per sweep; the other fields do not change
-# the network.
+Params = dict[str, Any]  # a point of the search space: a value per key of [search]
+MAX_KEYS = 200
+MAX_RANDOM_POINTS = 400  # checked before a sampler starts
+# Fields of train that are set per sweep, or do not change the network
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
 class Condition(NamedTuple):
-    """The condition of a key: the field and the value that the field must have."""
+    """The field and value on which a key depends."""
 
     field: str
     value: str
 
 
 class Study(BaseModel):
-    """The table [study]: the objective, the sampler and the pruner; docs/sweeps.md explains the fields."""
+    """The table [study]; see docs/sweeps.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
     metric: Literal["val/mae", "val/mse", "val/psnr"] = "val/mae"
     cost: Literal["none", "macs_per_pixel", "weights"] = "none"
-    direction: Literal["minimize", "maximize"] = "minimize"  # the default depends on the metric
+    direction: Literal["minimize", "maximize"] = "minimize"
     sampler: Literal["grid", "tpe", "nsga2", "random"] = "grid"
     pruner: Literal["none", "median", "hyperband"] = "none"
     repeats: int = Field(1, ge=1, le=1000)
@@ -51,6 +51,7 @@ class Study(BaseModel):
     trials: int = Field(100, ge=1, le=1_000_000)
     startup: int = Field(0, ge=0)
     keep: int = Field(3, ge=1, le=1000)
+    constraints: tuple[Constraint, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +59,7 @@ class Study(BaseModel):
         if not isinstance(given, dict):
             return given
         metric = given.get("metric")
-        if isinstance(metric, list) and len(metric) == 2:  # two objectives: a score and the cost of the network
+        if isinstance(metric, list) and len(metric) == 2:  # two objectives
             given = given | dict(zip(("metric", "cost"), metric, strict=True))
         return {"direction": "maximize" if given.get("metric") == "val/psnr" else "minimize"} | given
 
@@ -93,17 +94,17 @@ class SweepFile(BaseModel):
 
     @property
     def is_grid(self) -> bool:
-        """Whether the sweep trains every point of a grid, instead of points that a sampler chooses."""
+        """Whether the sweep trains every point of a grid."""
         return self.study.sampler == "grid"
 
     @property
     def objective(self) -> str:
-        """The metric that ranks finished trials: the score of the best weights of a training."""
+        """The metric that ranks trials: the score of a training's best weights."""
         return self.study.metric.replace("val/", "val/best_")
 
     @property
     def objectives(self) -> list[str]:
-        """The metrics whose values Optuna gets: `objective` and, in a sweep with two objectives, the cost."""
+        """The metrics that Optuna gets: `objective`, and the cost of a sweep with two objectives."""
         return [self.objective] if self.study.cost == "none" else [self.objective, self.study.cost]
 
     @property
@@ -113,17 +114,17 @@ class SweepFile(BaseModel):
 
     @property
     def has_front(self) -> bool:
-        """Whether the sweep has two objectives. Its best trials are the Pareto front."""
+        """Whether the sweep has two objectives, and a Pareto front."""
         return self.study.cost != "none"
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that each point is trained with."""
+        """The seeds of each point."""
         first = int(self.train.get("seed", 0))
         return list(range(first, first + self.study.repeats))
 
     def to_loss(self, value: float | None) -> float:
-        """Return a value of the objective, negated if higher values are better; None counts as 0."""
+        """Return a value of the objective, negated if higher is better; None counts as 0."""
         return (1 if self.study.direction == "minimize" else -1) * float(value or 0)
 
     def get_loss(self, trial: FrozenTrial) -> float:
@@ -131,11 +132,11 @@ class SweepFile(BaseModel):
         return self.to_loss(trial.values[0])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the file as JSON that `SweepFile.model_validate` reads."""
+        """Return the file as JSON for `SweepFile.model_validate`."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def order_keys(self) -> list[str]:
-        """Return the keys of [search], each after the keys that its condition may depend on."""
+        """Return the keys of [search], each after the keys of its condition."""
 
         def depth(key: str) -> int:
             condition = parse_condition(key)
@@ -144,19 +145,19 @@ class SweepFile(BaseModel):
         return sorted(self.search, key=depth)
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key in a form that Optuna and the settings accept; for a range, its two ends."""
+        """Return the values of a key for Optuna and the settings; for a range, its ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
         return [format_value(tuple(value)) if isinstance(value, list) else value for value in values]
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
-        """Return whether the condition of a key holds for the parameters that are already chosen."""
+        """Return whether the condition of a key holds for the chosen parameters."""
         condition = parse_condition(key)
         return condition is None or self._find_value(condition.field, params) == condition.value
 
     def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
-        """Return the value of a field at a point; None if the network and the optimizer do not have the field."""
+        """Return the value of a field at a point; None if the network and optimizer do not have it."""
         given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
         given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:
@@ -182,7 +183,7 @@ class SweepFile(BaseModel):
             yield from self.iterate_points(keys[1:], params)
 
     def draw_points(self) -> Iterator[Params]:
-        """Yield MAX_RANDOM_POINTS random points. All calls yield the same points."""
+        """Yield MAX_RANDOM_POINTS random points, the same in each call."""
         rng = random.Random(0)
         for _ in range(MAX_RANDOM_POINTS):
             params: Params = {}
@@ -195,21 +196,17 @@ class SweepFile(BaseModel):
             yield params
 
     def create_settings(self, params: Mapping[str, Any], **overrides: Any) -> Any:
-        """Return the train settings of a point.
-
-        Args:
-            params: the point.
-            overrides: values of fields that replace the values of the file and of the point, such as the seed.
+        """Return the train settings of a point; `overrides`, such as the seed, replace values.
 
         Raises:
-            UsageError: the settings of train do not accept a field or a value.
+            UsageError: train does not accept a field or a value.
         """
         given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
         given |= {parse_field(key): value for key, value in params.items()} | overrides
         return parse_settings("train", given)
 
     def group_arms(self) -> list[list[Params]]:
-        """Return the points of a grid by arm. The points of one arm differ in their tuned fields only."""
+        """Return the points of a grid by arm; the points of an arm differ only in tuned fields."""
         arms: dict[str, list[Params]] = {}
         for params in self.iterate_points():
             fixed = {
@@ -228,22 +225,16 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return, as JSON, all settings that must be equal for all trials of a study.
-
-        If the sweep is run again, the number of seeds or trials may differ.
-
-        Args:
-            digest: the digest of the dataset.
-        """
-        study = self.study.model_dump(
-            include={"direction", "metric", "cost", "sampler", "pruner", "tune"}, mode="json"
-        )
+        """Return, as JSON, the settings that all trials of a study share; `digest` is that of the dataset."""
+        names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
+        names |= {"constraints"} if self.study.constraints else set()  # studies of earlier versions lack this field
+        study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
 
 
 def parse_condition(key: str) -> Condition | None:
-    """Return the condition of a key; None for a key without a condition."""
+    """Return the condition of a key, or None."""
     condition, dot, _ = key.rpartition(".")
     if not dot:
         return None

@@ -1,4 +1,4 @@
-"""Reads a sweep file and checks every point against the settings of train before the first trial starts."""
+"""Reads a sweep file and checks its points against the settings of train."""
 
 import tomllib
 from collections.abc import Iterable
@@ -27,10 +27,10 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: name, dataset, pruner and seed replace the values of the file; smoke=true shortens the trainings.
+        settings: name, dataset, pruner, seed and smoke change the values of the file.
 
     Raises:
-        UsageError: the file cannot be read, or a table, a field or a value is invalid.
+        UsageError: the file cannot be read, or a table, field or value is invalid.
     """
     tables = _read_tables(Path(file))
     try:
@@ -45,18 +45,18 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
-    except (UsageError, ValueError, OverflowError) as error:  # extreme numbers cause the last two errors
+    except (UsageError, ValueError, OverflowError) as error:
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
 
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        if file.is_fifo() or file.is_char_device():  # a read could block forever
+        if file.is_fifo() or file.is_char_device():  # could block
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # a null byte in the name causes ValueError
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise UsageError(f"sweep: {str(file)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(content) > MAX_FILE_BYTES:
         raise UsageError(f"sweep: must be a file of at most {MAX_FILE_BYTES} bytes, got {str(file)!r}")
@@ -64,7 +64,7 @@ def _read_tables(file: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except RecursionError:
         raise UsageError(f"sweep: {file} is not valid TOML: it is nested too deeply") from None
-    except ValueError as error:  # invalid TOML or UTF-8, or a number with too many digits
+    except ValueError as error:
         raise UsageError(f"sweep: {file} is not valid TOML: {error}") from None
 
 
@@ -82,7 +82,7 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # The fields that determine the duration are removed from [train], so that smoke=true sets short values.
+        # smoke=true sets the fields that determine the duration
         durations = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
@@ -117,7 +117,7 @@ def _check_keys(sweep: SweepFile) -> None:
 
 
 def _check_points(sweep: SweepFile) -> None:
-    """Check that train accepts all points of a grid, or random points if the sweep uses a sampler."""
+    """Check that train accepts all points of a grid, or random points of a sampler."""
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used_keys: set[str] = set()
@@ -137,7 +137,7 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return the table and the condition of the field that a message starts with, such as `search.sgd.`, or ""."""
+    """Return the table and condition of the field of a message, such as `search.sgd.`, or ""."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     prefixes = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import loupe
 
-# The trained weights depend only on the settings, the dataset and the code in these files and folders.
+# Trained weights depend only on the settings, the dataset and this code.
 TRAINING_CODE = (
     "data/dataset.py",
     "data/pairs.py",
@@ -24,11 +24,7 @@ TRAINING_CODE = (
 
 @cache
 def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
-    """Return a hash of the training code without comments and docstrings. A sweep reuses only results of equal code.
-
-    Args:
-        package: the folder of the package.
-    """
+    """Return a hash of the training code without comments and docstrings."""
     code = hashlib.sha256()
     for name in TRAINING_CODE:
         path = package / name

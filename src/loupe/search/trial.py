@@ -1,4 +1,4 @@
-"""Runs one trial: reuses a result of the store or trains the network, and reports the value to MLflow and Optuna."""
+"""Runs one trial: reuses a result of the store or trains the network, and reports to MLflow and Optuna."""
 
 import itertools
 import socket
@@ -20,6 +20,7 @@ from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
+from loupe.search import constraints
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
@@ -31,7 +32,7 @@ from loupe.training.variant import build_network, describe
 
 
 class Stopwatch:
-    """Measures how many seconds a trial takes to build, train and score its network, without the logging."""
+    """Measures the seconds that a trial takes, without the logging."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -61,7 +62,7 @@ class TrialContext:
         trial: the result of `SweepStudy.claim_trial`.
         study: the study of the trial.
         job: the job of the worker.
-        settings: the settings of train for the trial.
+        settings: the settings of train.
         stopwatch: measures the trial's work.
     """
 
@@ -73,7 +74,7 @@ class TrialContext:
 
     @property
     def resumed_run(self) -> str | None:
-        """The id of the run of a crashed worker that this trial continues, or None."""
+        """The id of a crashed worker's run that this trial continues, or None."""
         run_id: str | None = self.trial.user_attrs.get(RESUMED_RUN)
         return run_id
 
@@ -84,17 +85,14 @@ class TrialContext:
 
 
 class TrialLostError(SystemExit):
-    """The trial has ended, because another worker trains the same network. The run of the trial becomes KILLED."""
+    """The trial has ended, because another worker trains the same network."""
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     """Run a claimed trial until it is complete, pruned, failed or lost to another worker.
 
-    See `TrialContext` for the arguments.
-
     Raises:
-        KeyboardInterrupt: the worker is interrupted. The trial stays open, and the sweep later enqueues a trial that
-            continues the training.
+        KeyboardInterrupt: the worker is interrupted. The trial stays open, and is continued later.
     """
     sweep = study.sweep
     try:
@@ -106,36 +104,43 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         if not study.complete_trial(trial, state, value) and existing_run is None:
             trials.discard_result(trial.user_attrs[RUN])
     except TrialLostError:
-        return  # the result of the other worker counts
+        return
     except optuna.exceptions.StorageInternalError:
-        raise  # the database is unreachable: the worker exits, and the trial continues later from its checkpoint
+        raise  # the worker exits; the trial continues later from its checkpoint
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; None without such a run."""
+    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; otherwise None."""
     ended = trials.get_ended_run(context.resumed_run) if context.resumed_run else None
     return ended if ended or context.job.fresh else trials.find_finished_run(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[float] | None]:
-    """Report the points of a finished run to Optuna, and return the state and the values of the trial."""
+    """Report the points of a finished run to Optuna, and return the state and values of the trial."""
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
     for number, (step, value) in enumerate(curves.load_curve(run.info.run_id, sweep.study.metric)):
         _report_point(context, number, step, value)
     state = TrialState[run.data.tags[trials.STATE_TAG]]
-    return state, _choose_values(sweep, run.data.metrics) if state == TrialState.COMPLETE else None
+    if state == TrialState.COMPLETE:
+        _set_constraints(context, run.data.metrics)
+        return state, [run.data.metrics[name] for name in sweep.objectives]
+    return state, None
 
 
-def _choose_values(sweep: SweepFile, metrics: dict[str, float]) -> list[float]:
-    return [metrics[name] for name in sweep.objectives]
+def _set_constraints(context: TrialContext, metrics: dict[str, float]) -> list[str]:
+    """Report to Optuna by how much the metrics violate each constraint, and return the violated constraints."""
+    violations = constraints.compute_violations(context.study.sweep.study.constraints, metrics)
+    for text, violation in violations.items():
+        context.trial.set_constraint(text, violation)
+    return constraints.list_violated(violations)
 
 
 def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
-    """Train the network in a new run, and return the state and the values of the trial (None for a pruned trial)."""
+    """Train the network in a new run, and return the state and values of the trial (None if pruned)."""
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
@@ -146,8 +151,8 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
     continued = context.resumed_run if checkpoint else None
     with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
         trial.set_user_attr(RUN, run_id)
-        state, values = TrialState.COMPLETE, None
-        with context.stopwatch:  # this block can take long; the heartbeats of the run show that the worker is alive
+        state, values, violated = TrialState.COMPLETE, None, list[str]()
+        with context.stopwatch:
             dataset = open_dataset(context.job)
             train = dataset.load_pairs("train", settings.scale, settings.limit)
             validation = dataset.load_pairs("validation", settings.scale)
@@ -159,18 +164,20 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             with context.stopwatch:
                 points = _fit(context, model, (train, validation), checkpoint)
                 metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
-                values = _choose_values(study.sweep, metrics)
-            if study.is_among_best(values[0]):
+                values = [metrics[objective] for objective in study.sweep.objectives]
+                violated = _set_constraints(context, metrics)
+            if not violated and study.is_among_best(values[0]):
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
-        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has already ended
-        records.log_tags({trials.STATE_TAG: state.name})
+        trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has ended
+        tags = {trials.VIOLATED_TAG: ", ".join(violated)} if violated else {}
+        records.log_tags({trials.STATE_TAG: state.name} | tags)
     return state, values
 
 
 def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
-    """Return the values of a point; the seed only if the sweep has several seeds."""
+    """Return the values of a point, with the seed if there are several."""
     values = [params[key] for key in sweep.order_keys() if key in params]
     texts = [f"{value:.3g}" if isinstance(value, float) else format_value(value) for value in values]
     return " ".join([*texts, *([f"seed {params['seed']}"] if "seed" in params and sweep.study.repeats > 1 else [])])
@@ -178,11 +185,11 @@ def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
 
 @contextmanager
 def _convert_study_errors() -> Iterator[None]:
-    """Convert errors of the study to subclasses of SystemExit, so that the run becomes KILLED and not FAILED.
+    """Convert errors of the study to SystemExit, so that the run becomes KILLED.
 
     Raises:
         TrialLostError: the trial has ended elsewhere.
-        SystemExit: the database is unreachable; the process exits.
+        SystemExit: the database is unreachable.
     """
     try:
         yield
@@ -193,11 +200,11 @@ def _convert_study_errors() -> Iterator[None]:
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
-    """Fit the network, report each point of its curve, and return the points.
+    """Train the network, report each point of its curve, and return the points.
 
     Args:
         context: the inputs of the trial.
-        model: the network with its initial weights. The function replaces the weights by the best weights.
+        model: the network with its initial weights, changed in place.
         pairs: the training and the validation split.
         checkpoint: the checkpoint to continue from, or None.
 
@@ -226,7 +233,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
         log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # the loss is NaN or infinite: keep the last checkpoint
+    except LoupeError:  # the loss is NaN or infinite
         periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
@@ -234,10 +241,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(context: TrialContext, number: int, step: int, value: float) -> None:
-    """Report a point of the curve to the pruner, except for step 0, at which the network is not trained yet.
-
-    Optuna has no pruners for two objectives.
-    """
+    """Report a point of the curve after step 0 to the pruner, which does not exist for two objectives."""
     if step:
         context.trial.set_user_attr(LAST_VALUE, value)
         if not context.study.sweep.has_front:
@@ -245,11 +249,7 @@ def _report_point(context: TrialContext, number: int, step: int, value: float) -
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset. If this machine cannot read the dataset, prepare the dataset from the job's source.
-
-    Raises:
-        UsageError: this machine can neither read nor prepare the dataset.
-    """
+    """Open the sweep's dataset, or prepare it from the job's source; raise UsageError if both are impossible."""
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)
     settings = parse_settings("train", job.source | {"data_dir": job.data_dir})

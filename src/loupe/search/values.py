@@ -1,4 +1,4 @@
-"""The values of a searched field in a sweep file: a list, or a range from which a sampler draws numbers."""
+"""The values of a searched field: a list, or a range."""
 
 import math
 import random
@@ -12,7 +12,7 @@ FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=Fal
 
 
 class Range(BaseModel):
-    """An interval from which a sampler draws numbers, including both ends."""
+    """An interval, including both ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: FiniteNumber
@@ -35,17 +35,14 @@ class Range(BaseModel):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random) -> int | float:
-        """Draw the lower end, the upper end, or a random number between both ends, each with probability 1/3.
-
-        A sampler is not used, because a check of the search space must cover the ends.
-        """
+        """Draw the lower end, the upper end, or a random number between, each with probability 1/3."""
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
         elif self.log:
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
-        between = min(max(between, self.low), self.high)  # rounding may exceed the ends
+        between = min(max(between, self.low), self.high)  # after rounding
         return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
 
 

@@ -1,7 +1,6 @@
-"""A worker process of a sweep: claims waiting trials and trains them, one after the other.
+"""A worker process of a sweep: claims waiting trials and trains them, with one import of TensorFlow.
 
-The command is `python -m loupe.search.worker PARENT_PID` with the job as JSON on standard input. A separate
-process loads TensorFlow once for many trials, and frees the memory at its exit.
+The command is `python -m loupe.search.worker PARENT_PID`, with the job as JSON on standard input.
 """
 
 import _thread
@@ -12,18 +11,13 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker exits after this time, even if the cleanup is not complete
-# A worker exits if no trial waits or runs for this time, because starting a worker costs less than an idle worker.
-IDLE_TIMEOUT_S = 1.5
+SHUTDOWN_TIMEOUT_S = 10.0  # of an interrupted worker
+IDLE_TIMEOUT_S = 1.5  # without an open trial; a new worker costs less than an idle one
 POLL_INTERVAL_S = 0.3
 
 
 def main(parent_pid: int) -> None:
-    """Run trials until an end condition is met.
-
-    The conditions are: `max_trials` trials ran, no trial is open, the deadline has passed, the sweep's run is closed,
-    or the parent process exits.
-    """
+    """Run trials until `max_trials` ran, none is open, the deadline has passed, or the sweep's run is closed."""
     from loupe.errors import UsageError
     from loupe.search.study import SweepStudy
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
@@ -34,14 +28,14 @@ def main(parent_pid: int) -> None:
     watcher = ParentWatcher(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
     deadline = time.monotonic() + job.timeout
-    if "://" not in job.storage and not os.path.exists(job.storage):  # Optuna would create a journal
+    if "://" not in job.storage and not os.path.exists(job.storage):
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check comes first
+    from loupe.search.trial import open_dataset, run_trial  # takes seconds
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    # Opening can take long. It comes before the first claim, because heartbeats must start soon after a claim.
+    # Before the first claim, because heartbeats must start soon after a claim
     open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and time.monotonic() < deadline and liveness.is_running(job.parent):
@@ -68,7 +62,6 @@ class ParentWatcher:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching the parent process."""
         self._stopped.set()
 
     def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""The job of a worker process, and the function that runs one process, on this machine or on a Dask worker."""
+"""The job of a worker process, and the functions that run one."""
 
 import json
 import os
@@ -9,27 +9,27 @@ from typing import Any
 
 from loupe.search.gpus import VARIABLE
 
-MAX_STDERR_LINES = 40  # lines of standard error in the message about a failed worker; a traceback of Keras fits
+MAX_STDERR_LINES = 40  # in the message about a failed worker
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs. Dask logs the `repr`, which therefore omits fields with passwords.
+    """Everything that a worker process needs. Dask logs the `repr`, without passwords.
 
     Args:
-        sweep: the checked sweep file, as JSON.
-        storage: the storage of the Optuna study: a journal file or a database URL.
-        tracking_uri: the tracking URI of MLflow.
+        sweep: the sweep file, as JSON.
+        storage: a journal file or a database URL.
+        tracking_uri: MLflow's tracking URI.
         experiment_id: the experiment's id in MLflow.
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the settings dataset, smoke and seed, with which a machine prepares a dataset that it cannot read.
+        source: dataset, smoke and seed, with which a machine prepares a dataset that it cannot read.
         data_dir: the folder for prepared datasets.
-        threads: CPU threads per trial; 0 means one per core.
-        max_trials: maximum number of trials that the worker runs.
-        timeout: no trial starts after this many seconds; infinite without a limit.
-        fresh: also train trials whose results are in the store.
+        threads: CPU threads per trial; 0: one per core.
+        max_trials: maximum number of trials.
+        timeout: no trial starts after this many seconds.
+        fresh: also train trials with stored results.
     """
 
     sweep: dict[str, Any] = field(repr=False)
@@ -48,12 +48,7 @@ class WorkerJob:
 
 
 def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
-    """Start a worker process, which waits for its job on standard input.
-
-    Args:
-        job: the job.
-        gpus: the value of CUDA_VISIBLE_DEVICES in the new process; None keeps the value of this process.
-    """
+    """Start a worker process, with `gpus` as CUDA_VISIBLE_DEVICES if given."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
@@ -68,13 +63,10 @@ def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[st
 
 
 def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
-    """Send the job to a worker process and wait until it exits.
-
-    Returns:
-        The number of trials that the process ran.
+    """Send the job to a worker process, wait until it exits, and return the number of trials.
 
     Raises:
-        RuntimeError: the process failed. The message is a summary line and the end of its standard error.
+        RuntimeError: the process failed, with the end of its standard error.
     """
     output, errors = process.communicate(json.dumps(asdict(job)))
     if process.returncode:
@@ -85,5 +77,5 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
 
 
 def run_worker(job: WorkerJob) -> int:
-    """Run a worker process until it exits; see `wait_for_worker`."""
+    """Run a worker process until it exits."""
     return wait_for_worker(start_worker(job), job)

@@ -1,4 +1,4 @@
-"""Runs the worker processes of a sweep: starts workers, distributes the trials, and replaces crashed workers."""
+"""Runs the worker processes of a sweep, and replaces crashed workers."""
 
 import math
 import os
@@ -27,13 +27,12 @@ from loupe.search.trial_attributes import OWNER, RUN
 from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
-MAX_TRIALS_PER_WORKER = 25  # a worker then exits, because the memory of TensorFlow grows with each trial
+MAX_TRIALS_PER_WORKER = 25  # TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
-SERVER_TIMEOUT_S = 600.0  # maximum time that a sweep waits for an unreachable MLflow server
-SPARE_TRIALS = 8  # number of waiting trials in addition to two per worker
-# A sweep fails after this number of crashes in a row. One item causes at most MAX_ATTEMPTS crashes.
-MAX_CRASHES = 2 * MAX_ATTEMPTS
+SERVER_TIMEOUT_S = 600.0  # maximum wait for an unreachable MLflow server
+SPARE_TRIALS = 8  # waiting trials in addition to two per worker
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # in a row, before the sweep fails; one item causes at most MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
@@ -44,9 +43,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Args:
         settings: the settings of the sweep.
         study: the study.
-        job: the job of the workers. All workers share its `max_trials`; 0 means no limit.
-        workers: the number of processes. Without `settings.workers`, a Dask cluster always runs one process per core,
-            even if Dask workers join or leave the cluster.
+        job: the job of the workers, which share its `max_trials`; 0: no limit.
+        workers: the number of processes; by default, the changing number of cores of a Dask cluster.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -54,8 +52,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Raises:
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    running: dict[Future[int], tuple[int, float]] = {}  # the maximum number of trials, and the start of each worker
-    # `remaining` is the number of trials that may still start, infinite without a limit.
+    running: dict[Future[int], tuple[int, float]] = {}  # maximum number of trials, and start
+    # `remaining`: trials that may still start
     remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     deadline = time.monotonic() + job.timeout
     title = f"sweep {study.sweep.name}"
@@ -73,7 +71,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
                 equal_share = -(-remaining // (workers - len(running)))  # rounded up
                 max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
-                now = time.monotonic()  # not the time of day: the clock of another machine can differ by minutes
+                now = time.monotonic()  # the clocks of machines can differ by minutes
                 share = replace(job, max_trials=max_trials, timeout=deadline - now)
                 running[executor.submit(run_job, share)] = max_trials, now
                 remaining -= max_trials
@@ -94,7 +92,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
 
 
 def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> int:
-    """Enqueue missing trials, show the progress, and return the number of trials that wait or run."""
+    """Enqueue missing trials, show the progress, and return the number of open trials."""
     study.enqueue_missing(max_waiting)
     best = study.find_best()
     bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.values[0]:.5f}" if best else "")
@@ -102,7 +100,7 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
 
 
 def _close_orphans(study: SweepStudy) -> None:
-    """Close the runs and trials of crashed workers, and reopen the sweep's run if another process has closed it.
+    """Close the runs and trials of crashed workers, and reopen the sweep's run if it was closed.
 
     Raises:
         LoupeError: another process continues the sweep.
@@ -121,10 +119,10 @@ def _close_orphans(study: SweepStudy) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    ProcessPoolExecutor is not used: if one of its processes is killed, the tasks of all processes fail.
+    If a process of ProcessPoolExecutor is killed, the tasks of all processes fail.
 
     Args:
-        gpus: groups of GPUs; see `group_gpus`. A process gets the group that the fewest processes use.
+        gpus: groups of GPUs; see `group_gpus`. A process gets the least used group.
     """
 
     def __init__(self, gpus: Sequence[str] = ()) -> None:
@@ -134,7 +132,7 @@ class LocalWorkers:
         self._processes: dict[subprocess.Popen[str], str | None] = {}
 
     def run(self, job: WorkerJob) -> int:
-        """Run a worker until it exits; see `wait_for_worker`."""
+        """Run a worker until it exits."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the worker pool is closed")
@@ -159,7 +157,7 @@ class LocalWorkers:
 def _open_executor(
     settings: Sweep, workers: int, gpus: Sequence[str]
 ) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
-    """Yield an executor, the function that runs a worker in the executor, and a function that counts the workers."""
+    """Yield an executor, a function that runs a worker in it, and a function that counts the workers."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)
@@ -173,9 +171,7 @@ def _open_executor(
 
 
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
-    """Return the default number of workers: one per core of this machine or of a Dask cluster.
-
-    Without a scheduler, with the JAX backend, and with GPUs on this machine: one per group of GPUs; see `group_gpus`.
+    """Return the default number of workers: one per core (or group of GPUs) of this machine or a Dask cluster.
 
     Raises:
         UsageError: the scheduler does not answer.

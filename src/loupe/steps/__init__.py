@@ -1,1 +1,1 @@
-"""The steps, one module per step. The function `run` of a module runs the step with validated settings."""
+"""The steps, one module with a function `run` per step."""

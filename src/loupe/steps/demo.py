@@ -30,7 +30,7 @@ def run(settings: Demo) -> None:
     Raises:
         UsageError: the model does not exist, or the port is in use.
     """
-    import gradio  # noqa: F401 # a missing package is reported before the model is loaded
+    import gradio  # noqa: F401 # a missing package is reported early
 
     from loupe.photos.worker_pool import PhotoWorkers
     from loupe.upscalers.onnx import CPU
@@ -61,14 +61,13 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
 
     visitors = Visitors()
     blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
-    blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file as an upload
+    blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file
     app = gradio.mount_gradio_app(
         FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # The connection of an open page stays open until the browser closes the page. At the end of the step, the server
-    # waits a second and then closes all connections. The filter hides the errors of these closed connections.
+    # At the end, the server waits a second and closes the connections of open pages; the filter hides their errors.
     server = uvicorn.Server(
         uvicorn.Config(guard, http=LimitedProtocol, backlog=100, log_level="warning", timeout_graceful_shutdown=1)
     )
@@ -78,7 +77,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
 
 @contextmanager
 def _use_temporary_folder(folder: str) -> Iterator[None]:
-    """Write the temporary files of this process, and the uploads of visitors, to a folder while the block runs."""
+    """Write temporary files and uploads to a folder until the block exits."""
     previous, previous_variable = tempfile.tempdir, os.environ.get("GRADIO_TEMP_DIR")
     tempfile.tempdir, os.environ["GRADIO_TEMP_DIR"] = folder, f"{folder}/uploads"
     try:
@@ -93,7 +92,7 @@ def _use_temporary_folder(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _clean(folder: Path) -> Iterator[None]:
-    """Delete old files of visitors while the block runs."""
+    """Delete old files of visitors until the block exits."""
     from loupe.web.storage import LIFETIME_S, delete_old_files
 
     stop = threading.Event()
@@ -116,5 +115,5 @@ def _open_socket(settings: Demo) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # the text after "(while" repeats the address
+        reason = str(error.strerror).partition(" (while")[0]
         raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None

@@ -1,4 +1,4 @@
-"""Scores models and the baselines on a dataset or on a folder of photos."""
+"""Scores models and baselines on a dataset or on a folder of photos."""
 
 import json
 import math
@@ -22,18 +22,12 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Methods that a sheet omits. The last column shows `model` under the model's own name.
-OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
-# Prefixes of the metrics by split. The step `train` uses the same prefixes.
-SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # of a sheet; `model` has a column with its own name
+SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}  # of metrics
 
 
 def run(settings: Evaluate) -> dict[str, Any]:
-    """Score the models, log and print the scores, and write the files of `out` and `sheet`.
-
-    Returns:
-        The summary that `out` contains.
-    """
+    """Score the models, log and print the scores, write the files of `out` and `sheet`, and return the summary."""
     from loupe.evaluation import protocols, scoring
     from loupe.tracking import dataset_inputs, records, runs
 
@@ -75,12 +69,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
 def choose_names(settings: Evaluate) -> dict[str, str]:
     """Choose short names of networks for tables: the last parts of the paths if they differ, otherwise the paths.
 
-    Args:
-        settings: the fields `model` and `beside` are used. Baselines in `beside` are omitted, because every table
-            contains all baselines.
-
     Returns:
-        The short name of each network, by the name in `model` or `beside`.
+        The short name of each network of the settings, without baselines.
 
     Raises:
         UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
@@ -93,7 +83,7 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
         reserved = {"model", "input", "nlm", *baselines}
-        # metric_names[0] may be reserved, because the metrics of `model` have the name "model".
+        # The metrics of the first network have the name "model".
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
     raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
@@ -114,10 +104,7 @@ def _validate_files(settings: Evaluate) -> None:
 def _load_model(
     settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
 ) -> "LoadedModel":
-    """Load a model by its name.
-
-    Of a model with several scale factors, load the network for `scale`; None means the scale of the settings.
-    """
+    """Load a model by its name; of several scale factors, use `scale` or that of the settings."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
@@ -128,10 +115,10 @@ def _load_model(
 
 
 def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
-    """Load the networks of `beside`, and return the networks by their short names."""
+    """Load the further networks, by short name."""
     models = {}
     for name in settings.beside:
-        if name not in short_names:  # a baseline, which every table of a scale above 1:1 contains
+        if name not in short_names:  # a baseline
             if scale == 1:
                 raise UsageError(f"beside: must be models of scale 1:1, got {name}")
             continue
@@ -147,10 +134,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
-    """Load the ridge weights of the model's run. If the run has no ridge weights, fit ridge on the bundled photos.
-
-    At 1:1, the result is then None, because the bundled photos have no degraded inputs to fit ridge on.
-    """
+    """Load the ridge weights of the model's run, or fit ridge on the bundled photos; None if 1:1 has no weights."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -167,16 +151,15 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
 def _log_scores(
     settings: Evaluate, table: "pd.DataFrame", networks: list[str], link: dict[str, str]
 ) -> tuple[dict[str, Any], str]:
-    """Log the scores of a table as metrics. Return the scores for the summary, and as text.
+    """Log the scores of a table as metrics; return them for the summary, and as text.
 
-    With degrade=jpeg, the PSNR for each JPEG quality is also logged as text and as a figure. The networks are then
-    compared with lanczos, or at 1:1 with the input.
+    With degrade=jpeg, also log the PSNR for each JPEG quality.
 
     Args:
         settings: the settings of evaluate.
         table: the table of scores.
         networks: the names of the networks in the table.
-        link: the link of the scores of `model` to its logged model and to the dataset; see `records.log_metrics`.
+        link: links the scores of `model` to its logged model and the dataset; see `records.log_metrics`.
     """
     from loupe.evaluation import figures, qualities, scoring
     from loupe.tracking import records
@@ -206,14 +189,12 @@ def _log_scores(
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], name: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the file of `sheet`.
-
-    With degrade=jpeg, both figures show inputs of the lowest quality.
+    """Log a comparison of the methods on whole images, and write the file of `sheet`, for the lowest JPEG quality.
 
     Args:
         settings: the settings of evaluate.
         methods: the upscaling models by name.
-        name: the title of the model's column in the sheet, which is the last column.
+        name: the title of the model's column, the last of the sheet.
         pairs: the images.
     """
     from loupe.data.pairs import Pairs
@@ -233,14 +214,14 @@ def _draw_figures(
 
 
 def _choose_prefix(settings: Evaluate) -> str:
-    """Return the prefix of the metrics. For protocol=labels: `photos` for a folder, or the prefix of the split."""
+    """Return the prefix of the metrics, such as `photos` or `val`."""
     if settings.protocol != "labels":
         return settings.protocol
     return "photos" if settings.photos else SPLIT_PREFIXES[settings.split]
 
 
 def _replace_nan(value: Any) -> Any:
-    """Replace NaN and infinite numbers with None, because JSON supports neither. The SSIM of tiny images is NaN."""
+    """Replace NaN and infinite numbers with None for JSON. The SSIM of tiny images is NaN."""
     if isinstance(value, dict):
         return {key: _replace_nan(part) for key, part in value.items()}
     if isinstance(value, list):

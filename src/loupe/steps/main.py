@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from loupe.steps.register import Registration
     from loupe.steps.train import Training
 
-# Ridge regression, the study's perceptron, and a small convolutional network.
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"network": "ridge"},
     {"network": "perceptron"},
@@ -25,7 +24,7 @@ def run(settings: Main) -> None:
     """Run the steps as nested runs of a main run, and print a table of the scores.
 
     Raises:
-        UsageError: the source of photos does not exist, or the file of `out` cannot be written.
+        UsageError: the photos do not exist, or the file of `out` cannot be written.
     """
     from loupe.data import preparation
     from loupe.imaging.atomic import validate_output_file
@@ -39,7 +38,7 @@ def run(settings: Main) -> None:
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
-        preparation.find_photos(preprocess_settings)  # raises UsageError without photos, before the run starts
+        preparation.find_photos(preprocess_settings)  # raises UsageError without photos
     with runs.step_run(settings, f"main {settings.dataset}"):
         location = location or preprocess.run(preprocess_settings).location
         train_fields = {"dataset": location, "threads": settings.threads} | shared
@@ -50,7 +49,7 @@ def run(settings: Main) -> None:
         register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        # The networks that this step trained are added with `*`. They include the evaluated model and ridge.
+        # `*` marks the networks that this step trained, which include `model` and ridge.
         scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")

@@ -10,8 +10,8 @@ from loupe.data.manifest import MANIFEST
 from loupe.data.storage import make_absolute
 from loupe.imaging.atomic import remove_leftovers, write_atomically
 
-FIGURE_PHOTOS = 300  # maximum number of photos that the figures show or summarise
-FIGURES = {  # each file, and the function in evaluation.figures that draws the file
+FIGURE_PHOTOS = 300
+FIGURES = {  # each file, and its function in evaluation.figures
     "pairs.png": "plot_pairs",
     "spread-values.png": "plot_value_distribution",
     "spread-images.png": "plot_image_statistics",
@@ -19,20 +19,19 @@ FIGURES = {  # each file, and the function in evaluation.figures that draws the 
 
 
 def run(settings: Preprocess) -> Dataset:
-    """Prepare the dataset, or open an existing dataset, and log the dataset in a run."""
+    """Prepare the dataset, or open it, and log it in a run."""
     from loupe.data import preparation
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # This import takes seconds. It comes after find_photos, so that an error in `source` is reported immediately.
-    # An import in a second thread during the preparation saved no measurable time, and hung after 3 of about 250
-    # signals.
+    # This import takes seconds. An error in `source` must be reported first. An import in a second thread saved no
+    # time, and hung after 3 of about 250 signals.
     from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
     start_time = time.perf_counter()
     dataset = preparation.prepare(settings, photos)
-    del photos  # frees the memory of a large list
+    del photos  # frees memory
     figures = _draw_figures(dataset)
     seconds = time.perf_counter() - start_time
     with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
@@ -58,7 +57,7 @@ def run(settings: Preprocess) -> Dataset:
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset, unless its folder already contains all figures. Return the files."""
+    """Draw the missing figures of a dataset, and return the files."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

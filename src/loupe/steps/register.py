@@ -1,4 +1,4 @@
-"""Registers a model and makes it champion if it is better than the champion, or makes an earlier version champion."""
+"""Registers a model, or makes an earlier version the champion."""
 
 import tempfile
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Registration:
 
     Args:
         name: the name of the registered model.
-        version: the number of the version; "" if the registered model has no champion now.
+        version: the number of the version; "" without a champion.
         is_champion: whether the version is the champion now.
         reason: the result of the comparison with the previous champion.
     """
@@ -41,7 +41,7 @@ class Registration:
 
     @property
     def status(self) -> str:
-        """`champion`, `not champion`, or `no champion` if the registered model has none now."""
+        """`champion`, `not champion` or `no champion`."""
         return "champion" if self.is_champion else "not champion" if self.version else "no champion"
 
 
@@ -51,7 +51,7 @@ def run(settings: Register) -> Registration:
     With `rollback` or `version`, make an earlier version the champion instead.
 
     Raises:
-        UsageError: the run is not a finished training, its dataset no longer exists or has changed, or the model was
+        UsageError: the run is not a finished training, its dataset is missing or has changed, or the model was
             trained for another task than the gate dataset.
     """
     from loupe.tracking import runs
@@ -100,7 +100,7 @@ def _register(settings: Register) -> Registration:
 
 
 def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champion: bool) -> tuple[str, bool]:
-    """Return the reason for the decision in one sentence, and whether the version becomes champion."""
+    """Return the reason for the decision, and whether the version becomes champion."""
     if was_champion:
         return "this model is already the champion", False
     if not result.is_better:
@@ -114,7 +114,7 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champ
 
 
 def _move_champion(settings: Register) -> Registration:
-    """Make the previous champion, or a given version, the champion; also update `loupe-photo`."""
+    """Make the previous or a given version the champion; also update `loupe-photo`."""
     from loupe.tracking import champions, models, records, runs
 
     scale, name = settings.scale, models.REGISTERED_NAMES[settings.scale]

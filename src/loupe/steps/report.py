@@ -1,4 +1,4 @@
-"""Checks the claims of the study against the runs in MLflow, or in a table of runs, and writes the report."""
+"""Checks the claims of the study against the runs, and writes the report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images that need trained networks. A report from a table reads these images from the table's folder.
+# Captions of the images of trained networks, which a report from a table reads from the table's folder
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
     "Plain: no hidden layer. Dropout: drops half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
     "initialisation. Final: the best network.",
 }
-# Networks of the image `story` in order, with the settings that select their runs.
+# Settings that select the networks of the image `story`
 STORY_NETWORKS: dict[str, dict[str, str]] = {
     "plain": {"hidden": "none", "keep_prob": "1.0"},
     "dropout": {"keep_prob": "0.5"},
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # the image `story` shows runs of this sweep if they exist, otherwise other runs
+STORY_SWEEP = "story"  # preferred sweep of the image `story`
 
 
 def run(settings: Report) -> Path:
@@ -39,7 +39,7 @@ def run(settings: Report) -> Path:
     from loupe.report import assembly, page, results
 
     table = _read_table(settings)
-    rows = assembly.select_dataset(table, settings.dataset)  # the runs on the dataset of the report
+    rows = assembly.select_dataset(table, settings.dataset)
     claims = _read_claims(settings, rows)
     out = Path(settings.out)
     images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
@@ -76,15 +76,14 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         raise UsageError(
             "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
         )
-    # A stored table can differ slightly, for example in types. The report uses the table as stored, so that a later
-    # `--from` writes the same report.
+    # Use the stored table, which can differ slightly, so that `--from` writes the same report.
     with tempfile.TemporaryDirectory() as folder:
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)
 
 
 def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
-    """Read the claims of all sweep files, and select the runs of each claim."""
+    """Read the claims of all sweep files, with their runs."""
     from loupe.report.assembly import ClaimRuns
     from loupe.search import arms, sweep_loader
 
@@ -102,7 +101,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
 
 
 def _read_images(settings: Report) -> "dict[str, ReportImage]":
-    """Read the images that an earlier report wrote next to its table."""
+    """Read the images of an earlier report."""
     from loupe.report.contents import ReportImage
     from loupe.report.page import IMAGE_FOLDER
 
@@ -114,7 +113,7 @@ def _read_images(settings: Report) -> "dict[str, ReportImage]":
 
 
 def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportImage]":
-    """Draw the images with the stored networks on the test photos of their dataset."""
+    """Draw the images with stored networks on test photos."""
     from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset
@@ -143,7 +142,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
 
 
 def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
-    """Find the best run with a model for each network of the image `story`."""
+    """Find the best run for each network of the image `story`."""
     from loupe.report import assembly
 
     ranking = assembly.rank_runs(rows)
@@ -164,7 +163,6 @@ def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
 
 
 def _load_network(row: "pd.Series") -> "UpscalingModel":
-    """Load the network of a run."""
     from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
@@ -173,7 +171,7 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
-    """Log the page and the number of claims per outcome in a separate run."""
+    """Log the page and the number of claims per outcome."""
     from loupe.tracking import records, runs
 
     with runs.step_run(settings, f"report on {report.dataset}"):

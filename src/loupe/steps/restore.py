@@ -17,19 +17,12 @@ if TYPE_CHECKING:
     from loupe.photos.processing import Transform
 
 NON_LOCAL_MEANS = "non-local means"
-MASK_COPIES = 4  # number of copies of the mask's pixels in memory while the edges of the mask are blurred
+MASK_COPIES = 4  # in memory while its edges are blurred
 NETWORK_STRENGTH, DENOISING_STRENGTH = 1.0, 0.7  # defaults of `strength`
 
 
 def run(settings: Restore) -> list[Path]:
-    """Restore the photos. If a photo fails, report it and process the other photos.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        LoupeError: at least one photo failed.
-    """
+    """Restore the photos, and return the written files; raise LoupeError at the end if a photo failed."""
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.denoising import DenoiseTransform
         from loupe.photos.restoration import BlendTransform
@@ -74,7 +67,7 @@ def _read_mask(settings: Restore, reader: "IsolatedReader") -> "np.ndarray | Non
 
 
 def _load_network(settings: Restore) -> "Networks | None":
-    """Load the network of the scale factor 1:1. Return None for non-local means."""
+    """Load the network of the scale factor 1:1, or None for non-local means."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     if settings.method == "nlm":

@@ -1,8 +1,10 @@
-"""Runs a sweep: plans the trials of a sweep file, trains them in workers, and registers the best network."""
+"""Runs a sweep: trains the trials of a sweep file in workers, and registers the best network."""
 
 import math
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,34 +26,30 @@ BEST_RUN_TAG = "loupe.best_run"
 
 
 def run(settings: Sweep) -> str | None:
-    """Run a sweep.
-
-    Returns:
-        The id of the best trial's run; None if no trial has a value, or with `dashboard`.
-    """
+    """Run a sweep; return the id of the best trial's run, or None."""
     from loupe.search import worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
     from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
+    from loupe.web import dashboard
 
     runs.tag_project_run()
+    if settings.dashboard:
+        dashboard.check_installed()
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
-    if settings.dashboard:
-        print_line(_format_dashboard_command(location), settings.quiet)
-        return None
-    # This call fails if the scheduler does not answer. Therefore it comes before the calls that write files.
+    # Fails without a scheduler, before any file is written.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
-    # An arm contains the points of the grid that differ only in tuned fields.
+    # An arm: the points of the grid that differ only in tuned fields.
     arms = f"{len(sweep.group_arms())} arms, " if sweep.is_grid else ""
     print_line(f"sweep {sweep.name}: {arms}{total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
-    with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
+    with runs.step_run(settings, f"sweep {sweep.name}") as run_id, _show_dashboard(settings, location):
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
@@ -70,12 +68,22 @@ def run(settings: Sweep) -> str | None:
     return best_run
 
 
-def _open_database(location: str) -> "BaseStorage | None":
-    """Open the storage if it is a database. A journal is only checked, because opening it can change the file.
+@contextmanager
+def _show_dashboard(settings: Sweep, location: str) -> Iterator[None]:
+    """With `dashboard`, serve the study in optuna-dashboard until the block exits."""
+    if not settings.dashboard:
+        yield
+        return
+    from loupe.search import study_storage
+    from loupe.web import dashboard
 
-    Returns:
-        The database; None for a journal, which `_open_journal` opens later.
-    """
+    with dashboard.serve_dashboard(study_storage.open_storage(location)) as address:
+        print_line(f"optuna-dashboard: {address}", settings.quiet)
+        yield
+
+
+def _open_database(location: str) -> "BaseStorage | None":
+    """Open the storage if it is a database. A journal is only checked, because opening it can change the file."""
     from loupe.search import study_storage
 
     if "://" in location:
@@ -112,12 +120,12 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the fields with which this step, or a worker that cannot read the files, prepares the dataset."""
+    """Return the fields from which this step, or a worker without access to the files, prepares the dataset."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of earlier runs of the sweep to this run, so that this run shows all trials of the study."""
+    """Move the trials of earlier runs of the sweep to this run."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
@@ -150,16 +158,12 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
 
 
 def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> str | None:
-    """Log the table of trials, Optuna's plots and the best run.
+    """Log the table of trials, Optuna's plots and the best run, and return its id.
 
     Args:
         study: the study.
         seconds: the duration of the sweep.
-        worker_seconds: the sum of the run times of all workers. The share of this time outside of trials is logged
-            as `overhead`.
-
-    Returns:
-        The id of the best trial's run, or None.
+        worker_seconds: the run times of all workers; `overhead` is the share outside of trials.
     """
     from loupe.search import plots
     from loupe.search.trial_attributes import RUN
@@ -185,7 +189,7 @@ def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> st
 
 
 def _check_failures(study: "SweepStudy") -> None:
-    """Raise LoupeError if trials failed and no trial has a result."""
+    """Raise LoupeError if all trials failed."""
     from loupe.search.trial_attributes import REASON
 
     table = study.to_frame()
@@ -195,10 +199,7 @@ def _check_failures(study: "SweepStudy") -> None:
 
 
 def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all trials except for the best trials; return the run ids of the best trials.
-
-    The best trials are the first `keep` trials or, with two objectives, the Pareto front.
-    """
+    """Delete the models of all but the best trials (the first `keep`, or the Pareto front); return their run ids."""
     from loupe.search.trial_attributes import RUN
     from loupe.tracking import logged_models, trials
 
@@ -211,10 +212,10 @@ def _delete_other_models(study: "SweepStudy") -> list[str]:
 
 
 def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
-    """Score the kept networks on the test split, and register the network of the best run.
+    """Score the kept networks on the test split, and register the best one.
 
     Returns:
-        The id of the registered run: the best run, or a new run if the network was deleted and is trained again.
+        The id of the registered run: the best run, or a new run if its network was deleted.
     """
     from loupe.steps import register, train
     from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
@@ -223,11 +224,11 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
         texts = runs.read_settings(run, "data_dir", "dataset")
-        unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}  # a masked URL cannot be opened
+        unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best_run:  # this sweep reuses the result of another sweep, which has deleted the model
+            if run_id == best_run:  # a reused result, whose sweep has deleted the model
                 best_run = train.run(train_settings).run_id
                 records.log_tags({BEST_RUN_TAG: best_run})
             continue
@@ -242,12 +243,12 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
     shared = settings.select(["smoke", "data_dir"])
-    if is_masked(mask_secrets(dataset.location)):  # the run contains only the masked URL of the dataset
+    if is_masked(mask_secrets(dataset.location)):
         shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     try:
         registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
         print_line(str(registered), settings.quiet)
-    except UsageError as error:  # for example, the dataset is for another task; the sweep itself is complete
+    except UsageError as error:  # for example, the gate dataset is for another task
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run
 
@@ -258,7 +259,10 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, l
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     reused = int(table[REUSED].sum()) if len(table) else 0
-    print_line(f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs", settings.quiet)
+    print_line(
+        f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs{_count_violating(study)}",
+        settings.quiet,
+    )
     trial = study.find_best()
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
@@ -274,13 +278,24 @@ def _describe_study(study: "SweepStudy") -> str:
     from loupe.search.trial_attributes import RUN
 
     names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
-    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Each trial is named after its values of {names}."
+    text = (
+        f"Sweep {study.sweep.name}: {study.count_ended()} trials{_count_violating(study)}. Each trial is named after "
+    )
+    text += f"its values of {names}."
     best = study.find_best()
     if best is None:
         return text
     values = ", ".join(f"{name}={value}" for name, value in best.params.items())
     score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
     return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
+
+
+def _count_violating(study: "SweepStudy") -> str:
+    """Return the number of trials that violate a constraint, as the end of a sentence."""
+    from loupe.search.study import VIOLATED
+
+    limits = study.sweep.study.constraints
+    return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
 
 
 def _format_dashboard_command(location: str) -> str:

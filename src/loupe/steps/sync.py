@@ -7,11 +7,7 @@ from loupe.config.steps import Sync
 
 
 def run(settings: Sync) -> int:
-    """Upload the buffered runs of a folder, and return their number.
-
-    Raises:
-        LoupeError: the server is unreachable.
-    """
+    """Upload the buffered runs of a folder, and return their number; raise LoupeError without a server."""
     from loupe.tracking import delivery
 
     uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from loupe.data.dataset import Dataset
 
-# Settings that may change when a run is resumed.
+# Settings that may change when a run is resumed
 CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", *RunSettings.model_fields})
 
 
@@ -26,10 +26,10 @@ class Training:
     """A finished training.
 
     Args:
-        run_id: the MLflow run of the training.
+        run_id: the MLflow run.
         network: the name of the network.
         seconds: duration of the training.
-        validation_mae: mean absolute error of the best weights on whole validation images.
+        validation_mae: of the best weights, on whole images.
         summary: test scores of the network and the baselines, from `scoring.summarise`.
     """
 
@@ -41,9 +41,7 @@ class Training:
 
 
 def run(settings: Train) -> Training:
-    """Train a network, and log the best weights, the scores of the network, and the scores of the baselines.
-
-    The best weights have the lowest validation mae of all points of the learning curve.
+    """Train a network; log the weights with the lowest validation mae, and the scores of network and baselines.
 
     Raises:
         UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
@@ -54,7 +52,7 @@ def run(settings: Train) -> Training:
     runs.tag_project_run()
     if settings.resume:
         settings = load_resumed_settings(settings)
-    if settings.threads:  # TensorFlow reads this variable when it is imported
+    if settings.threads:  # read when TensorFlow is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
     from loupe.tracking import dataset_inputs, models, records, run_notes, training_runs
@@ -64,7 +62,7 @@ def run(settings: Train) -> Training:
     dataset, checkpoint = _open_dataset(settings)
     train = dataset.load_pairs("train", settings.scale, settings.limit)
     validation = dataset.load_pairs("validation", settings.scale)
-    dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split, before the training starts
+    dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split
     start_time = time.perf_counter()
     ridge_weights = ridge.load_or_fit(dataset, settings.scale)
     start_network = training_runs.load_start(settings)
@@ -100,8 +98,7 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: the run is not a train run, has finished or is still running, or a given setting differs from the
-            setting of the run.
+        UsageError: the run is not an interrupted train run, or a given setting differs from that of the run.
     """
     from loupe.data import storage
     from loupe.tracking import liveness, runs
@@ -122,7 +119,7 @@ def load_resumed_settings(settings: Train) -> Train:
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == stored.get(name):
-            stored[name] = given[name]  # the given URL may contain a password, which the run does not store
+            stored[name] = given[name]  # a URL with its password
         elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
     fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}
@@ -130,7 +127,7 @@ def load_resumed_settings(settings: Train) -> Train:
 
 
 def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":
-    """Open the dataset, and the checkpoint of the run that is resumed; the checkpoint is None without `resume`."""
+    """Open the dataset, and the checkpoint of a resumed run."""
     from loupe.data import preparation
     from loupe.tracking import checkpoints, runs
 

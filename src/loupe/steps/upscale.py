@@ -8,14 +8,7 @@ from loupe.photos import files
 
 
 def run(settings: Upscale) -> list[Path]:
-    """Upscale the photos. If a photo fails, report it and process the other photos.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        LoupeError: at least one photo failed.
-    """
+    """Upscale the photos, and return the written files; raise LoupeError at the end if a photo failed."""
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.sizes import Target
         from loupe.photos.upscaling import UpscaleTransform

@@ -1,1 +1,1 @@
-"""All code that uses MLflow: opens runs, logs results and models, finds models, and registers them."""
+"""All code that uses MLflow."""

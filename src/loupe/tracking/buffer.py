@@ -1,7 +1,6 @@
-"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has the records.
+"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has them.
 
-The file also keeps records that the server already has, except for replaced checkpoints. If the server loses the run,
-`loupe sync` can therefore upload the whole run again, also to another server.
+The file also keeps sent records, so that `loupe sync` can upload the whole run to a new server.
 """
 
 import json
@@ -16,15 +15,15 @@ from typing import Any
 from loupe.imaging.file_locks import lock_file
 
 SUFFIX = ".run.sqlite"
-APPLICATION_ID = 0x4C6F7570  # the value of SQLite's application_id that identifies these files
-# The record with number 0 describes the run.
+APPLICATION_ID = 0x4C6F7570  # SQLite's application_id of these files
+# Record 0 describes the run.
 TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, file_name TEXT, content BLOB
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # maximum number of attempts to create the file: another process may remove the new, empty folder
+ATTEMPTS = 1000  # to create the file: another process may remove the new folder
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Record:
     """One entry of the log of a step, such as a metric or a file.
 
     Args:
-        number: the position of the record in the run, from 1.
+        number: the position in the run, from 1.
         kind: a key of `record_handlers.RECORD_HANDLERS`.
         body: the arguments of the handler.
         file_name: the name of the logged file, or None.
@@ -45,19 +44,19 @@ class Record:
 
 
 def lock_buffer(file: Path, wait: bool = True) -> AbstractContextManager[bool]:
-    """Lock the buffer with this path for one process; see `lock_file`."""
+    """Lock a buffer; see `lock_file`."""
     return lock_file(file.with_name(f"{file.name}.lock"), wait)
 
 
 class RunBuffer:
-    """The records of a run. One thread may append records while another thread sends them.
+    """The records of a run. One thread may append records while another sends them.
 
     Args:
         file: a file that `create` wrote.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a run buffer, or it is damaged.
+        ValueError: the file is not a run buffer, or damaged.
     """
 
     def __init__(self, file: Path) -> None:
@@ -66,21 +65,21 @@ class RunBuffer:
         self.file = file
         self._lock = ExitStack()
         try:
-            # Two threads can share the connection, because each transaction is a single statement.
+            # Threads can share the connection: each transaction is a single statement.
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
             self.list_unsent()
-            self.description  # noqa: B018 # raises ValueError for a damaged file
+            self.description  # noqa: B018 # can raise ValueError
         except (sqlite3.DatabaseError, OSError) as error:
             raise ValueError(str(error)) from None
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Lock the file of a run; create the file if no earlier process has created it.
+        """Lock the file of a run, and create it if it does not exist.
 
         Args:
-            file: the path of the buffer; its name must end in SUFFIX.
+            file: the path, which ends in SUFFIX.
             description: run_id, experiment, name, start_time, tags and params of the run.
         """
         lock = ExitStack()
@@ -95,7 +94,7 @@ class RunBuffer:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")  # a killed process leaves either the whole table or no table
+                database.execute("BEGIN IMMEDIATE")  # the whole table, or no table
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(TABLE)
                 row = [json.dumps(description)]
@@ -109,7 +108,7 @@ class RunBuffer:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The description of the run that `create` or `describe` has stored."""
+        """The description of the run."""
         row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
@@ -127,7 +126,7 @@ class RunBuffer:
         )
 
     def list_unsent(self) -> list[Record]:
-        """Return the records that the server does not have, in order."""
+        """Return the records that the server does not have."""
         rows = self._execute(
             "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
             self._get_sent_number(),
@@ -136,7 +135,7 @@ class RunBuffer:
 
     @contextmanager
     def extract_file(self, record: Record) -> Iterator[Path | None]:
-        """Yield a temporary copy of the record's file, with its original name; None if the record has no file."""
+        """Yield a temporary copy of the record's file, with its name; None without a file."""
         if record.file_name is None:
             yield None
             return
@@ -147,8 +146,8 @@ class RunBuffer:
             yield file
 
     def mark_sent(self, number: int) -> None:
-        """Store that the server has all records up to this number and no later records; 0 means no records."""
-        # The number is stored in the header of the file, because an update of a row would copy the whole row.
+        """Store that the server has the records up to this number."""
+        # In the header of the file: an update of a row would copy the row.
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:
@@ -157,24 +156,21 @@ class RunBuffer:
         return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
-        """Delete all checkpoints except for the newest.
-
-        Only the thread that sends the records may call this method, because a record must exist until it is sent.
-        """
+        """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"
         )
 
     def remove(self) -> None:
-        """Delete the file. If the folder is then empty, delete the folder too."""
+        """Delete the file, and then the folder if it is empty."""
         self.file.unlink(missing_ok=True)
         self.close()
-        with suppress(OSError):  # the folder is not empty
+        with suppress(OSError):  # not empty
             self.file.parent.rmdir()
 
     def close(self) -> None:
-        """Close the file and release its lock; another process may then send the records."""
+        """Close the file and release its lock."""
         self._database.close()
         self._lock.close()
 
@@ -184,12 +180,12 @@ class RunBuffer:
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
             return self._database.execute(statement, values)
-        except sqlite3.DatabaseError as error:  # such as a full disk
+        except sqlite3.DatabaseError as error:
             raise OSError(f"{self.file}: {error}") from None
 
 
 def _parse_object(text: Any) -> dict[str, Any]:
-    """Parse the JSON object of a record; raise ValueError for other values, which another program may have stored."""
+    """Parse the JSON object of a record; raise ValueError for other values."""
     try:
         value = json.loads(text)
     except (TypeError, RecursionError) as error:

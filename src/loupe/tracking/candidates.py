@@ -23,12 +23,12 @@ class Candidate:
 
     Args:
         reference: the logged model.
-        name: the name of the run that trained the model.
+        name: the name of its run.
         scale: the scale factor.
-        dataset: the dataset that the model was trained on; None if unknown.
-        source: the name, folder or source of this dataset; None if unknown.
-        is_smoke: whether a short test (smoke=true) trained the model.
-        commit: the commit of the code that trained the model; "" if unknown.
+        dataset: the dataset of the training, or None.
+        source: the name, folder or source of this dataset, or None.
+        is_smoke: whether the training was a short test.
+        commit: the commit of the training code, or "".
     """
 
     reference: models.ModelReference
@@ -44,8 +44,8 @@ def find_candidate(settings: Register) -> Candidate:
     """Find the model that the settings select.
 
     Raises:
-        UsageError: the run is not a finished training or has no model, the model does not exist, or the dataset of
-            the training no longer exists or has changed.
+        UsageError: the run is not a finished training with a model, the model does not exist, or the dataset is
+            missing or has changed.
     """
     if settings.run.startswith(URI_SCHEMES):
         reference = models.find_model(settings.run)
@@ -79,18 +79,18 @@ def find_candidate(settings: Register) -> Candidate:
 
 
 def open_training_dataset(run: Any, settings: Register) -> Dataset:
-    """Open the dataset of a train run; raise UsageError if it no longer exists or has changed."""
+    """Open the dataset of a train run; raise UsageError if it is missing or has changed."""
     source = runs.read_settings(run, "dataset")["dataset"]
     return preparation.reopen(make_dataset_settings(settings), *runs.read_dataset(run), source)
 
 
 def make_dataset_settings(settings: Register) -> DatasetSettings:
-    """Return the settings that open the datasets of `register`."""
+    """Return the dataset settings of `register`."""
     return DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
 
 
 def _describe_foreign_model(reference: models.ModelReference) -> Candidate:
-    """Describe a model that a user logged with MLflow: its scale factor is in its name."""
+    """Describe a model that a user logged with MLflow."""
     if reference.model_id is None:
         raise UsageError(f"run: must be a logged model of MLflow, got {reference.name}")
     from loupe.models.builder import KerasUpscaler

@@ -1,7 +1,4 @@
-"""Moves the alias `champion` of a registered model together with the alias of `loupe-photo`.
-
-`loupe-photo` upscales image files with the champions of all scale factors.
-"""
+"""Moves the alias `champion` of a registered model and of `loupe-photo`, which upscales image files."""
 
 import hashlib
 import json
@@ -24,12 +21,12 @@ from loupe.tracking.store import create_store
 from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
-CONTENT_TAG = "loupe.content"  # a hash of the code and the networks of a version of `loupe-photo`
-REPLACED_TAG = "loupe.replaced"  # tag of a version that became champion: the previous champion; "" without one
+CONTENT_TAG = "loupe.content"  # hash of the code and networks of a version of `loupe-photo`
+REPLACED_TAG = "loupe.replaced"  # the previous champion, or ""
 
 
 def get_version(scale: Fraction, number: str) -> Any:
-    """Return a version of the registered model of a scale factor; raise UsageError if it does not exist."""
+    """Return a version of the registered model of a scale factor, or raise UsageError."""
     name = models.REGISTERED_NAMES[scale]
     create_store()
     try:
@@ -41,7 +38,7 @@ def get_version(scale: Fraction, number: str) -> Any:
 
 
 def find_previous_champion(scale: Fraction) -> Any:
-    """Return the version that the champion of a scale factor replaced; None if it replaced the bundled network.
+    """Return the version that the champion replaced; None for the bundled network.
 
     Raises:
         UsageError: the champion is missing, or its predecessor is unknown or was deleted.
@@ -57,7 +54,7 @@ def find_previous_champion(scale: Fraction) -> Any:
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
-    """Make a version the champion of its scale factor and of `loupe-photo`, and record the previous champion.
+    """Make a version the champion of its scale factor, and update `loupe-photo`.
 
     Args:
         scale: the scale factor.
@@ -78,13 +75,9 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias of a scale factor to a version (None: delete the alias), and update `loupe-photo`.
-
-    Returns:
-        As `promote`.
-    """
-    uri = register_photo_model(scale, version) if scale > 1 else ""  # `loupe-photo` only upscales
-    # The alias moves last: if the process is killed earlier, the same command repeats all actions.
+    """Move the alias of a scale factor to a version (None deletes it), and update `loupe-photo`; see `promote`."""
+    uri = register_photo_model(scale, version) if scale > 1 else ""
+    # The alias moves last: after a kill, the same command repeats all actions.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     if version is None:
         client.delete_registered_model_alias(name, CHAMPION)
@@ -94,18 +87,14 @@ def move_champion(scale: Fraction, version: Any) -> str:
 
 
 def register_photo_model(scale: Fraction, version: Any) -> str:
-    """Register a version of `loupe-photo` with a new champion for one scale factor.
+    """Register a version of `loupe-photo` with a new champion for one scale factor, and return its URI.
 
-    This version becomes the champion of `loupe-photo`. It contains one ONNX file per scale factor: the champion or,
-    without a champion, the bundled network. There is one version per commit and set of networks, even if two
-    processes register the same set at the same time.
+    It contains an ONNX file per scale factor: of the champion or the bundled network. There is one version per commit
+    and set of networks.
 
     Args:
         scale: the scale factor of the new champion.
-        version: the model version of the new champion; None: the scale factor has no champion.
-
-    Returns:
-        The URI of the version.
+        version: the model version of the new champion, or None.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}
@@ -131,7 +120,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
             mlflow.active_run().info.run_id,
             tags={CONTENT_TAG: key},
             description=f"Upscales photos with {', '.join(names)}.",
-            model_id=logged.model_id,  # a tracking server refuses the URI of a model without its id
+            model_id=logged.model_id,  # required by tracking servers
         )
 
     photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
@@ -140,18 +129,13 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
 
 
 def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
-    """Log the model `loupe-photo` to the open run, and return its `mlflow.models.model.ModelInfo`.
-
-    Args:
-        champions: the champion of each scale factor, or None for the bundled network.
-    """
+    """Log `loupe-photo` to the open run with these champions, and return its `mlflow.models.model.ModelInfo`."""
     from importlib.metadata import version
 
     import onnxruntime
 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        # MLflow warns about missing type hints and examples, although a signature replaces them. MLflow also resets
-        # the filters of warnings. Therefore a filter cannot hide this warning.
+        # MLflow warns about missing type hints, and resets the filters of warnings.
         warnings.showwarning = lambda *_, **__: None
         from loupe.tracking import photo_model
 
@@ -163,7 +147,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in files.items()},
             signature=photo_model.make_signature(),
             pip_requirements=[
-                # Not `version("onnxruntime")`: the installed package may be onnxruntime-gpu.
+                # The package may be onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
             ],
@@ -173,12 +157,12 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
 
 
 def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
-    """Return the ONNX file of a champion, or of the bundled network if the champion is None."""
+    """Return the ONNX file of a champion or, for None, of the bundled network."""
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
     reference = models.ModelReference.of_version(champion)
     file = models.download_onnx(reference, str(folder / champion.name))
-    if file is None:  # the champion was registered without Loupe
+    if file is None:  # registered without Loupe
         file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")
-    IsolatedOnnxUpscaler(file)  # raises UsageError for a file that `loupe-photo` cannot use
+    IsolatedOnnxUpscaler(file)  # raises UsageError
     return file

@@ -1,4 +1,4 @@
-"""Saves the checkpoints of a training as artifacts of the run, and loads the last checkpoint of a run."""
+"""Saves the checkpoints of a training as artifacts of the run, and loads them."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from loupe.tracking.record_handlers import CHECKPOINT_TAG
 
 
 def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
-    """Save a checkpoint to the open run. The checkpoint replaces the previous checkpoint."""
+    """Save a checkpoint to the open run, in place of the previous one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{step}.npz"
         np.savez(file, allow_pickle=False, **arrays)
@@ -20,7 +20,7 @@ def save_checkpoint(arrays: dict[str, np.ndarray], step: int) -> None:
 
 
 def has_checkpoint(run_id: str) -> bool:
-    """Whether a run has a checkpoint."""
+    """Return whether a run has a checkpoint."""
     return CHECKPOINT_TAG in mlflow.get_run(run_id).data.tags
 
 
@@ -38,6 +38,6 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-        except Exception as error:  # NumPy raises exceptions of any class for a damaged file
+        except Exception as error:
             reason = describe_error(error)
             raise UsageError(f"resume: the checkpoint of run {run_id} cannot be read: {reason}") from None

@@ -1,4 +1,4 @@
-"""Reads the clock of the store. The machines that share a store can have clocks that differ by minutes."""
+"""Reads the clock of the store: the clocks of machines can differ by minutes."""
 
 import os
 import tempfile
@@ -14,15 +14,13 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # time between two readings of the store's clock; in between, this machine measures the time
-# The last reading of each store's clock, by tracking URI: `time.monotonic()` of the reading, and the store's time.
+MAX_AGE_S = 60.0  # of a reading
+# By tracking URI: `time.monotonic()` of the last reading, and the store's time
 _READINGS: dict[str, tuple[float, float]] = {}
 
 
 def read_clock() -> float:
-    """Return the time of the store in seconds since 1970.
-
-    The time comes from the server or the database; for an SQLite file, it comes from the file system.
+    """Return the time of the server, the database or the file system, in seconds since 1970.
 
     Raises:
         requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError: the store does not answer.
@@ -40,7 +38,7 @@ def _read(uri: str) -> float:
         with suppress(requests.exceptions.SSLError):
             if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
-        return time.time()  # the server sends no date, or has a certificate that only MLflow accepts
+        return time.time()  # no date, or a certificate that only MLflow accepts
     file = get_sqlite_file(uri)
     if file is not None:
         with tempfile.TemporaryFile(dir=file.parent) as new_file:

@@ -1,6 +1,6 @@
 """Learning curves of runs, which MLflow stores as metrics.
 
-A tag contains a copy of one curve, because a search for runs returns tags, but only the last point of each metric.
+A search for runs returns only the last point of each metric, but all tags. Therefore a tag contains one curve.
 """
 
 import json
@@ -12,9 +12,9 @@ import numpy as np
 
 from loupe.tracking import records
 
-METRIC = "val/mae"  # the tag contains the curve of this metric
+METRIC = "val/mae"  # its curve is in the tag
 CURVE_TAG = "loupe.curve"
-MAX_TAG_LENGTH = 5000  # every MLflow store accepts tags of this length
+MAX_TAG_LENGTH = 5000
 
 
 def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -24,7 +24,7 @@ def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def load_points(run_id: str) -> list[dict[str, Any]]:
-    """Return the points of a run's curves: each has a step and the scores on whole images."""
+    """Return the points of a run's curves."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
@@ -34,11 +34,7 @@ def load_points(run_id: str) -> list[dict[str, Any]]:
 
 
 def log_curve_tag(points: list[dict[str, Any]]) -> None:
-    """Log the curve of METRIC as a tag of the open run, so that a report needs no request per run.
-
-    Args:
-        points: the points that `load_points` returns; a curve that is too long for a tag is not logged.
-    """
+    """Log the curve of METRIC as a tag of the open run, unless it is too long."""
     curve = [(point["step"], float(point["metrics"][METRIC])) for point in points]
     text = json.dumps([pair for pair in curve if np.isfinite(pair[1])], separators=(",", ":"))
     if len(text) <= MAX_TAG_LENGTH:
@@ -46,7 +42,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
-    """Return the curve of METRIC from the tag of a run; without a valid tag, from the run's metrics."""
-    with suppress(ValueError, TypeError, RecursionError):  # any client of the store may have changed the tag
+    """Return the curve of METRIC from the tag of a run, or from its metrics."""
+    with suppress(ValueError, TypeError, RecursionError):  # changed by another client
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

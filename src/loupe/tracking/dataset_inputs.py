@@ -1,4 +1,4 @@
-"""Logs the images that a step uses as dataset inputs of its run, with schema, profile and context."""
+"""Logs the images of a step as dataset inputs of its run."""
 
 import json
 from typing import Any
@@ -19,10 +19,9 @@ from loupe.tracking.records import log_record, log_tags
 
 
 def log_dataset(dataset: Dataset, *contexts: str) -> None:
-    """Log a prepared dataset with its digest as inputs of the run, one per context.
+    """Log a prepared dataset as inputs of the run, one per context.
 
-    MLflow stores one context per name and digest. Therefore only the first input has the digest of the dataset. The
-    digests of the others end in the context, as in `0123456789ab-test`.
+    MLflow stores one context per digest. Therefore all digests but the first end in the context: `0123456789ab-test`.
     """
     side = int(dataset.settings["label_size"])
     sides = {format_value(scale): side * scale.denominator // scale.numerator for scale in dataset.scales}
@@ -36,16 +35,11 @@ def log_dataset(dataset: Dataset, *contexts: str) -> None:
 
 
 def log_images(images: Images, photos: int) -> None:
-    """Log the images that `evaluate` scores as an input of the run.
-
-    Args:
-        images: the images.
-        photos: the number of photos.
-    """
+    """Log the images of `evaluate` as an input of the run."""
     if images.dataset is not None:
         log_dataset(images.dataset, images.context)
         return
-    input_side, label_side = getattr(images.pairs, "sides", (-1, -1))  # whole photos have different sizes
+    input_side, label_side = getattr(images.pairs, "sides", (-1, -1))
     profile = {"photos": photos, "labels": len(images.pairs), "label_side": label_side, "input_side": input_side}
     sides = {format_value(images.pairs.scale): input_side}
     body = _describe(images.name, images.digest, images.source)
@@ -59,13 +53,7 @@ def _describe(name: str, digest: str, source: dict[str, str]) -> dict[str, Any]:
 
 
 def _describe_images(input_sides: dict[str, int], label_side: int, profile: dict[str, int]) -> dict[str, str]:
-    """Return schema and profile of grey images as JSON; -1 is the side of images of different sizes.
-
-    Args:
-        input_sides: the side of the inputs of each scale factor.
-        label_side: the side of the labels.
-        profile: numbers and sizes of the images; see `Dataset.counts`.
-    """
+    """Return schema and profile of grey images as JSON; -1 is the side of images of different sizes."""
     inputs, labels = (
         Schema([TensorSpec(np.dtype("uint8"), (-1, side, side), name) for name, side in sides.items()])
         for sides in ({f"inputs {scale}": side for scale, side in input_sides.items()}, {"labels": label_side})

@@ -1,4 +1,4 @@
-"""Limits the time of a call. The timeout of a socket limits neither name lookups nor answers that arrive slowly."""
+"""Limits the time of a call, with name lookups and slow answers, which the timeout of a socket does not limit."""
 
 import queue
 import threading
@@ -11,12 +11,8 @@ T = TypeVar("T")
 def call_within(seconds: float, function: Callable[[], T]) -> T:
     """Call a function in a thread and return its result.
 
-    Args:
-        seconds: the limit.
-        function: the function. After the limit, the function continues in its thread until the process exits.
-
     Raises:
-        TimeoutError: the function did not return in time.
+        TimeoutError: the function did not return in time; it continues in its thread.
     """
     results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -33,4 +29,4 @@ def call_within(seconds: float, function: Callable[[], T]) -> T:
         raise TimeoutError(f"no answer in {seconds:.0f} s") from None
     if error is not None:
         raise error
-    return result  # type: ignore[return-value] # the result is None only if T includes None
+    return result  # type: ignore[return-value]

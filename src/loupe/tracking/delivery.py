@@ -1,11 +1,10 @@
-"""Sends the records of runs (metrics, tags, files) to the tracking server, or buffers the records for a later upload.
+"""Sends the records of runs (metrics, tags, files) to the tracking server, or buffers them for a later upload.
 
-While a run is open, logging never waits for the server: each record goes to a file (see `buffer`), and a thread sends
-the records of the file. If a run ends while the server is unreachable, a later step or `loupe sync` uploads the run.
-A store that is not a server gets each record directly.
+Logging never waits for the server: each record goes to a file (see `buffer`), from which a thread sends it. A store
+that is not a server gets each record directly.
 """
-# MLflow's own retries do not suffice: while the server is unreachable, one call blocks for 247 s. MLflow's
-# asynchronous logging drops records after 247 s, and does not support artifacts, datasets and models.
+# While the server is unreachable, MLflow's retries block for 247 s. Its asynchronous logging then drops records, and
+# does not support artifacts, datasets and models.
 
 import threading
 import time
@@ -35,13 +34,13 @@ from loupe.tracking.server import (
 )
 from loupe.tracking.store import create_store
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # the pause between two attempts to send doubles each time
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # between two attempts to send; doubles each time
 SERVER_ERRORS = (MlflowException, requests.RequestException)
-# The fields of the description of a run; see `_describe_run`.
+# The fields of the result of `_describe_run`
 DESCRIPTION_TYPES = {
     "run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict
 }  # fmt: skip
-_UPLOADERS: dict[str, "RunUploader"] = {}  # the uploader of each open run, by the id of the run
+_UPLOADERS: dict[str, "RunUploader"] = {}  # of open runs, by id
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
@@ -49,8 +48,8 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
 
     Args:
         run_id: the run.
-        kind: a key of `record_handlers.RECORD_HANDLERS`.
-        body: the arguments of the handler; must be serialisable as JSON.
+        kind: a key of RECORD_HANDLERS.
+        body: the arguments of the handler, serialisable as JSON.
         file: a file that belongs to the record, or None.
     """
     body, uploader = mask_values(body), _UPLOADERS.get(run_id)
@@ -71,10 +70,9 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 def end_run(run_id: str, status: str) -> None:
     """End the open run with a status, and remove the checkpoint of a finished run.
 
-    For a finished run, wait for an unreachable server up to MLFLOW_HTTP_REQUEST_TIMEOUT seconds.
-
     Raises:
-        LoupeError: the run finished but the server is unreachable; the buffer of the run is kept.
+        LoupeError: the run finished, but the server was unreachable for MLFLOW_HTTP_REQUEST_TIMEOUT seconds; the
+            buffer of the run is kept.
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
@@ -96,7 +94,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # the request fails, but MLflow's client then has no open run
+        mlflow.end_run(status)  # for MLflow's client
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -106,18 +104,15 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    # The checkpoint is removed after the end of the run, because a run that is killed earlier needs the checkpoint.
+    # A run that is killed before its end needs the checkpoint.
     if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
 
 
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
-    """Upload the buffered runs of ended processes and delete their files.
+    """Upload the buffered runs of ended processes, delete their files, and return the number of runs.
 
-    A run that the server does not have is created on the server. A damaged file is kept and reported.
-
-    Returns:
-        The number of uploaded runs.
+    A run that the server does not have is created. A damaged file is kept and reported.
 
     Raises:
         LoupeError: the server is unreachable.
@@ -127,18 +122,18 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         try:
             with lock_buffer(file, wait=False) as is_locked:
                 uploaded += is_locked and _upload_buffered_run(file, quiet)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a record has an unexpected form
+        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a damaged record
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
-            if file.exists():  # otherwise another process has uploaded the run
+            if file.exists():  # otherwise uploaded by another process
                 raise
-    with suppress(OSError):  # the folder is not empty
+    with suppress(OSError):  # not empty
         folder.rmdir()
     return uploaded
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run, delete its file, and return True. If the process of the run is alive, only return False."""
+    """Upload a run, delete its file, and return True; return False if the process of the run is alive."""
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.list_unsent()
     for name, kind in DESCRIPTION_TYPES.items():
@@ -151,12 +146,12 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
         raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # The file lock of a process on another machine can be invisible to this machine.
+    # The lock of another machine can be invisible.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
-    liveness.mark_killed(run_id)  # has no effect if the run has ended
+    liveness.mark_killed(run_id)  # unless it has ended
     buffer.remove()
     if unsent:
         print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
@@ -164,10 +159,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order.
-
-    If the server rejects a record, the record counts as sent, and the error is raised.
-    """
+    """Send the records that the server does not have, in order. A rejected record counts as sent, and raises."""
     run_id = buffer.description["run_id"]
     for record in buffer.list_unsent():
         with buffer.extract_file(record) as file:
@@ -196,15 +188,15 @@ class RunUploader:
         self._thread.start()
 
     def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Buffer a record; if the server rejected an earlier record, raise the server's error."""
+        """Buffer a record; raise the error of an earlier record that the server rejected."""
         self.buffer.append(kind, body, file)
         self._wake.set()
         self._raise_error()
 
     def finish(self, seconds: float) -> bool:
-        """Wait at most `seconds` until all records are sent; stop the thread; return whether all records are sent."""
+        """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent."""
         deadline = time.monotonic() + seconds
-        # After another error than a rejection by the server, the thread cannot continue with the next record.
+        # After another error than a rejection, the thread cannot continue.
         while (
             not self.buffer.is_sent()
             and time.monotonic() < deadline
@@ -215,7 +207,7 @@ class RunUploader:
         is_sent = self.buffer.is_sent()
         self._closing.set()
         self._wake.set()
-        self._thread.join(PROBE_TIMEOUT_S)  # with a limit, because MLflow may repeat a request for minutes
+        self._thread.join(PROBE_TIMEOUT_S)  # MLflow may repeat a request for minutes
         self._raise_error()
         return is_sent
 
@@ -239,7 +231,7 @@ class RunUploader:
             if self.buffer.is_sent():
                 pause = 0.0
                 continue
-            if not pause and not is_reachable():  # print the line only once until all records are sent
+            if not pause and not is_reachable():  # only once
                 print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause))
             self._closing.wait(pause)
@@ -247,7 +239,7 @@ class RunUploader:
 
 
 def _describe_run(run_id: str) -> dict[str, Any]:
-    """Return the data from which the run can be created again if the server loses the run."""
+    """Return the data from which the run can be created again."""
     run = mlflow.get_run(run_id)
     return {
         "run_id": run_id,
@@ -260,7 +252,7 @@ def _describe_run(run_id: str) -> dict[str, Any]:
 
 
 def _find_run(run_id: str) -> Any:
-    """Return a run of the server; None if the server does not have the run."""
+    """Return a run of the server, or None."""
     create_store()
     try:
         return mlflow.get_run(run_id)
@@ -278,6 +270,6 @@ def _create_run(buffer: RunBuffer) -> str:
     run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
     run_id = str(run.info.run_id)
     RECORD_HANDLERS["params"](run_id, description["params"], None)
-    buffer.mark_sent(0)  # the new run has no records yet
+    buffer.mark_sent(0)  # no records yet
     buffer.describe(description | {"run_id": run_id})
     return run_id

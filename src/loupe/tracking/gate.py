@@ -1,7 +1,6 @@
 """Compares a new model with the champion of its scale factor, on the gate dataset of the scale factor.
 
-The first model whose dataset has enough photos makes this dataset the gate dataset. The tags of the registered model
-record the gate dataset, so that all later models are compared on the same images.
+The tags of the registered model record the gate dataset, so that all models are compared on the same images.
 """
 
 import os
@@ -28,10 +27,10 @@ from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MAX_PHOTOS = 1000  # the comparison uses at most this many photos: those with the smallest content hashes
-SELECTED_ON = ("train", "validation")  # the splits whose photos influence a model
-TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}  # record the gate dataset
-# The fields of preprocess that must be the same for the dataset of the new model and for the gate dataset.
+MAX_PHOTOS = 1000  # those with the smallest content hashes
+SELECTED_ON = ("train", "validation")  # the splits that influence a model
+TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}
+# Fields of preprocess that a model's dataset and the gate dataset share
 TASK_FIELDS = (
     "luminance", "shrink", "recompress", "degrade", "jpeg_qualities", "clean_share", "double_share", "noise_levels",
 )  # fmt: skip
@@ -44,8 +43,8 @@ class GateResult:
     Args:
         mae: the mean absolute error of the challenger.
         defender: the name of the defender.
-        defender_mae: the mean absolute error of the defender.
-        difference: the challenger's mae minus the defender's mae, as a mean over all images.
+        defender_mae: its mean absolute error.
+        difference: the challenger's mae minus the defender's, as a mean over all images.
         interval: the 95 % interval of the difference; None for fewer than `scoring.MIN_PHOTOS` photos.
         photos: the number of photos.
         dataset: the name of the gate dataset.
@@ -61,7 +60,7 @@ class GateResult:
 
     @property
     def is_better(self) -> bool:
-        """Whether the interval is below 0; without an interval, the challenger is not better."""
+        """Whether the interval exists and is below 0."""
         return self.interval is not None and self.interval[1] < 0
 
     @property
@@ -100,12 +99,12 @@ class GateResult:
 
 
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
-    """Open the gate dataset: the dataset of `settings.gate`, else the recorded one, else that of the new model.
+    """Open the gate dataset: that of `settings.gate`, else the recorded one, else that of the new model.
 
     Args:
         settings: the settings of register.
         candidate: the new model.
-        luminance: the luminance formula of the new model.
+        luminance: its luminance formula.
 
     Returns:
         The dataset, and the tags that record it.
@@ -147,7 +146,7 @@ def compare_with_champion(
 ) -> GateResult:
     """Score a new model and the champion on photos of the gate dataset that neither model was selected on.
 
-    Without a champion, the defender is the bundled network of the scale factor, or Lanczos if there is none.
+    The bundled network (or Lanczos) replaces a missing champion.
 
     Args:
         challenger: the upscaler of the new model.
@@ -160,7 +159,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # The rows of both methods are in the order of the images.
+    # The rows of both are in the order of the images.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
     (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())
@@ -171,7 +170,7 @@ def compare_with_champion(
 
 
 def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]:
-    """Load the defender and return it with its name. A champion that cannot be loaded counts as missing."""
+    """Load the defender with its name. A champion that cannot be loaded counts as missing."""
     if champion is not None:
         try:
             reference = models.ModelReference.of_version(champion)
@@ -185,7 +184,7 @@ def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]
 
 
 def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
-    """Open the dataset that the champion was trained on; return None if it is unknown or does not exist."""
+    """Open the dataset of the champion, or return None."""
     try:
         run = runs.get_run(champion.run_id or "", CHAMPION)
         return open_training_dataset(run, settings)
@@ -194,10 +193,9 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 
 
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
-    """Return the images of the gate dataset without the photos in the train and validation splits of the datasets.
+    """Return the images of the gate dataset without the photos in the SELECTED_ON splits of the datasets.
 
-    A model whose dataset is unknown (None) may have been trained on the gate dataset. Therefore the splits of the
-    gate dataset replace the unknown splits.
+    For an unknown dataset (None), these are the splits of the gate dataset.
     """
     seen = np.concatenate([(dataset or gate).read_photos(SELECTED_ON) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)

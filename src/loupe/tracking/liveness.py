@@ -1,4 +1,4 @@
-"""Detects open runs whose process has died, and closes these runs."""
+"""Detects and closes open runs whose process has died."""
 
 import os
 import socket
@@ -17,20 +17,18 @@ from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-# After this time without a heartbeat, a process on another machine or in another container counts as dead.
-HEARTBEAT_TIMEOUT_S = 180.0
-SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent when the run ends
-# `mlflow run` creates a run and may install packages for this time before the step starts and tags the run. The limit
-# applies only in a container, because a container hides whether the process of `mlflow run` is alive outside.
+HEARTBEAT_TIMEOUT_S = 180.0  # then a process elsewhere counts as dead
+SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
+# Before the step tags the run of `mlflow run`, packages may be installed. Only used in a container, which hides
+# whether `mlflow run` is alive outside.
 UNTAGGED_TIMEOUT_S = 3600.0
-HOST_NAMESPACE = "pid:[4026531836]"  # the namespace of a Linux host, from which all processes are visible
+HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes are visible
 
 
 def make_process_tags() -> dict[str, str]:
-    """Return tags that identify this process and contain a first heartbeat; see `is_alive`.
+    """Return tags that identify this process, with a first heartbeat.
 
-    The host name and the process id do not identify a process, because processes in two containers can have the same
-    host name and process id.
+    Processes in two containers can have the same host name and process id.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -43,7 +41,7 @@ def make_process_tags() -> dict[str, str]:
 
 @contextmanager
 def heartbeats(run_id: str) -> Iterator[None]:
-    """Send heartbeats of a run until the block exits, so that other machines know that this process is alive."""
+    """Send heartbeats of a run until the block exits."""
     stopped = threading.Event()
 
     def send() -> None:
@@ -61,18 +59,14 @@ def heartbeats(run_id: str) -> Iterator[None]:
 
 def send_heartbeat(run_id: str) -> None:
     """Set the heartbeat tag of a run to the time of the store."""
-    with suppress(Exception):  # a lost heartbeat is harmless, because the next heartbeat follows
+    with suppress(Exception):  # the next heartbeat follows
         mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{read_clock():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that opened a run is alive.
+    """Return whether the process that opened a run with these tags is alive.
 
-    A process in the namespace of this process is identified by its id and its start time. A process in another
-    container or on another machine counts as alive if its last heartbeat is recent.
-
-    Args:
-        tags: the tags of the run.
+    In the namespace of this process, the process id and start time decide, otherwise the last heartbeat.
     """
     namespace = _identify_namespace()
     if namespace and tags.get("loupe.namespace") == namespace:
@@ -84,7 +78,7 @@ def is_alive(tags: Mapping[str, str]) -> bool:
 
 
 def is_running(run_id: str) -> bool:
-    """Whether the status of a run is RUNNING."""
+    """Return whether the status of a run is RUNNING."""
     return bool(mlflow.get_run(run_id).info.status == "RUNNING")
 
 
@@ -95,19 +89,19 @@ def mark_killed(run_id: str) -> None:
 
 
 def close_orphaned_runs() -> None:
-    """Mark all open runs whose process is dead as KILLED."""
+    """Mark open runs of dead processes as KILLED."""
     for run in search_runs("attributes.status = 'RUNNING'"):
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:
-            alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)  # the start counts as the first heartbeat
-        else:  # another program has created the run
+            alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)
+        else:
             alive = tags.get("mlflow.source.type") != "PROJECT" or _may_be_tagged(run.info.run_id, started)
         if not alive:
-            mark_killed(run.info.run_id)  # checks the status again: the run may have ended since the search
+            mark_killed(run.info.run_id)
 
 
 def _may_be_tagged(run_id: str, started: float) -> bool:
-    """Whether the step of a run that `mlflow run` created may still start and tag the run."""
+    """Return whether the step of a run that `mlflow run` created may still start."""
     if get_sqlite_file(mlflow.get_tracking_uri()) is None:  # `mlflow run` may run on another machine
         return True
     for process in psutil.process_iter():
@@ -123,25 +117,25 @@ def _may_be_tagged(run_id: str, started: float) -> bool:
 
 @cache
 def _identify_namespace() -> str:
-    """Return the id of this process's namespace, in which process ids are unique; "" if the id is unknown."""
+    """Return the id of the namespace of this process's id; "" if it is unknown."""
     try:
-        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows the processes of another namespace
+        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows another namespace
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # the system is not Linux
+    except OSError:  # not Linux
         pass
     return ""
 
 
 def _read_start(pid: str) -> str | None:
-    """Return the start time of a process in clock ticks since the start of the system; None if the process has ended.
+    """Return the start time of a process in clock ticks since the start of the system, or None if it has ended.
 
-    psutil is not used, because its start times change when the system's clock is set.
+    psutil's start times change with the system's clock.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # the name of the command, before ")", can contain spaces
-    is_dead = state in "ZX"  # zombie or dead
-    return None if is_dead else fields[18]  # starttime in `man proc_pid_stat`
+    state, *fields = text.rpartition(")")[2].split()  # after the name of the command
+    is_dead = state in "ZX"
+    return None if is_dead else fields[18]  # starttime in proc_pid_stat

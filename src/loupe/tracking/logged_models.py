@@ -1,4 +1,4 @@
-"""Finds and deletes the models that a run has logged."""
+"""Finds and deletes the logged models of a run."""
 
 from contextlib import suppress
 from typing import Any
@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 
 
 def find_model(run_id: str) -> Any:
-    """Return the newest complete model of a run, or None. A killed process can leave an incomplete model."""
+    """Return the newest complete model of a run, or None."""
     complete = (model for model in _list_models(run_id) if model.status == LoggedModelStatus.READY)
     return max(complete, key=lambda model: model.creation_timestamp, default=None)
 
@@ -31,9 +31,7 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 def _list_models(run_id: str) -> list[Any]:
     """Return the models of a run that were not deleted.
 
-    For an uploaded run, MLflow creates the models in the current experiment, which can differ from the experiment of
-    the run. Then a search in the experiment of the run does not find the models. The outputs of the run list these
-    models, but also deleted models.
+    The models of an uploaded run can be in another experiment, where only the outputs of the run name them.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -41,6 +39,6 @@ def _list_models(run_id: str) -> list[Any]:
     models = {model.model_id: model for model in experiment_models}
     for output in run.outputs.model_outputs if run.outputs else ():
         if output.model_id not in models:
-            with suppress(MlflowException):  # the model was deleted
+            with suppress(MlflowException):  # deleted
                 models[output.model_id] = client.get_logged_model(output.model_id)
     return list(models.values())

@@ -17,14 +17,13 @@ from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-KERAS_FILE = "data/model.keras"  # the path at which MLflow saves a Keras model
-ONNX_FILE = "onnx/model.onnx"  # the path of the ONNX file in the artifacts of a registered model
-EVIDENCE_TAG = "loupe.evidence"  # tag of a version that became champion: the comparison in one sentence
+KERAS_FILE = "data/model.keras"  # in MLflow's model
+ONNX_FILE = "onnx/model.onnx"  # in a registered model
+EVIDENCE_TAG = "loupe.evidence"  # of a version that became champion
 NO_EVIDENCE = "not compared with another model by `loupe register`"
-# MLflow's error codes for a missing model, run, version or alias, and for a malformed URI.
-MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")  # the id of a logged model in the source of a model version
-PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files with networks of all scale factors
+MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI
+MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
+PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files
 REGISTERED_NAMES = {
     Fraction(1): "loupe-1x",
     Fraction(3, 2): "loupe",
@@ -38,10 +37,10 @@ class ModelReference:
     """The location of a model.
 
     Args:
-        name: the name that messages show.
+        name: the name in messages.
         uri: a URI of MLflow or the path of a `.keras` file.
-        run_id: the run that trained the model; None if unknown.
-        model_id: the logged model; None for a file.
+        run_id: the run that trained the model, or None.
+        model_id: the logged model, or None.
         evidence: for a champion, the comparison with the previous champion, in one sentence.
     """
 
@@ -58,7 +57,7 @@ class ModelReference:
 
     @classmethod
     def of_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
-        """Create a reference to a logged model. A user may have logged the model without Loupe, or without a run."""
+        """Create a reference to a logged model."""
         try:
             model = mlflow.MlflowClient().get_logged_model(model_id)
         except MlflowException as error:
@@ -69,7 +68,7 @@ class ModelReference:
 
     @classmethod
     def of_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
-        """Create a reference to a model version. Only `version.source` contains the id of the logged model."""
+        """Create a reference to a model version."""
         name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
         if found is None:
             return cls(name, version.source, version.run_id, evidence=evidence)
@@ -77,28 +76,19 @@ class ModelReference:
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
-    """Log an uncompiled Keras model to the open run, and link the final metrics to the model.
-
-    Args:
-        model: the model; its name contains its geometry (see `Geometry.from_name`).
-        points: see `log_model_metrics`.
-    """
+    """Log an uncompiled Keras model to the open run, with its geometry and final metrics."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # This model has the same layers without the optimizer. Keras would also save the variables of the optimizer.
+        # A copy without the variables of the optimizer
         keras.Model(model.input, model.output, name=model.name).save(file)
         records.log_record("model", make_geometry_tags(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the final metrics of the run to the last logged model and to the dataset of the run.
-
-    Args:
-        points: the points of the learning curve; each has a step and metrics, including val/mae; [] without a curve.
-    """
+    """Link the final metrics of the run, from the learning curve `points`, to its last logged model and dataset."""
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
@@ -110,13 +100,12 @@ def make_geometry_tags(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(reference: ModelReference) -> Any:
-    """Load the Keras model of a `.keras` file or of a model that `log_model` logged.
+    """Load a `.keras` file or a model of `log_model`.
 
-    MLflow's own loader is not safe, and therefore not used: it runs any code that the file MLmodel names, and
-    TensorFlow graphs, which can write files.
+    MLflow's own loader runs any code that a model contains.
 
     Raises:
-        UsageError: the file cannot be loaded, the file contains code, or the model does not take grey images.
+        UsageError: the file cannot be loaded, contains code, or does not take grey images.
     """
     from loupe.models import keras_file
 
@@ -127,20 +116,16 @@ def load_keras(reference: ModelReference) -> Any:
             return keras_file.load(download_keras_file(reference, folder))
     except UsageError:
         raise
-    except Exception as error:  # Keras raises exceptions of any class for a damaged file
-        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras puts the cause at the end of its message
+    except Exception as error:
+        cause = str(error).rpartition("Exception encountered: ")[2]  # at the end of Keras's message
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
 
 def find_model(name: str) -> ModelReference:
-    """Find a model by a URI of MLflow or a file name.
+    """Find a model by a file name or MLflow URI; raise UsageError if it does not exist, LoupeError if MLflow fails.
 
     Args:
         name: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/MODEL_ID`, `runs:/RUN_ID/NAME`, or a file.
-
-    Raises:
-        UsageError: the model does not exist.
-        LoupeError: the store does not return the model, for example because MLmodel is damaged.
     """
     if name.startswith(("runs:/", "models:/")):
         create_store()
@@ -152,7 +137,7 @@ def find_model(name: str) -> ModelReference:
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
-        except Exception as error:  # a damaged MLmodel or a wrong answer of a server causes exceptions of any class
+        except Exception as error:  # of any class, for a damaged MLmodel or a wrong answer of a server
             is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
             error_class = UsageError if is_missing else LoupeError
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
@@ -162,7 +147,7 @@ def find_model(name: str) -> ModelReference:
 
 
 def find_champion(scale: Fraction) -> ModelReference | None:
-    """Find the champion of a scale factor; return None without a champion."""
+    """Find the champion of a scale factor, or None."""
     version = get_champion(scale)
     if version is None:
         return None
@@ -171,7 +156,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
 
 
 def get_champion(scale: Fraction) -> Any:
-    """Return the model version that is the champion of a scale factor; None without a champion."""
+    """Return the model version that is the champion of a scale factor, or None."""
     if scale not in REGISTERED_NAMES:
         return None
     create_store()
@@ -180,7 +165,7 @@ def get_champion(scale: Fraction) -> Any:
     except UnsupportedModelRegistryStoreURIException:
         raise
     except MlflowException as error:
-        # Other error codes, such as those of an unreachable server, do not mean that the champion is missing.
+        # Other codes, such as that of an unreachable server, do not mean a missing champion.
         if error.error_code not in MISSING_CODES:
             raise
         return None
@@ -197,7 +182,7 @@ def get_registered_tags(name: str) -> dict[str, str]:
 
 
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
-    """Download an artifact of a run to a folder; return None if the run does not have this artifact."""
+    """Download an artifact of a run to a folder; return None if it does not exist."""
     if run_id is None:
         return None
     parent = str(Path(name).parent)
@@ -208,7 +193,7 @@ def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None
 
 
 def download_onnx(reference: ModelReference, folder: str) -> Path | None:
-    """Download the ONNX file of a model to a folder; return None if the model has no such file."""
+    """Download the ONNX file of a model to a folder; return None if it does not exist."""
     if reference.model_id is None:
         return None
     artifacts = mlflow.MlflowClient().list_logged_model_artifacts(reference.model_id, str(Path(ONNX_FILE).parent))
@@ -218,7 +203,7 @@ def download_onnx(reference: ModelReference, folder: str) -> Path | None:
 
 
 def download_keras_file(reference: ModelReference, folder: str) -> Path:
-    """Download the `.keras` file of a model to a folder; raise UsageError if the model has no such file."""
+    """Download the `.keras` file of a model to a folder; raise UsageError if it does not exist."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except (MlflowException, OSError):

@@ -1,7 +1,4 @@
-"""The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks.
-
-MLflow runs this file to load the model. In addition to MLflow, the file needs onnxruntime, numpy and pillow.
-"""
+"""The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks. MLflow runs this file to load it."""
 
 import base64
 import binascii
@@ -25,18 +22,14 @@ from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
-MAX_FILE_BYTES = 32_000_000  # the maximum size of a photo, before its conversion to base64
-MAX_RESULT_PIXELS = 64_000_000  # the maximum number of pixels of a result, in all frames or pages together
-MAX_PAGES = 500  # the maximum number of frames or pages of a photo
-MAX_PHOTOS = 100  # the maximum number of photos in a request to a server
+MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
+MAX_RESULT_PIXELS = 64_000_000  # in all frames or pages
+MAX_PAGES = 500  # frames or pages of a photo
+MAX_PHOTOS = 100  # per request to a server
 
 
 class RefusedError(MlflowException):
-    """The model cannot serve a request.
-
-    The message is one line. For an error of another class, MLflow's server would add the whole request to the
-    message.
-    """
+    """The model cannot serve a request. MLflow's server adds the whole request to other errors."""
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
         self._line = line
@@ -44,7 +37,7 @@ class RefusedError(MlflowException):
 
     @property
     def message(self) -> str:
-        """The error message: the field, the rule, and the value."""
+        """The error message, in one line."""
         return self._line
 
     @message.setter
@@ -56,7 +49,7 @@ class PhotoModel(PythonModel):
     """Upscales image files."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Find the networks: one artifact per scale factor, with a name such as `3x2`."""
+        """Find the networks: one artifact per scale factor, such as `3x2`."""
         files = {name.replace("x", "/"): str(path) for name, path in context.artifacts.items()}
         self._workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": files})
 
@@ -64,13 +57,12 @@ class PhotoModel(PythonModel):
         """Upscale photos.
 
         Args:
-            context: the context of the model; not used.
-            model_input: a table with one column, `photo`, that contains image files in base64.
+            context: not used.
+            model_input: a table with one column, `photo`, of image files in base64.
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64, in the order of the inputs. In MLflow's server, the texts are empty, because
-            the guard sends the files; see `ServedRequest.results`.
+            Image files in base64. In MLflow's server, the texts are empty: the guard sends `ServedRequest.results`.
 
         Raises:
             RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit passed.
@@ -92,12 +84,12 @@ class PhotoModel(PythonModel):
             for text in texts:
                 self._upscale(served, text, scale, suffix)
         finally:
-            if served.control.cancelled.is_set():  # a file may have been written after the guard removed the folder
+            if served.control.cancelled.is_set():  # the guard may have removed the folder before a file was written
                 shutil.rmtree(served.folder, ignore_errors=True)
         return [""] * len(texts)
 
     def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
-        """Upscale a photo, add the file of the result to the results of the request, and return the file."""
+        """Upscale a photo, and return the file, also in the results of the request."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
         try:
@@ -122,7 +114,6 @@ class PhotoModel(PythonModel):
 
 
 def make_signature() -> Any:
-    """Make the signature of the model."""
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     return mlflow.models.ModelSignature(
@@ -135,7 +126,7 @@ def make_signature() -> Any:
 def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")
-    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:  # base64 encodes 3 bytes as 4 characters
+    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:
         raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 3 / 4 / 1e6:.0f} MB")
     try:
         content = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
@@ -164,7 +155,7 @@ def _parse_format(value: Any) -> str:
     return "" if value == "same" else f".{value}"
 
 
-if __name__ != "loupe.tracking.photo_model":  # MLflow runs the file under another name
-    mlflow.telemetry.set_telemetry_client()  # MLflow read its telemetry setting before `loupe` changed the setting
+if __name__ != "loupe.tracking.photo_model":  # run by MLflow
+    mlflow.telemetry.set_telemetry_client()  # MLflow has read its telemetry setting too early
     guard_server()
     mlflow.models.set_model(PhotoModel())

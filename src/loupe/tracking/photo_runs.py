@@ -1,4 +1,4 @@
-"""Logs the steps upscale and restore to MLflow if a run is open or `mlflow run` started the step."""
+"""Logs upscale and restore to MLflow if a run is open or `mlflow run` started the step."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from loupe.photos.processing import Outcome, describe_assumptions
 
 @contextmanager
 def photo_run(settings: PhotoSettings) -> Iterator[None]:
-    """Open a run if `mlflow run` started the step or another run is open; otherwise do not use MLflow."""
+    """Open a run under `mlflow run` or inside an open run; otherwise do nothing."""
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
         return
@@ -25,20 +25,13 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
             server.check_reachable()
             runs.tag_project_run()
             stack.enter_context(runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
-        except Exception as error:  # a damaged store causes any class of error; the step does not need the store
+        except Exception as error:  # the step does not need the store
             print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield
 
 
 def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
-    """Log the model or method, its device, the number of results and failures, and the result of a single photo.
-
-    Args:
-        settings: the settings of the step.
-        outcomes: the outcomes of all photos.
-        model: the name of the model or method.
-        device: the device that ran the ONNX networks; "" if none was used.
-    """
+    """Log the model or method, the device, the number of results and failures, and the result of a single photo."""
     if not _is_run_open():
         return
     from loupe.tracking import records

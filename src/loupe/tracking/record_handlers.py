@@ -1,4 +1,4 @@
-"""Sends each kind of record to MLflow. Every handler is idempotent, because a record may be sent twice."""
+"""Sends each kind of record to MLflow. A record may be sent twice, so handlers are idempotent."""
 
 import json
 import time
@@ -16,14 +16,13 @@ from PIL import Image
 from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
-CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# A model is logged at this step, which has no metrics. At any other step, MLflow would copy the metrics of the step
-# to the model without a link to the dataset. `_send_model_metrics` links the metrics instead.
+CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
+# MLflow copies the metrics of a model's step without a link to the dataset; `_send_model_metrics` links them.
 NO_STEP = -1
 
 
 def now() -> int:
-    """Return the time in MLflow's unit: milliseconds since 1970."""
+    """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
@@ -47,9 +46,9 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload an image of one step. MLflow's web interface shows the images of a key with a slider for the step."""
+    """Upload an image of one step, which MLflow shows with a slider for the steps."""
     client, fields = mlflow.MlflowClient(), {name: body[name] for name in ("key", "step", "timestamp")}
-    prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # MLflow adds a random suffix
+    prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # a random suffix follows
     if not any(item.path.startswith(prefix) for item in client.list_artifacts(run_id, "images")):
         assert file is not None
         with Image.open(file) as image:
@@ -57,14 +56,14 @@ def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload a table, which replaces a table of the same name. `mlflow.log_table` would append the rows."""
+    """Upload a table. `mlflow.log_table` would append its rows to a table of the same name."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
     entry, tables = {"path": name, "type": "table"}, []
-    with suppress(ValueError, TypeError):  # another client may have changed the tag
+    with suppress(ValueError, TypeError):  # changed by another client
         tables = [*json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))]
-    if entry not in tables:  # MLflow's web interface shows the tables in this tag
+    if entry not in tables:  # MLflow shows the tables in this tag
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
@@ -79,16 +78,13 @@ def _send_model_input(run_id: str, body: dict[str, Any], _: Path | None) -> None
 
 
 def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Log a Keras model with its geometry and a signature for images of any number and size.
-
-    The model replaces all other models of the run.
-    """
+    """Log a Keras model with its geometry and signature, in place of all other models of the run."""
     from importlib.metadata import version
 
     from loupe.models import keras_file
 
     assert file is not None
-    delete_models(run_id)  # also deletes incomplete models of a killed process
+    delete_models(run_id)
     model = keras_file.load(file)
     input_schema, output_schema = (
         mlflow.types.Schema([mlflow.types.TensorSpec(np.dtype("float32"), (-1, -1, -1, channels))])
@@ -109,7 +105,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link metrics of the run to its model: the value at the best step, or a single value at step 0."""
+    """Link metrics to the model of the run: the value at the best step, or a single value at step 0."""
     client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
     dataset = next(
@@ -125,14 +121,14 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # the time and the step are kept, so that the run does not get a second point
+        if point is not None:  # the same time and step, so that the run gets no second point
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
 
 
 def _send_checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload the checkpoint, set CHECKPOINT_TAG, and only then remove the previous checkpoint."""
+    """Upload the checkpoint, and then remove the previous one."""
     assert file is not None
     client, name = mlflow.MlflowClient(), f"checkpoint/{file.name}"
     run = client.get_run(run_id)
@@ -155,7 +151,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# The arguments of a handler: the run's id, the body of the record, and the file of the record.
+# Arguments of a handler: the run's id, the body of the record, and its file
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

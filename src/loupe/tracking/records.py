@@ -23,7 +23,7 @@ _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log to another run than the open run until the block exits. A run that has ended keeps its status."""
+    """Log to another run than the open run until the block exits."""
     token = _RUN_ID.set(run_id)
     try:
         yield
@@ -39,13 +39,12 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
 def log_metrics(
     metrics: Mapping[str, float], step: int | None = None, link: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Log metrics; omit values that are NaN or infinite, such as the SSIM of tiny images.
+    """Log metrics without NaN and infinite values.
 
     Args:
         metrics: the metrics.
-        step: the training step; None for metrics of the whole run.
-        link: the `model_id`, `dataset_name` and `dataset_digest` of the logged model that the metrics describe, and
-            of its dataset; {} without a model.
+        step: the training step, or None.
+        link: `model_id`, `dataset_name` and `dataset_digest` of the model that the metrics describe, or {}.
     """
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
@@ -53,35 +52,34 @@ def log_metrics(
 
 
 def log_tags(tags: dict[str, str]) -> None:
-    """Log tags."""
     log_record("tags", tags)
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device that ran the ONNX network (`device` is "" without ONNX)."""
+    """Log the name of a model or method, and the device of an ONNX network."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 
 def log_model_inputs(model_ids: Iterable[str | None]) -> None:
-    """Log logged models as inputs of the run; None is a model that is not a logged model."""
+    """Log logged models as inputs of the run; None is skipped."""
     for model_id in filter(None, model_ids):
         log_record("model input", {"model_id": model_id})
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
-    """Log a file to a folder of the artifacts; None is the root folder."""
+    """Log a file to a folder of the artifacts, or to the root."""
     log_record("file", {"folder": folder}, file)
 
 
 def log_figure(figure: Any, name: str) -> None:
-    """Log a matplotlib figure under a name such as `plots/curves.png`."""
+    """Log a matplotlib figure, such as `plots/curves.png`."""
     with _temporary_file(name) as (file, folder):
         figure.savefig(file)
         log_file(file, folder)
 
 
 def log_image(image: np.ndarray, key: str, step: int) -> None:
-    """Log an image, uint8 (height, width), of a training step. Images with the same key form a series."""
+    """Log an image, uint8 (height, width), of a training step; `key` names the series."""
     with _temporary_file("image.png") as (file, _):
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, "PNG")
@@ -102,16 +100,16 @@ def log_text(text: str, name: str) -> None:
 
 
 def log_table(table: Any, name: str) -> None:
-    """Log a pandas table under a name that ends in .json. MLflow's web interface shows such tables."""
+    """Log a pandas table as .json, which MLflow shows."""
     with _temporary_file(name) as (file, _):
         table.map(mask_values).to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)
 
 
 def log_array(array: np.ndarray, name: str) -> None:
-    """Log an array under a name that ends in .npy."""
+    """Log an array as .npy."""
     with _temporary_file(name) as (file, folder):
-        stream = io.BytesIO()  # np.save to a file would ignore a full disk
+        stream = io.BytesIO()  # np.save to a file ignores a full disk
         np.save(stream, array)
         file.write_bytes(stream.getvalue())
         log_file(file, folder)
@@ -119,7 +117,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 @contextmanager
 def _temporary_file(name: str) -> Iterator[tuple[Path, str | None]]:
-    """Yield a temporary file for an artifact of this name, and the artifact's folder."""
+    """Yield a temporary file for an artifact, and the artifact's folder."""
     parent = str(Path(name).parent)
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / Path(name).name, None if parent == "." else parent

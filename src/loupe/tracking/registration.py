@@ -1,4 +1,4 @@
-"""Registers networks in MLflow's model registry, each with its ONNX file."""
+"""Registers networks in MLflow's model registry, with ONNX files."""
 
 import shutil
 from collections.abc import Callable
@@ -39,13 +39,9 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
 
 @defer_signals()
 def register_model(reference: models.ModelReference, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
-    """Register a logged model as a version of the registered model of its scale factor.
+    """Register a logged model as a version of the registered model of its scale factor, and return the version.
 
-    A logged model has one version, even if two processes register it at the same time. A second call updates the
-    description and the tags of the version.
-
-    Returns:
-        The model version.
+    A logged model has one version. A second call updates its description and tags.
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     create_registered_model(
@@ -81,11 +77,7 @@ def create_registered_model(name: str, description: str) -> None:
 
 
 def create_version_once(search: Callable[[], Any], create: Callable[[], Any]) -> Any:
-    """Return the oldest model version that a search finds; create a version if the search finds none.
-
-    Two processes may both create a version. Both processes then find the same oldest version and delete the newer
-    versions.
-    """
+    """Return the oldest model version that a search finds, or create one. Newer versions are deleted."""
 
     def find() -> list[Any]:
         return sorted(search(), key=lambda version: int(version.version))
@@ -94,6 +86,6 @@ def create_version_once(search: Callable[[], Any], create: Callable[[], Any]) ->
         create()
     oldest, *others = find()
     for version in others:
-        with suppress(MlflowException):  # the other process has deleted the version
+        with suppress(MlflowException):  # already deleted
             mlflow.MlflowClient().delete_model_version(version.name, version.version)
     return oldest

@@ -1,8 +1,4 @@
-"""Finds the networks that a model name stands for, in the same way for every step.
-
-Only some names need MLflow or Keras. Both are imported only for these names, so that `loupe upscale` works without
-MLflow and Keras.
-"""
+"""Finds the networks of a model name for every step, without MLflow and Keras where possible."""
 
 import importlib.util
 import os
@@ -29,11 +25,10 @@ if TYPE_CHECKING:
 
 BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
-SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]  # the scale factors of upscaling
+SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-# Maximum time to find and download a model. After this time, the bundled network replaces a champion.
-LOOKUP_TIMEOUT_S = 5.0
-FILE_LOOKUP_TIMEOUT_S = 30.0  # the limit for an SQLite file, which MLflow opens slowly on a busy machine
+LOOKUP_TIMEOUT_S = 5.0  # after this time, the bundled network replaces a champion
+FILE_LOOKUP_TIMEOUT_S = 30.0  # for an SQLite file, which MLflow opens slowly
 
 
 class StoreError(LoupeError):
@@ -45,12 +40,12 @@ class ResolveOptions:
     """Options for loading models.
 
     Args:
-        ensemble: use the self-ensemble of each network.
-        keras: load models of MLflow with Keras. False uses the ONNX file of the model's run if the run has one.
-        threads: the number of threads that an ONNX network uses per image; 0 means one per core.
-        data_dir: folder of the prepared sample dataset, on which the model `ridge` is fitted.
-        device: the device that runs ONNX networks; see `OnnxUpscaler`.
-        restore: True returns only networks of the scale factor 1:1, False only the other networks, None all networks.
+        ensemble: use the self-ensemble.
+        keras: load models of MLflow with Keras; False prefers their ONNX files.
+        threads: threads of an ONNX network per image; 0: one per core.
+        data_dir: folder of the dataset on which `ridge` is fitted.
+        device: the device of ONNX networks; see `OnnxUpscaler`.
+        restore: True selects the scale factor 1:1, False all others, None both.
     """
 
     ensemble: bool = False
@@ -62,19 +57,18 @@ class ResolveOptions:
 
 
 def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Networks:
-    """Return the networks that a model name stands for.
+    """Return the networks of a model name.
 
     Args:
-        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. The name `champion`
-            needs MLflow, and MLFLOW_TRACKING_URI or `mlflow.db` in the current folder. Without MLflow or a store, and
-            for scale factors without a champion, the bundled networks are used.
+        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. Bundled networks replace
+            missing champions.
         options: the options for loading the model.
 
     Returns:
-        The networks, one per scale factor; a file or URI has only one network.
+        One network per scale factor.
 
     Raises:
-        UsageError: the model does not exist, or has none of the scale factors that `options.restore` selects.
+        UsageError: the model does not exist, or has none of the selected scale factors.
     """
     networks = _find_networks(name, options)
     if options.restore is not None:
@@ -102,18 +96,15 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
 
 
 def has_store() -> bool:
-    """Whether an MLflow store exists. Without this check, MLflow would create a missing store."""
+    """Return whether an MLflow store exists; MLflow would create a missing store."""
     file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 
 
 class ChampionLoader:
-    """Loads the champion of a scale factor; without a champion, the bundled network.
+    """Loads the champion of a scale factor, or the bundled network.
 
-    If the store cannot be used, the loader prints one line and does not use the store again.
-
-    Args:
-        options: the options for loading the models.
+    If the store cannot be used, the loader prints one line and does not use it again.
     """
 
     def __init__(self, options: ResolveOptions) -> None:
@@ -135,7 +126,7 @@ class ChampionLoader:
             except StoreError as error:
                 print_error(f"{error}; the bundled networks are used")
                 self._reason, self._is_usable = "the store cannot be used", False
-            except (UsageError, ModuleNotFoundError) as error:  # deleted, not a network of Loupe, or Keras is missing
+            except (UsageError, ModuleNotFoundError) as error:
                 print_error(f"{error}; the bundled network is used")
                 self._reason = "the champion cannot be used"
         loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads, self._options.device)
@@ -178,7 +169,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
     """Find a model, download its file, and load it; return None if `find` returns None.
 
     Raises:
-        StoreError: the store or the download failed or took too long.
+        StoreError: the store failed or took too long.
         UsageError: the model does not exist or cannot be loaded.
     """
     from loupe.tracking import models, server, store
@@ -192,7 +183,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         file = None if options.keras else models.download_onnx(reference, folder)
         return reference, file or models.download_keras_file(reference, folder)
 
-    # Errors of the cleanup are ignored, because a download that took too long may still write to the folder.
+    # A download that took too long may still write to the folder.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
@@ -204,7 +195,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # a damaged store, or a server other than MLflow's, causes any class of error
+        except Exception as error:  # a damaged store, or another server
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(
                 server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)

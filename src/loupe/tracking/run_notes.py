@@ -1,4 +1,4 @@
-"""Writes the notes of runs, which MLflow shows as their descriptions: what a run did, or why it failed."""
+"""Writes the notes of runs, which MLflow shows as descriptions."""
 
 import mlflow
 
@@ -8,28 +8,23 @@ from loupe.tracking import delivery
 
 ERROR_TAG = "loupe.error"  # why the run failed
 NOTE_TAG = "mlflow.note.content"
-FAILED_NOTE = "Failed:"  # the last paragraph of a failed run's note starts with this word
+FAILED_NOTE = "Failed:"  # start of the last paragraph
 
 
 def log_note(settings: RunSettings, text: str) -> None:
-    """Describe the open run in MLflow by a text, unless the user has given a note."""
+    """Describe the open run, unless the user has given a note."""
     if not settings.note:
         delivery.log_record(str(mlflow.active_run().info.run_id), "tags", {NOTE_TAG: mask_secrets(text)})
 
 
 def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
-    """Return the tags that state why a run failed. The reason is appended to the note of the run, which MLflow shows.
-
-    Args:
-        tags: the other tags of the run.
-        text: the reason.
-    """
+    """Return the tags with the reason `text` why a run failed, which is also appended to the note in its `tags`."""
     note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
     return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
 
 
 def remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
-    """Remove the tags that `make_failure_tags` returned for an earlier try, and return the other tags."""
+    """Remove the tags of `make_failure_tags` for an earlier try, and return the other tags."""
     if ERROR_TAG not in tags:
         return tags
     before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)

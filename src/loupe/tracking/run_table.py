@@ -1,4 +1,4 @@
-"""Loads the results of all finished runs as one table."""
+"""Loads the results of all runs as one table."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,17 +11,16 @@ from loupe.tracking import curves, runs, trials
 from loupe.tracking.store import create_store
 
 RUNS_PER_REQUEST = 1000
-THREADS = 8  # number of curves that are requested at the same time
+THREADS = 8  # curves that are requested at a time
 
 
 def load_run_table() -> pd.DataFrame:
-    """Load all finished train runs, trials and evaluations of the store, except for runs with smoke=true.
+    """Load all finished train runs, trials and evaluations of the store, without those of short tests.
 
     Returns:
-        One row per run, newest first. The columns are run_id, name, kind (trial, train, evaluate), sweep, state
-        (COMPLETE, PRUNED), started (ISO, UTC), dataset (name), digest (of the dataset), code (hash of the training
-        code), commit (of the repository); settings.<field> (texts); metrics.<name> (last values); curve.step and
-        curve.val/mae (lists).
+        One row per run, newest first: run_id, name, kind (trial, train, evaluate), sweep, state (COMPLETE, PRUNED),
+        started (ISO, UTC), dataset (name), digest, code (hash of the training code), commit; settings.<field>
+        (texts); metrics.<name> (last values); curve.step and curve.val/mae (lists).
     """
     create_store()
     client = mlflow.MlflowClient()

@@ -1,4 +1,4 @@
-"""Opens one MLflow run per step, and closes the run with the status of the step."""
+"""Opens one MLflow run per step."""
 
 import json
 import os
@@ -26,23 +26,20 @@ from loupe.tracking.store import check_store, create_store, search_runs, set_exp
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
 NAME_TAG = "mlflow.runName"
-RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's name for a run without a name, such as funny-owl-12
+RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's default names, such as funny-owl-12
 
 
 @contextmanager
 def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
-    """Open the run of a step, log the settings, and close the run when the block exits.
+    """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
-    The status is FINISHED, FAILED after an error, or KILLED after a signal. Under `mlflow run`, the step joins the
-    run that `mlflow run` created. Inside the run of another step, the new run is a child of that run. Open runs of
-    dead processes are closed first.
+    Under `mlflow run`, the step joins the run that `mlflow run` created. Inside the run of another step, the new run
+    is its child. Open runs of dead processes are closed first.
 
     Args:
-        settings: the settings of the step. The tag `loupe.settings` stores all settings. Params that `mlflow run` has
-            logged keep their values.
-        name: the name of the run that MLflow shows, unless the user has chosen a name.
-        continues: the id of a run to continue, or None. This run is opened again. Under `mlflow run`, the step
-            instead joins the run that `mlflow run` created, and tags that run with the id.
+        settings: the settings of the step.
+        name: the default name of the run.
+        continues: the id of a run to open again, or None. Under `mlflow run`, this id becomes a tag.
 
     Yields:
         The run's id.
@@ -61,12 +58,12 @@ def step_run(settings: Settings, name: str, continues: str | None = None) -> Ite
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # start_run does not rename a joined run
+        mlflow.set_tag(NAME_TAG, name)  # for a joined run
         yield run_id
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """Return the initial tags of a run: step, settings, commit of the code, process, and masked tags of MLflow."""
+    """Return the initial tags of a run: step, settings, commit, process, and masked tags of MLflow."""
     texts = settings.to_texts()
     tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
     tags |= liveness.make_process_tags()
@@ -78,12 +75,12 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 
 def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
-    """Return the name of a run: the setting `run_name`, the name that the user gave to `mlflow run`, or `name`.
+    """Return the name of a run: `run_name`, the name that the user gave to `mlflow run`, or `name`.
 
     Args:
         settings: the settings of the step.
-        name: the name that describes the settings.
-        existing: the id of the run that the step joins or reopens; None for a new run.
+        name: the default.
+        existing: the id of the run that the step joins or opens again, or None.
     """
     if isinstance(settings, RunSettings) and settings.run_name:
         return settings.run_name
@@ -93,7 +90,7 @@ def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
 
 @contextmanager
 def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
-    """Open a run, log the params that the run does not have, send heartbeats, and close the run when the block exits.
+    """Open a run, log missing params, send heartbeats, and close the run when the block exits.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
 
@@ -115,7 +112,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             data = mlflow.get_run(run_id).data
             tags = run_notes.remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
-            # `mlflow run` logs the URL of the project, which may contain a password.
+            # The URL of the project may contain a password.
             mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
         with liveness.heartbeats(run_id):
@@ -126,7 +123,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
         raise
     except Exception as error:
         if run_id is not None:
-            with suppress(Exception):  # an error of the store must not replace the error of the step
+            with suppress(Exception):  # keep the error of the step
                 delivery.log_record(run_id, "tags", run_notes.make_failure_tags(tags, run_notes.explain(error)))
         raise
     finally:
@@ -143,7 +140,7 @@ def open_store(quiet: bool = True) -> None:
     check_store()
     server.wait_until_reachable()
     create_store()
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # `mlflow run` has chosen the experiment
+    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # set by `mlflow run`
         tag_project_run()
     else:
         set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
@@ -153,13 +150,13 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use a store and an experiment: the values that `locate_run` returned in another process."""
+    """Use the store and experiment that `locate_run` returned in another process."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
 
 def locate_run(run_id: str) -> tuple[str, str]:
-    """Return the URI of the store, with an absolute path, and the id of the run's experiment."""
+    """Return the absolute URI of the store, and the id of the run's experiment."""
     uri = mlflow.get_tracking_uri()
     file = get_sqlite_file(uri)
     absolute = make_sqlite_uri(file.resolve()) if file else uri
@@ -167,22 +164,19 @@ def locate_run(run_id: str) -> tuple[str, str]:
 
 
 def get_store_folder() -> Path:
-    """Return the folder of an SQLite store; for other stores, the current folder."""
+    """Return the folder of an SQLite store, or the current folder."""
     file = get_sqlite_file(mlflow.get_tracking_uri())
     return file.resolve().parent if file else Path.cwd()
 
 
 def tag_project_run() -> None:
-    """Write the tags of this process to the run that `mlflow run` created, before the work starts.
-
-    If this process dies, another process can detect and close the orphaned run.
-    """
+    """Write the tags of this process to the run of `mlflow run`, which is then closed if the process dies."""
     if "MLFLOW_RUN_ID" in os.environ:
         _set_project_tags(liveness.make_process_tags())
 
 
 def log_project_failure(text: str) -> None:
-    """Log why the step did not start to the run of `mlflow run`. Do nothing if the store does not answer."""
+    """Log to the run of `mlflow run` why the step did not start, if the store answers."""
     with suppress(Exception), server.limit_requests(server.PROBE_TIMEOUT_S):
         check_store(server.PROBE_TIMEOUT_S)
         server.check_reachable()
@@ -195,15 +189,7 @@ def _set_project_tags(tags: dict[str, str]) -> None:
 
 
 def read_settings(run: Any, *required: str) -> dict[str, str]:
-    """Return the settings of a run: the text of each field.
-
-    Args:
-        run: the run. Any client of the store may have changed its tags.
-        required: fields that the settings must contain.
-
-    Raises:
-        UsageError: the tag does not contain the settings.
-    """
+    """Return the settings of a run as texts; raise UsageError if a required field is missing."""
     text = run.data.tags.get(SETTINGS_TAG, "{}")
     try:
         settings = json.loads(text)
@@ -218,7 +204,7 @@ def read_settings(run: Any, *required: str) -> dict[str, str]:
 
 
 def read_dataset(run: Any) -> tuple[str, str]:
-    """Return the name and the digest of a run's dataset; raise UsageError if the run does not have these tags."""
+    """Return the name and digest of a run's dataset; raise UsageError without these tags."""
     texts = [run.data.tags.get(name) for name in ("loupe.dataset", "loupe.digest")]
     if None in texts:
         raise UsageError(f"run: must have the tags loupe.dataset and loupe.digest, got run {run.info.run_id}")
@@ -227,7 +213,7 @@ def read_dataset(run: Any) -> tuple[str, str]:
 
 @cache
 def find_commit() -> str:
-    """Return the commit of the running code; for an installed package, the version of Loupe."""
+    """Return the commit of the running code, or the version of an installed package."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
     try:
@@ -240,15 +226,7 @@ def find_commit() -> str:
 
 
 def get_run(run_id: str, field: str) -> Any:
-    """Return a run by its id.
-
-    Args:
-        run_id: the id.
-        field: the setting that contains the id; the error message starts with this name.
-
-    Raises:
-        UsageError: the run does not exist.
-    """
+    """Return a run by its id; raise UsageError, with the name of the field, if it does not exist."""
     create_store()
     try:
         return mlflow.get_run(run_id)
@@ -259,11 +237,11 @@ def get_run(run_id: str, field: str) -> Any:
 def find_best_run(scale: str, smoke: bool) -> Any:
     """Return the finished train run of the current experiment with the lowest validation mae.
 
-    Only runs on the dataset of the newest run are compared, because the errors depend on the photos.
+    Only runs on the dataset of the newest run are compared.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
-        smoke: whether to include runs with smoke=true.
+        smoke: include runs with smoke=true.
 
     Raises:
         UsageError: no run matches.

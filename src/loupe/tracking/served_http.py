@@ -12,17 +12,16 @@ from loupe.errors import LONGEST_DESCRIPTION
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
-MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB has 43 MB in base64
-SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # separators of values per accepted content type
-# A body with many values takes much memory: 3 bytes of JSON can take 64 bytes. Deep nesting exceeds the stack of the
-# parser.
+MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB in base64
+SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # of values, by content type
+# Three bytes of JSON can take 64 bytes of memory. Deep nesting exceeds the parser's stack.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
-BLOCK_BYTES = 48 * 1024  # a multiple of 3, because base64 encodes 3 bytes together
+BLOCK_BYTES = 48 * 1024  # a multiple of 3, for base64
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
 class HttpError(Exception):
-    """The request is refused; the arguments are an HTTP status and an error message of one line."""
+    """The request is refused with an HTTP status and a message of one line."""
 
 
 class ClientGoneError(Exception):
@@ -30,7 +29,7 @@ class ClientGoneError(Exception):
 
 
 async def read_body(receive: "Receive", report: Callable[[int], None]) -> bytes:
-    """Read a body, and report the size of the received part; raise HttpError if the body is too large."""
+    """Read a body, and report the received size; raise HttpError if it is too large."""
     parts, size = [], 0
     async for part in _receive_parts(receive):
         size += len(part)
@@ -58,7 +57,7 @@ async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
 
 
 def get_separators(content_type: str) -> bytes:
-    """Return the separators of values in a content type; raise HttpError if the content type is not accepted."""
+    """Return the separators of values in a content type; raise HttpError for other types."""
     kind = content_type.partition(";")[0].strip()
     if kind not in SEPARATORS:
         raise HttpError(415, f"content-type: must be {' or '.join(SEPARATORS)}, got {kind[:40]!r}")
@@ -66,7 +65,7 @@ def get_separators(content_type: str) -> bytes:
 
 
 def validate_body(body: bytes, separators: bytes) -> None:
-    """Raise HttpError for a body that would take too much memory or is nested too deeply for a parser."""
+    """Raise HttpError for a body that takes too much memory or is nested too deeply."""
     if sum(body.count(separator) for separator in separators) > MAX_SEPARATORS or (
         body.count(b"[") + body.count(b"{") > MAX_BRACKETS
     ):
@@ -76,7 +75,7 @@ def validate_body(body: bytes, separators: bytes) -> None:
 
 
 def shorten_error(status: int, content: bytes) -> bytes:
-    """Shorten an error of MLflow, which may contain the whole input and a traceback, to one line."""
+    """Shorten an error of MLflow, with the input and a traceback, to one line."""
     try:
         message = str(json.loads(content)["message"])
     except (ValueError, TypeError, KeyError):
@@ -88,19 +87,19 @@ def shorten_error(status: int, content: bytes) -> bytes:
 
 
 def make_error(status: int, line: str) -> bytes:
-    """Make the content of an error response in the format of MLflow's server."""
+    """Make an error response in the format of MLflow's server."""
     code = ERROR_CODES.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE")
     return json.dumps({"error_code": code, "message": line[:LONGEST_DESCRIPTION]}).encode()
 
 
 async def send_response(status: int, content: bytes | list[Path], send: "Send") -> None:
-    """Send a response. If the content is a list of files, the response contains them as MLflow's predictions."""
+    """Send a response: bytes, or files as MLflow's predictions."""
     if isinstance(content, bytes):
         parts, size = iter([content]), len(content)
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # the rest of the request's body was not read, because it may be endless
+    if status not in (200, 400):  # the rest of the body was not read
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:
@@ -109,9 +108,9 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 
 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
-    """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
+    """Return the parts of MLflow's response with these files in base64, and its size in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
-    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # base64: 4 characters per 3 bytes, rounded up
+    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # base64
 
     def generate() -> Iterator[bytes]:
         yield b'{"predictions": ['

@@ -1,4 +1,4 @@
-"""Checks whether the tracking server is reachable, and repeats requests while the server is unreachable."""
+"""Checks whether the tracking server is reachable, and repeats requests."""
 
 import math
 import os
@@ -17,22 +17,18 @@ from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
 T = TypeVar("T")
-PROBE_TIMEOUT_S = 5.0  # maximum time of the request that checks whether the server is reachable
+PROBE_TIMEOUT_S = 5.0
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # maximum time that a starting step waits for an unreachable server
+STARTUP_TIMEOUT_S = 10.0  # of a starting step
 
 
 def is_server() -> bool:
-    """Whether the store is a server, and not a database or a file."""
+    """Return whether the store is a server."""
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
 
 
 def send_probe() -> requests.Response:
-    """Send the request that checks whether the server is reachable.
-
-    Raises:
-        requests.RequestException: the server did not answer in PROBE_TIMEOUT_S.
-    """
+    """Send a request to the server; raise requests.RequestException without an answer in PROBE_TIMEOUT_S."""
     url = f"{mlflow.get_tracking_uri().rstrip('/')}/health"
     try:
         return call_within(PROBE_TIMEOUT_S, lambda: requests.get(url, timeout=PROBE_TIMEOUT_S))
@@ -41,19 +37,19 @@ def send_probe() -> requests.Response:
 
 
 def is_reachable() -> bool:
-    """Whether the server answers now; always True for a store that is not a server."""
+    """Return whether the server answers now, or the store is not a server."""
     if not is_server():
         return True
     try:
         return send_probe().status_code < 500
     except requests.exceptions.SSLError:
-        return True  # the server answered; MLflow has its own settings for certificates
+        return True  # MLflow has its own settings for certificates
     except requests.RequestException:
         return False
 
 
 def is_unreachable_error(error: BaseException) -> bool:
-    """Whether an error of MLflow means that the server is unreachable or fails (status 500 or above)."""
+    """Return whether an error of MLflow means that the server is unreachable or fails."""
     if isinstance(error, MlflowException):
         return bool(error.get_http_status_code() >= 500)
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -62,7 +58,7 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 
 def describe_unreachable_server() -> str:
-    """Return the start of all messages about an unreachable server."""
+    """Return the start of messages about an unreachable server."""
     return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
@@ -73,7 +69,7 @@ def check_reachable() -> None:
 
 
 def wait_until_reachable() -> None:
-    """Wait for the server up to STARTUP_TIMEOUT_S; raise LoupeError if the server stays unreachable."""
+    """Wait for the server up to STARTUP_TIMEOUT_S, or raise LoupeError."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not is_reachable():
         if time.monotonic() > deadline:
@@ -82,13 +78,7 @@ def wait_until_reachable() -> None:
 
 
 def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bool) -> T:
-    """Call a function, and repeat the call while the server is unreachable.
-
-    Args:
-        function: the function; it must be idempotent.
-        seconds: the time after which the error of the last call is raised.
-        quiet: do not print that the server is unreachable.
-    """
+    """Call an idempotent function while the server is unreachable, at most for `seconds`."""
     deadline, printed = time.monotonic() + seconds, False
     while True:
         try:
@@ -104,13 +94,7 @@ def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bo
 
 @contextmanager
 def limit_requests(seconds: float | None = None) -> Iterator[None]:
-    """Disable MLflow's retries, and limit the wait for an answer, which takes minutes by default.
-
-    If the user set a smaller limit in the environment, that limit is kept.
-
-    Args:
-        seconds: the limit for an answer; None keeps MLflow's limit.
-    """
+    """Disable MLflow's retries, and limit the wait for an answer to `seconds`, unless the user's limit is smaller."""
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
     previous = {variable: variable.get_raw() for variable in limits}
     for variable, limit in limits.items():

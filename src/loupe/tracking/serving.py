@@ -1,8 +1,7 @@
 """Guards `/invocations`, the route at which MLflow's scoring server upscales photos.
 
-MLflow's server reads bodies of any size, continues to work after its timeout, and answers some malformed
-requests with status 500 and a traceback. The server has no hooks. Therefore `guard_server` replaces the class of
-the server's app while MLflow loads the model.
+MLflow's server reads bodies of any size, works on after its timeout, and answers some requests with a traceback. It
+has no hooks, so `guard_server` replaces the class of its app while MLflow loads the model.
 """
 
 import asyncio
@@ -35,17 +34,15 @@ from loupe.tracking.served_http import (
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"  # this module of MLflow makes the app after the model is loaded
+SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
 ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
-# The maximum numbers of bodies in memory. The bodies of further requests are not read yet.
-MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48
-# A body must arrive within this time, or with this rate. Without this limit, three slow clients would block all large
-# bodies.
+MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory; the bodies of further requests are not read yet
+# Otherwise, three slow clients would block all large bodies.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
-MARGIN_S = 5.0  # the guard's time limit for the work is MLflow's timeout minus this time
-GRACE_S = 2.0  # after the guard's time limit, the app has this time to return the error
-SEND_TIMEOUT_S = 300.0  # maximum time to send a result, which a client may read slowly
+MARGIN_S = 5.0  # between the guard's time limit and MLflow's timeout
+GRACE_S = 2.0  # to return an error after the time limit
+SEND_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class ServedRequest:
     """A request that the server works on.
 
     Args:
-        control: ends the work when the time limit has passed or the client has closed the connection.
-        folder: a folder for temporary files, which is removed after the response was sent.
-        results: the files of the results. The guard sends these files instead of the predictions of MLflow.
+        control: ends the work after the time limit, or when the client closes the connection.
+        folder: a temporary folder, removed after the response.
+        results: the files to send instead of MLflow's predictions.
     """
 
     control: Control
@@ -67,12 +64,12 @@ _current: ContextVar[ServedRequest | None] = ContextVar("request", default=None)
 
 
 def get_request() -> ServedRequest | None:
-    """Return the request that this thread works on; None outside of a guarded server."""
+    """Return the request of this thread; None outside of a guarded server."""
     return _current.get()
 
 
 def guard_server() -> None:
-    """If this process is MLflow's scoring server, guard the app that the server makes next."""
+    """If this process is MLflow's scoring server, guard its app."""
     if SERVER_MODULE not in sys.modules:
         return
     import fastapi
@@ -82,7 +79,7 @@ def guard_server() -> None:
     timeout_s = float(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
 
     class GuardedApp(unguarded):  # type: ignore[misc, valid-type]
-        """MLflow's app. The guard handles a request before all middleware of MLflow."""
+        """MLflow's app, in which the guard comes before all middleware."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             fastapi.FastAPI = unguarded  # type: ignore[misc]
@@ -98,15 +95,14 @@ def guard_server() -> None:
 class RequestGuard:
     """ASGI middleware that limits the memory and the time of requests.
 
-    Args:
-        app: the app of MLflow.
-        timeout_s: the time for a request, without the time for sending the result.
+    app: the app of MLflow.
+    timeout_s: the time for a request, without sending.
     """
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
-        # MLflow parses one large body at a time, because parsing takes several times the memory of the body.
+        # Parsing takes several times the memory of a body.
         self._parsing = asyncio.Semaphore(1)
         self._has_threads = False
 
@@ -115,7 +111,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # the default number of threads, cores + 4, can be too small
+        if not self._has_threads:  # the default is cores + 4
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -134,7 +130,7 @@ class RequestGuard:
             status, content = 504, make_error(504, f"took longer than {self._timeout_s:g} s")
         except HttpError as error:
             status, content = error.args[0], make_error(*error.args)
-            if status in (413, 415):  # many clients read a response only after they have sent the whole body
+            if status in (413, 415):  # many clients first send the whole body
                 with suppress(ClientGoneError, TimeoutError):
                     async with asyncio.timeout(BODY_TIMEOUT_S):
                         await discard_body(receive)
@@ -165,7 +161,7 @@ class RequestGuard:
     async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         response: list[Message] = []
-        del body  # otherwise MLflow could not free the body
+        del body  # frees the body
 
         async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]
@@ -176,7 +172,7 @@ class RequestGuard:
         async with _watch_client(receive):
             try:
                 await self._app(scope, receive_body, record)
-            except Exception as error:  # MLflow raises exceptions of any class for unexpected inputs
+            except Exception as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 return 400, make_error(400, f"input: must be a table of photos, got other data: {reason}")
         content = b"".join(message.get("body", b"") for message in response)
@@ -185,7 +181,7 @@ class RequestGuard:
 
 
 async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
-    """Read a body; raise HttpError if the body is too large or too slow, or takes longer than `timeout_s`."""
+    """Read a body; raise HttpError if it is too large or too slow."""
     started = asyncio.get_running_loop().time()
     limit_s = min(BODY_TIMEOUT_S, timeout_s)
 
@@ -202,7 +198,7 @@ async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response, and close the connection after it, because the request's body may be endless."""
+    """Send a message of a response, and close the connection: the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)

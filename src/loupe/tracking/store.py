@@ -1,4 +1,4 @@
-"""Checks the store that the tracking URI names, and creates an SQLite file either completely or not at all."""
+"""Checks the store of the tracking URI, and creates an SQLite file completely or not at all."""
 
 import os
 import shutil
@@ -20,18 +20,17 @@ from loupe.imaging.file_locks import lock_file
 from loupe.tracking.deadline import call_within
 from loupe.tracking.locations import get_sqlite_file, make_artifact_location, make_sqlite_uri
 
-# The schemes of tracking URIs.
+# Schemes of tracking URIs
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
-CHECK_TIMEOUT_S = 20.0  # a database must answer within this time
+CHECK_TIMEOUT_S = 20.0
 
 
 def create_store() -> None:
-    """Check the store; create the SQLite file of the store if the file is missing or empty.
+    """Check the store; create a missing or empty SQLite file.
 
-    MLflow migrates a new file in dozens of transactions. If a process is killed during the migrations, or two
-    processes migrate at the same time, no later process can use the file. Therefore only one process at a time
-    creates the file. The file has a temporary name until the last migration is done.
+    A file whose migrations by MLflow were interrupted, or ran twice at a time, is unusable. Therefore one process
+    creates the file under a temporary name.
 
     Raises:
         LoupeError: see `check_store`.
@@ -42,7 +41,7 @@ def create_store() -> None:
     if file is None:
         return
     if "?" not in uri and uri != make_sqlite_uri(file):
-        # With MLflow's default URI of the file, MLflow would create a wrong folder; see `make_sqlite_uri`.
+        # MLflow's default URI of the file leads to a wrong folder.
         mlflow.set_tracking_uri(make_sqlite_uri(file))
     if _is_complete(file):
         return
@@ -53,16 +52,14 @@ def create_store() -> None:
 
 
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
-    """Check that MLflow can use the store. Without this check, MLflow's retries take minutes.
-
-    For a server, only the URL is checked; `server.is_reachable` sends a request.
+    """Check that MLflow can use the store, because its retries take minutes. Of a server, only the URL is checked.
 
     Args:
-        seconds: the limit for the answer of a database.
+        seconds: maximum wait for a database.
         writes: whether the caller writes to the store.
 
     Raises:
-        UsageError: the URI is malformed, or needs a package that is missing.
+        UsageError: the URI is malformed, or needs a missing package.
         LoupeError: the database does not answer, is locked or damaged, or cannot be written.
     """
     uri = mlflow.get_tracking_uri()
@@ -73,7 +70,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             requests.Request("GET", uri).prepare()
             return
         if scheme.partition("+")[0] not in DATABASES:
-            return  # MLflow supports other schemes, which are not checked
+            return  # not checked
         url = sqlalchemy.make_url(uri)
         url.get_dialect().import_dbapi()
     except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
@@ -98,14 +95,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
 def search_runs(
     condition: str, limit: int = 100_000, order_by: list[str] | None = None, experiment: str | None = None
 ) -> list[Any]:
-    """Return runs that meet a condition in MLflow's search syntax, by default newest first.
-
-    Args:
-        condition: the condition.
-        limit: the maximum number of runs.
-        order_by: the order in MLflow's search syntax.
-        experiment: the id of the experiment; None searches all experiments.
-    """
+    """Return runs that meet a condition in MLflow's search syntax, by default newest first, of all experiments."""
     return list(
         mlflow.search_runs(
             experiment_ids=[experiment] if experiment else None,
@@ -119,7 +109,7 @@ def search_runs(
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return one line about an error of the store."""
+    """Describe an error of the store in one line."""
     if isinstance(error, LoupeError):
         return str(error)
     uri = mlflow.get_tracking_uri()
@@ -127,7 +117,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def is_file() -> bool:
-    """Whether the store is an SQLite file."""
+    """Return whether the store is an SQLite file."""
     return get_sqlite_file(mlflow.get_tracking_uri()) is not None
 
 
@@ -137,22 +127,22 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
     if not _is_complete(file):
         return
     if writes and not all(os.access(path, os.W_OK) for path in (file, file.absolute().parent)):
-        # SQLite also creates files in the folder of the store.
+        # SQLite creates files in the folder.
         raise LoupeError(f"tracking: the store and its folder must be writable, got {str(file)!r}")
-    location = f"file:{quote(str(file.absolute()))}?mode=rw"  # a file that is not writable is opened for reading
+    location = f"file:{quote(str(file.absolute()))}?mode=rw"
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()  # reads the header and the schema
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if writes:
             database.execute("BEGIN IMMEDIATE")
             database.rollback()
 
 
 def set_experiment(name: str) -> None:
-    """Choose the experiment of the next runs; create the experiment if it is missing."""
+    """Choose the experiment of the next runs, and create it if it is missing."""
     location, client = _make_artifact_location(), mlflow.MlflowClient()
-    # MLflow's default location is a plain path, which MLflow decodes wrongly; see `make_artifact_location`.
+    # MLflow decodes its default location wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
-        with suppress(MlflowException):  # the experiment exists
+        with suppress(MlflowException):  # it exists
             client.create_experiment(name, location)
     mlflow.set_experiment(name)
 
@@ -170,9 +160,9 @@ def _create(file: Path) -> None:
 
     prefix = f"{file.name}.part-"
     for path in file.parent.iterdir():
-        if path.name.startswith(prefix):  # a killed process left this folder, because only this process has the lock
+        if path.name.startswith(prefix):  # left by a killed process
             shutil.rmtree(path)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
-        SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())  # creates the file
+        SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())
         publish(part, file)

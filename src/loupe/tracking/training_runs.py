@@ -24,9 +24,8 @@ def fit_network(
     """Train a network, and log the points of its curves and its checkpoints to the open run.
 
     Args:
-        model: the network with its initial weights. The function replaces the weights by the best weights.
-        settings: the settings of train. Ridge has no training steps: the function does not change the network, and
-            the curves have no points.
+        model: the network with its initial weights, changed in place.
+        settings: the settings of train. Ridge has no steps and no points.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
@@ -34,8 +33,7 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
-    # A resumed run already has its points up to the interruption, including points after the checkpoint. These points
-    # are not logged again. Under `mlflow run`, a new run continues the interrupted run, and does not have them yet.
+    # A resumed run already has points, also after the checkpoint. Under `mlflow run`, a new run does not have them.
     run_id = str(mlflow.active_run().info.run_id)
     logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
 
@@ -55,7 +53,7 @@ def fit_network(
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`: the champion, a URI of MLflow, or a .keras file; None without `start`.
+    """Load the network of `start`: the champion, an MLflow URI, or a .keras file; None without `start`.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.
@@ -73,19 +71,19 @@ def load_start(settings: Train) -> keras.Model | None:
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:
-    """Log the ridge weights of the dataset, so that any later evaluation can compare the network with ridge."""
+    """Log the ridge weights of the dataset, for later evaluations."""
     records.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
 
 
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log and return the diagnostics of a network and of its learning curve; see `training.diagnostics`.
+    """Log and return the diagnostics of a network and its learning curve; see `training.diagnostics`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        points: the points of the learning curves; [] for ridge.
+        points: the learning curve; [] for ridge.
         train: the training split.
         validation: the validation split.
     """
@@ -94,7 +92,7 @@ def log_diagnostics(
     if points:
         metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
-    else:  # with one point, a chart can compare the network with the curves of other runs
+    else:  # one point, for charts of several runs
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
@@ -105,17 +103,14 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log figures, and the test scores of the network and of the baselines.
+    """Log figures, and the test scores of the network and the baselines; return `scoring.summarise`.
 
     Args:
         model: the network with its best weights.
         settings: the settings of train.
-        dataset: the dataset; its test and validation splits are used.
-        weights: the weights of ridge on this dataset.
-        points: the points of the curves; [] for ridge.
-
-    Returns:
-        The summary that `scoring.summarise` returns.
+        dataset: the dataset.
+        weights: the ridge weights of the dataset.
+        points: the learning curve; [] for ridge.
     """
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))
@@ -124,7 +119,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
-    # The mae of several draws of random patches. The difference between draws is the noise of the study's scores.
+    # The difference between draws of random patches is the noise of the study's scores.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)

@@ -1,4 +1,4 @@
-"""The runs of a sweep's trials. They are children of the sweep's run. Later sweeps find and reuse the trials."""
+"""The runs of a sweep's trials, which later sweeps reuse."""
 
 import hashlib
 import json
@@ -24,12 +24,13 @@ KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "loupe.state"
-SCORED_TAG = "loupe.scored"  # set after the test scores, tables and figures of a trial were logged
-CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most about this time of training
+VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
+SCORED_TAG = "loupe.scored"  # the test scores, tables and figures were logged
+CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most this time
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
-    """Return a hash of the data that determine a result: the settings, the dataset's digest and the code."""
+    """Return a hash of the settings, the dataset and the code, which determine a result."""
     without_effect = ("dataset", "data_dir", "scheduler", "threads", "resume")
     texts = {name: text for name, text in settings.to_texts().items() if name not in without_effect}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
@@ -39,14 +40,14 @@ def compute_key(settings: Settings, digest: str, code: str) -> str:
 def trial_run(
     settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
 ) -> Iterator[str]:
-    """Open the run of a trial as a child of the sweep's run, and close the trial's run as `step_run` does.
+    """Open the run of a trial as a child of the sweep's run.
 
     Args:
         settings: the settings of train.
-        name: the name of the run that MLflow shows.
+        name: the name of the run.
         parent: the id of the sweep's run.
         tags: SWEEP_TAG, TRIAL_TAG, KEY_TAG and CODE_TAG.
-        continues: the id of the killed run whose checkpoint the trial continues, or None.
+        continues: the id of the killed run that the trial continues, or None.
 
     Yields:
         The run's id.
@@ -59,55 +60,55 @@ def trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S. A shorter interval would slow the training."""
+    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if CHECKPOINT_INTERVAL_S have passed since the last save, or since the start."""
+        """Save this checkpoint if the last save was CHECKPOINT_INTERVAL_S ago."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the last checkpoint that `save_if_due` received, unless it is already saved."""
+        """Save the last checkpoint of `save_if_due`, unless it is saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None
 
 
 def find_finished_run(key: str) -> Any:
-    """Return the newest run of a complete trial with this key; None without such a trial."""
+    """Return the newest run of a complete trial with this key, or None."""
     condition = f"attributes.status = 'FINISHED' and tags.`{KEY_TAG}` = '{key}' and tags.`{STATE_TAG}` = 'COMPLETE'"
     return next(iter(search_runs(condition, limit=1)), None)
 
 
 def get_ended_run(run_id: str) -> Any:
-    """Return a run if the trial of the run is complete or pruned, otherwise None."""
+    """Return a run if its trial is complete or pruned, otherwise None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
-    """Load the last checkpoint of a killed trial; None if the trial has no checkpoint."""
+    """Load the last checkpoint of a killed trial, or return None."""
     return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
 
 
 def find_sweep_runs(sweep: str) -> list[Any]:
-    """Return the runs of the sweep with this name, newest first."""
+    """Return the runs of a sweep, newest first."""
     create_store()
     return search_runs(f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP_TAG}` = '{sweep}'")
 
 
 def find_trials(parent: str) -> list[Any]:
-    """Return the runs of all trials of a sweep's run."""
+    """Return the runs of a sweep's trials."""
     return search_runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'")
 
 
 def adopt_trials(old: str, new: str) -> None:
-    """Move the trials of a killed sweep run to the new run of the sweep, and close the old run."""
+    """Move the trials of a killed sweep run to the new run, and close the old run."""
     client = mlflow.MlflowClient()
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
@@ -116,7 +117,7 @@ def adopt_trials(old: str, new: str) -> None:
 
 
 def reopen_sweep_run(run_id: str) -> None:
-    """Set the status of a sweep's run to RUNNING if another process closed the run while this process was suspended.
+    """Set the status of a sweep's run to RUNNING if another process closed it.
 
     Raises:
         LoupeError: another run continues the sweep.
@@ -129,10 +130,10 @@ def reopen_sweep_run(run_id: str) -> None:
 
 
 def discard_result(run_id: str) -> None:
-    """Set the status of a finished run to KILLED, because the trial already has the result of another worker."""
+    """Set the status of a finished run to KILLED: the trial has the result of another worker."""
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
 def get_tags(run_id: str | None) -> dict[str, str]:
-    """Return the tags of a run; {} for None."""
+    """Return the tags of a run, or {}."""
     return dict(mlflow.get_run(run_id).data.tags) if run_id else {}

@@ -1,4 +1,4 @@
-"""`Upscaler` upscales images in memory, with any model that the command line accepts."""
+"""Upscales images in memory, with any model of the command line."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -36,9 +36,9 @@ class Upscaler:
         """Load a model by its name.
 
         Args:
-            model: any name that `resolver.resolve_model` accepts.
-            ensemble: use the self-ensemble (mean over 8 flips and rotations): slightly better, 8 times slower.
-            device: auto, cpu, cuda, coreml or directml: the device that runs ONNX networks; see `OnnxUpscaler`.
+            model: any name of `resolver.resolve_model`.
+            ensemble: use the self-ensemble (mean over 8 flips and rotations), 8 times slower.
+            device: auto, cpu, cuda, coreml or directml, for ONNX networks.
 
         Raises:
             UsageError: the model does not exist or cannot be loaded, or the device is unknown.
@@ -57,22 +57,21 @@ class Upscaler:
         """Upscale one image.
 
         Args:
-            image: a PIL image of any mode, or an array of uint8 or uint16, (height, width) or (height, width, bands)
-                with 1 to 4 bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded, as in image files.
-            scale: the scale factor, 1 to 8. None means the smallest scale factor that has a network.
+            image: a PIL image, or uint8 or uint16, (height, width) or (height, width, bands) with 1 to 4 bands: grey,
+                grey and alpha, RGB, RGBA. Values are gamma-encoded.
+            scale: the scale factor, 1 to 8. None means the smallest scale factor of the model.
             size: width and height of the result, instead of a scale factor.
-            fit: the rule if the image and the size have different aspect ratios. `inside`: the largest result within
-                the size. `cover`: the smallest result that covers the size, cropped to the size around the centre.
-                `exact`: an error.
+            fit: if the aspect ratios differ: `inside` (the largest result within the size), `cover` (the smallest
+                result that covers the size, cropped to the centre) or `exact` (an error).
 
         Returns:
-            For a PIL image, a PIL image (L, LA, RGB, RGBA or I;16) with the colour profile of the input, rotated as
-            its EXIF orientation says. For an array, an array of the same dtype and number of axes. With a scale
-            factor, each side has floor(side * scale + 1/2) pixels.
+            For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile. For an array, an
+            array of the same dtype and number of axes. With a scale factor, sides have floor(side * scale + 1/2)
+            pixels.
 
         Raises:
-            TypeError: the image has another type, or the array has another dtype.
-            ValueError: the scale factor, the fit or the shape of the array is invalid.
+            TypeError: the image has another type or dtype.
+            ValueError: the scale factor, the fit or the shape is invalid.
             PhotoError: the image has no pixels, or does not fit the size.
         """
         if isinstance(image, Image.Image):

@@ -10,26 +10,22 @@ from loupe.data.patches import Patches
 from loupe.training.optimization import compile_model, use_training_precision
 from loupe.upscalers.geometry import Geometry
 
-BLOCKS_PER_SIDE = 4  # maximum blocks per side of a training input, for perceptrons that read pixels around a block
-WARMUP_STEPS = 3  # steps that are not timed, because the first step compiles the model
-TIMING_SHARE = 0.05  # share of the time budget that is used to time steps
-TIMING_LIMIT_S = 1.0  # maximum CPU time that is used to time steps
+BLOCKS_PER_SIDE = 4  # of a training input, for perceptrons that read pixels around a block
+WARMUP_STEPS = 3  # not timed: the first step compiles the model
+TIMING_SHARE = 0.05  # of the time budget, to time steps
+TIMING_LIMIT_S = 1.0  # of CPU time
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron with `skip`, `pre_upscale` or `entry_convolutions` also reads pixels around a patch. Such a network
-    is trained on squares of up to 4x4 patches. With single patches, all pixels around a patch would be mirrored
-    borders. For perceptrons, `batch_size` counts patches.
+    A perceptron that also reads pixels around a patch is trained on squares of up to 4x4 patches; otherwise, all
+    these pixels would be mirrored borders. `batch_size` counts patches.
 
     Args:
         settings: the settings of the network.
         geometry: the geometry of the network.
         input_side: side of the dataset's inputs in pixels.
-
-    Returns:
-        The side in pixels and the number of inputs.
     """
     crop: int | None = getattr(settings, "crop", None)
     if crop is not None:
@@ -42,7 +38,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
     """Return the source of training batches and the number of inputs per batch.
 
     Raises:
-        UsageError: the inputs of a training batch are larger than the dataset's inputs.
+        UsageError: a crop is larger than the dataset's inputs.
     """
     side, count = compute_batch_shape(settings, geometry, train.sides[0])
     train = train.with_strengths(geometry.channels > 1)
@@ -50,9 +46,9 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 
 
 def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
-    """Measure how many training steps fit into a time budget. The weights of the model do not change.
+    """Measure how many training steps fit into a time budget, at least 1. The weights do not change.
 
-    The measured time is the CPU time of all cores, because other processes on the machine hardly change this time.
+    Other processes hardly change the CPU time of all cores, which is measured.
 
     Args:
         seconds: the budget, in seconds of one core.
@@ -60,9 +56,6 @@ def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, p
         settings: the settings of the network.
         patches: source of the batches.
         count: inputs per batch.
-
-    Returns:
-        The number of steps, at least 1.
     """
     weights = model.get_weights()
     compile_model(model, settings.with_steps(1))

@@ -1,6 +1,6 @@
-"""Runs many training steps in one compiled call, for the JAX backend. An accelerator then does not wait for Python.
+"""Runs many training steps in one compiled call, for the JAX backend, so that a GPU does not wait for Python.
 
-The batches, the dropout and the order of the steps are the same as with other backends.
+Batches, dropout and the order of the steps are the same as with other backends.
 """
 
 import time
@@ -18,15 +18,14 @@ from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.training.optimization import LOSSES, SEED_FACTOR, get_dropout_states
 
-CALL_SECONDS = 0.5  # target duration of a call, because signals and the progress bar wait for the end of a call
+CALL_SECONDS = 0.5  # target duration of a call; signals and the progress bar wait for its end
 MAX_CALL_STEPS = 256
-# A call has fewer steps if the host cuts the batches, because the device then stores all batches of the call.
-MAX_CALL_STEPS_WITH_HOST_BATCHES = 32
-MAX_GROWTH = 4  # the next call has at most this many times the steps of the last call
-DEVICE_SHARE = 0.5  # share of the device's memory that the images may use
-DEFAULT_IMAGE_BYTES = 2**31  # memory that the images may use if the device does not report its memory
+MAX_CALL_STEPS_WITH_HOST_BATCHES = 32  # the device stores the batches of a call
+MAX_GROWTH = 4  # of the number of steps from call to call
+DEVICE_SHARE = 0.5  # of the device's memory, for the images
+DEFAULT_IMAGE_BYTES = 2**31  # for the images, if the device does not report its memory
 CUTTING_THREADS = 4
-# XLA's convolutions on a CPU are 29 times slower inside a loop (measured with the network tiny, 8 crops per batch).
+# XLA's convolutions on a CPU are 29 times slower inside a loop (network tiny, 8 crops per batch).
 LOOP_CONVOLUTIONS_ON_CPU = False
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
@@ -34,10 +33,10 @@ LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the firs
 
 
 class CompiledSteps:
-    """Trains a model on batches of `patches`, many steps per call.
+    """Trains a model on batches, many steps per call.
 
-    If the images fit into the memory of the device, the device stores them as uint8 and cuts the batches. Otherwise,
-    threads on the host cut the batches of the next call while the device computes.
+    If the images fit into the device's memory, the device cuts the batches. Otherwise, threads on the host cut the
+    batches of the next call while the device computes.
 
     Args:
         model: a compiled Keras model, on the JAX backend.
@@ -55,7 +54,7 @@ class CompiledSteps:
         devices = _choose_devices(settings.devices, size)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._first_device = devices[0]
-        # The placements of arrays: a copy on each device, or a part of each batch on each device.
+        # Copy an array to each device, or split each batch
         self._replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
         self._images = self._load_images(devices[0])
@@ -70,11 +69,11 @@ class CompiledSteps:
 
         Args:
             steps: the numbers of the steps.
-            report_losses: called with the first step and the losses of a call, while the device computes the next
-                call. The function may raise an exception to end the training.
+            report_losses: called with the first step and the losses of a call, during the next call; can raise an
+                exception to end the training.
         """
         state = self._read_state()
-        last_call: tuple[int, int, Any] | None = None  # the first step, the number of steps and the losses
+        last_call: tuple[int, int, Any] | None = None  # first step, number of steps, losses
         step, start_time = steps.start, time.perf_counter()
         with ThreadPoolExecutor(CUTTING_THREADS) as pool:
             while step < steps.stop or last_call:
@@ -93,18 +92,18 @@ class CompiledSteps:
         self._write_state(state)
 
     def _read_losses(self, losses: Any, count: int) -> np.ndarray:
-        """Wait for the end of a call and return the losses of its steps."""
+        """Wait for the end of a call and return its losses."""
         return np.asarray(losses)[:count]
 
     def _choose_call_steps(self, count: int, start_time: float) -> float:
-        """Choose the number of steps of the next call from the duration of the last call; return the current time."""
+        """Choose the number of steps of the next call; return the current time."""
         now = time.perf_counter()
         target = int(CALL_SECONDS * count / max(now - start_time, 1e-9))
         self._call_steps = max(1, min(target, MAX_GROWTH * self._call_steps, self._max_steps))
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
-        """Run `count` steps from step `first`. One compiled program runs any number of steps up to `_max_steps`."""
+        """Run `count` steps from step `first`."""
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
@@ -132,10 +131,10 @@ class CompiledSteps:
         return jnp.mean(self._loss(labels, outputs)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return arrays for the batches of a call.
+        """Return the arrays of a call, with one row per step.
 
-        If the device cuts the batches, the arrays contain the positions of the crops, otherwise the uint8 inputs and
-        labels. The last array contains the strengths of artefacts. Each array has a row per step.
+        These are the positions of the crops (or uint8 inputs and labels, if the host cuts them), and the strengths of
+        artefacts.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         per_step: list[tuple[np.ndarray, ...]]
@@ -156,7 +155,7 @@ class CompiledSteps:
         return [jax.device_put(values, self._by_batch) for values in batches]
 
     def _load_images(self, device: Any) -> tuple[Any, Any] | None:
-        """Copy the images to the devices; return None if the images are too large for the memory of one device."""
+        """Copy the images to the devices; return None if they are too large."""
         pairs = self._patches.pairs
         memory = (device.memory_stats() or {}).get("bytes_limit")
         limit = DEVICE_SHARE * memory if memory else DEFAULT_IMAGE_BYTES
@@ -170,7 +169,7 @@ class CompiledSteps:
         return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     def _read_state(self) -> State:
-        """Copy the variables to the devices, because a call overwrites its arguments."""
+        """Copy the variables, because a call overwrites its arguments."""
         copies = [[np.array(each.value) for each in group] for group in self._get_variables()]
         trainable, others, optimizer = jax.device_put(copies, self._replicated)
         return trainable, others, optimizer
@@ -186,11 +185,7 @@ def _has_convolutions(model: keras.Model) -> bool:
 
 
 def _choose_devices(setting: int | str, size: int) -> list[Any]:
-    """Return the devices that share a batch of this size, as the setting `devices` requires.
-
-    Raises:
-        UsageError: there are fewer devices, or the devices cannot share the batch equally.
-    """
+    """Return the devices that share a batch of `size` inputs; raise UsageError if this is impossible."""
     devices = jax.local_devices()
     count = len(devices) if setting == "all" else int(setting)
     if count > len(devices):
@@ -201,7 +196,7 @@ def _choose_devices(setting: int | str, size: int) -> list[Any]:
 
 
 def _make_batch(images: tuple[Any, Any] | None, arrays: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:
-    """Return inputs and labels, float32 (n, side, side, 1) in [-1, 1], from the arrays of one step."""
+    """Return inputs and labels of one step, float32 (n, side, side, 1) in [-1, 1]."""
     if images is None:
         inputs, labels = arrays
     else:
@@ -224,7 +219,7 @@ def _cut(images: Any, numbers: Any, corners: Any, side: int) -> Any:
 
 
 def _apply_symmetries(images: Any, symmetries: Any) -> Any:
-    """Apply a symmetry to each image, (n, side, side), as `patches.apply_symmetry` does."""
+    """Apply a symmetry to each image, (n, side, side), as in `patches.apply_symmetry`."""
     numbers = symmetries[:, None, None]
     images = jnp.where(numbers >= 4, images[..., ::-1], images)
     images = jnp.where(numbers % 4 >= 2, images[..., ::-1, ::-1], images)

@@ -1,7 +1,4 @@
-"""Computes diagnostics of a trained network: overfitting, lost dark pixels, blur, seams and saturation.
-
-Claims of the 2016 study are about these numbers. Each number has the name of an MLflow metric, such as `val/gap`.
-"""
+"""Computes diagnostics of a trained network, which claims of the 2016 study compare, by the name of the metric."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +11,14 @@ from loupe.evaluation import metrics
 from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-GAP_TRAIN_IMAGES = 128  # number of training images for val/gap
+GAP_TRAIN_IMAGES = 128
 BATCH_SIZE = 16
-MIN_DECREASE = 0.01  # smallest relative decrease of val/mae at which a point counts as progress
-SATURATION_POINTS = 2  # a curve saturates after this many consecutive points without progress
+MIN_DECREASE = 0.01  # relative decrease of val/mae that counts as progress
+SATURATION_POINTS = 2  # consecutive points without progress
 
 
 def choose_recompose(settings: Train) -> str:
-    """Return how `upscale` combines the blocks of the network; only perceptrons have the setting `recompose`."""
+    """Return how `upscale` combines the blocks of the network."""
     return getattr(settings, "recompose", "concatenate")
 
 
@@ -31,22 +28,19 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     Args:
         model: the trained network.
         settings: the settings of the training.
-        train: the training split of its dataset.
-        validation: the validation split of its dataset.
+        train: the training split.
+        validation: the validation split.
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.
-        val/nearest/mae, val/lanczos/mae: mean mae of these baselines. At 1:1, the input replaces both baselines here
-            and in the names below.
+        val/nearest/mae, val/lanczos/mae: mean mae of these baselines; at 1:1, `input` replaces both.
         val/gain: nearest's mae divided by the network's mae.
-        val/nearest_wins: share of photos on which nearest has a lower mae than the network. If several images are cut
-            from a photo, nearest must have a lower mae on more than half of these images.
-        val/gap: validation mae minus training mae, minus this difference for Lanczos. The difference for Lanczos
-            depends only on the photos of the splits.
+        val/nearest_wins: share of photos on which nearest is better; see `compute_win_share`.
+        val/gap: validation mae minus training mae, minus the same difference for Lanczos.
         val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
-        val/gradient_energy: gradient energy divided by the gradient energy of the labels.
-        val/seams: mean error at the borders of blocks divided by the mean error inside blocks.
-        val/input_mae: mae of the image that the filter `pre_upscale` upscales; missing with pre_upscale=none.
+        val/gradient_energy: gradient energy divided by that of the labels.
+        val/seams: mean error at the borders of blocks divided by the mean error inside.
+        val/input_mae: mae of the filter `pre_upscale`; only with this filter.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     simplest, best = get_references(validation.scale)
@@ -83,15 +77,14 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Compute diagnostics of a learning curve.
 
     Args:
-        points: `step` and `metrics` of each point; the metrics include val/mae.
+        points: `step` and `metrics` of each point.
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae up to the point at which the curve saturates. A curve saturates at the
-            second of two consecutive points that each reduce the lowest val/mae by less than 1 %. If the curve does
-            not saturate, val/saturated_mae is val/lowest_mae.
-        val/roughness: standard deviation of the differences between successive points in the second half of the
-            curve; only if there are at least two differences.
+        val/saturated_mae: the lowest val/mae up to the second of two consecutive points that each reduce it by less
+            than 1 %; without such points, val/lowest_mae.
+        val/roughness: standard deviation of the differences between successive points in the second half, if there
+            are at least two differences.
     """
     maes = np.array([point["metrics"]["val/mae"] for point in points])
     lowest, waited, saturated = maes[0], 0, maes.min()
@@ -107,12 +100,7 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
-    """Return the share of photos with wins on more than half of their images.
-
-    Args:
-        wins: bool, (n,), one value per pair.
-        pairs: the pairs. Pairs with the same `sha256` were cut from the same photo.
-    """
+    """Return the share of photos (pairs with one `sha256`) with wins, bool (n,), on more than half of the pairs."""
     names, index = np.unique(pairs.read_column("sha256"), return_inverse=True)
     return float((np.bincount(index, weights=wins) / np.bincount(index, minlength=len(names)) > 0.5).mean())
 
@@ -122,7 +110,7 @@ def _divide(value: float, divisor: float) -> float:
 
 
 def _compare_with_baseline(model: UpscalingModel, baseline: UpscalingModel, settings: Train, train: Pairs) -> float:
-    """Return the mean mae of the network minus that of a baseline on up to GAP_TRAIN_IMAGES training images."""
+    """Return the mean mae of the network minus that of a baseline on training images."""
     differences = []
     for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH_SIZE):
         mae = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)

@@ -1,8 +1,6 @@
 """The training loop of one network: steps, points of the learning curve, checkpoints, resume.
 
-A resumed training gives the same weights as an uninterrupted training. The checkpoint contains everything that
-changes from step to step, except batches, augmentation and dropout, which derive from the seed and the number of the
-step.
+A resumed training gives the same weights. Batches, augmentation and dropout derive from the seed and the step.
 """
 
 import json
@@ -27,9 +25,9 @@ from loupe.training.steps import StepRunner
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-CURVE_TRAIN_IMAGES = 32  # number of training images that are scored at each point of the learning curve
+CURVE_TRAIN_IMAGES = 32  # scored training images per point of the learning curve
 
-Checkpoint = dict[str, np.ndarray]  # the result of `TrainingState.to_checkpoint`
+Checkpoint = dict[str, np.ndarray]  # from `TrainingState.to_checkpoint`
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,13 @@ class TrainingState:
 
     Args:
         step: number of finished steps.
-        steps: total number of steps; 0 until the number is known.
-        best_mae: lowest validation mae of the points.
-        best_step: step of the point with `best_mae`.
-        waited: number of points since the best point.
+        steps: total number of steps; 0 until it is known.
+        best_mae: lowest validation mae.
+        best_step: its step.
+        waited: number of points since then.
         seconds: duration of the steps, without scoring.
         points: the learning curve: `step` and `metrics` of each point.
-        best_weights: weights of the model at the best point; [] before the first point.
+        best_weights: weights of the model at the best point.
     """
 
     step: int = 0
@@ -76,7 +74,7 @@ class TrainingState:
     best_weights: list[np.ndarray] = field(default_factory=list)
 
     def add_point(self, values: dict[str, float], model: keras.Model) -> None:
-        """Add a point to the curve, and keep the weights if the point has the lowest validation mae so far."""
+        """Add a point, and keep the weights if it has the lowest validation mae."""
         if values["val/mae"] < self.best_mae:
             self.best_mae, self.best_step, self.waited = values["val/mae"], self.step, 0
             self.best_weights = [np.asarray(value) for value in model.get_weights()]
@@ -96,11 +94,7 @@ class TrainingState:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "TrainingState":
-        """Return the state of a checkpoint.
-
-        Raises:
-            LoupeError: the arrays are not the checkpoint of a training.
-        """
+        """Return the state of a checkpoint, or raise LoupeError for other arrays."""
         count = sum(name.startswith("best/") for name in checkpoint)
         try:
             best = [checkpoint[f"best/{number}"] for number in range(count)]
@@ -120,13 +114,13 @@ def fit(
 
     Args:
         model: the network with its initial weights.
-        settings: the settings of the network, which define optimizer, schedule and steps.
-        splits: batches are drawn from `train`; whole images of `validation` select the best point.
+        settings: the settings of the network.
+        splits: batches are drawn from `train`; `validation` selects the best point.
         report: called with a point and a checkpoint at step 0, every `eval_every` steps and at the end.
-        resume: the checkpoint to continue from; None starts at step 0.
+        resume: the checkpoint to continue from, or None.
 
     Returns:
-        The state at the end, with all points, including the points from before a resume.
+        The state at the end.
 
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
@@ -167,12 +161,12 @@ def fit(
 
 
 def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
-    """Return the points of the learning curve in a checkpoint; [] without a checkpoint."""
+    """Return the learning curve of a checkpoint."""
     return TrainingState.from_checkpoint(checkpoint).points if checkpoint else []
 
 
 def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[str, float]:
-    """Return the mean mse, mae and psnr of up to `limit` whole images, evenly spaced in the pairs."""
+    """Return the mean mse, mae and psnr of up to `limit` evenly spaced whole images."""
     scores: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.subsample(limit).batches(32):
         large = upscale(model, inputs)
@@ -182,7 +176,7 @@ def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[
 
 
 def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -> dict[str, float]:
-    """Score whole images of both splits, and add the current learning rate."""
+    """Score whole images of both splits."""
     values = {"learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
     upscaler = KerasUpscaler(model)
     for name, pairs, limit in (
@@ -194,9 +188,9 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
 
 
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
-    """Load the weights and the optimizer's variables of a checkpoint into the model."""
+    """Load the weights and the optimizer's variables of a checkpoint."""
     try:
-        model.set_weights(best_weights)  # a check: wrong shapes raise ValueError now, not at the end
+        model.set_weights(best_weights)  # raises ValueError for wrong shapes
         for group, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
             for number, variable in enumerate(variables):
                 variable.assign(checkpoint[f"{group}/{number}"])

@@ -12,17 +12,12 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
-FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # layers whose outputs are pixel values
-# A dropout layer has the seed SEED_FACTOR * seed + number of the layer. The seeds of two trainings differ, because a
-# network has fewer than SEED_FACTOR dropout layers.
-SEED_FACTOR = 1009
+FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are pixel values
+SEED_FACTOR = 1009  # more than the dropout layers of a network, whose seeds are SEED_FACTOR * seed + number
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
-    """Compile the model with the optimizer, schedule and loss of the settings.
-
-    On a CPU, XLA halves the duration of a perceptron's training step.
-    """
+    """Compile the model with the optimizer, schedule and loss of the settings."""
     other_fields = Settings.model_fields.keys() | {"learning_rate"}
     optimizer_class = OPTIMIZERS[settings.optimizer]
     fields = {name: getattr(settings, name) for name in optimizer_class.model_fields if name not in other_fields}
@@ -46,16 +41,15 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 
 def get_dropout_states(model: keras.Model) -> list[Any]:
-    """Return one variable per dropout layer: the random state of the layer, which consists of two integers."""
+    """Return the random state of each dropout layer, which consists of two integers."""
     return [layer.seed_generator.state for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
 @contextmanager
 def use_training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
-    """Inside the `with` block, compute the convolutions of the network's body with the precision of the settings.
+    """Compute the convolutions of the network's body with the precision of the settings until the block exits.
 
-    Weights, the linear branches and the last layer always use float32. After the block, the whole model computes in
-    float32 again. Therefore Loupe always scores and saves the model in float32.
+    Everything else, scoring and saving included, uses float32.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

@@ -1,4 +1,4 @@
-"""Runs training steps: one step per call of Keras, or with the JAX backend many steps per compiled call."""
+"""Runs training steps: one step per call of Keras, or with JAX many steps per compiled call."""
 
 import math
 from collections.abc import Callable
@@ -12,24 +12,17 @@ from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import SEED_FACTOR, get_dropout_states, use_training_precision
 
-LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
+LossCallback = Callable[[int, np.ndarray], None]  # of the first step and the losses
 
 
 class SingleSteps:
-    """Trains a compiled model on the batches of `patches`, one call of Keras per step.
-
-    Args:
-        model: the compiled model.
-        settings: the settings of the training.
-        patches: the source of the batches.
-        size: inputs per batch.
-    """
+    """Trains a compiled model, one call of Keras per step, on batches of `size` inputs."""
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
 
     def run(self, steps: range, report_losses: LossCallback) -> None:
-        """Train for these steps; call `report_losses` with the number and the loss of each step."""
+        """Train for these steps, and report the loss of each."""
         states = get_dropout_states(self._model)
         for step in steps:
             for number, state in enumerate(states):
@@ -41,8 +34,6 @@ class SingleSteps:
 class StepRunner:
     """Trains a compiled model for a range of steps, with the numerical precision of the settings.
 
-    The arguments are those of `SingleSteps`.
-
     Raises:
         UsageError: the devices of the settings do not exist or cannot share a batch.
     """
@@ -50,7 +41,7 @@ class StepRunner:
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._settings = model, settings
         if keras.backend.backend() == "jax":
-            from loupe.training.compiled_steps import CompiledSteps  # JAX is installed only with the extra `jax`
+            from loupe.training.compiled_steps import CompiledSteps
 
             self._run = CompiledSteps(model, settings, patches, size).run
         elif settings.devices != 1:
@@ -59,11 +50,7 @@ class StepRunner:
             self._run = SingleSteps(model, settings, patches, size).run
 
     def run(self, steps: range, bar: ProgressBar) -> float:
-        """Train for these steps and return the mean loss.
-
-        Raises:
-            LoupeError: a loss is NaN or infinite.
-        """
+        """Train for these steps and return the mean loss; raise LoupeError if a loss is NaN or infinite."""
         losses: list[float] = []
 
         def report_losses(first: int, new_losses: np.ndarray) -> None:

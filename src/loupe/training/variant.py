@@ -1,4 +1,4 @@
-"""Builds the network of given settings with its initial weights, and describes the settings in a short name."""
+"""Builds the network of given settings, and describes the settings in a short name."""
 
 import keras
 import numpy as np
@@ -20,14 +20,13 @@ def build_network(
 
     Args:
         settings: the settings of the network.
-        train: the training split. The inputs of a training batch must not be larger than the inputs of the split.
+        train: the training split.
         luminance: the luminance formula of the dataset.
-        weights: the weights of ridge regression on the dataset, with the default alpha; see `ridge.fit` for the
-            shape.
-        start: the network of `settings.start`, or None. See `builder.copy_matching_weights`.
+        weights: the ridge weights of the dataset, see `ridge.fit`.
+        start: the network of `settings.start`, or None.
 
     Raises:
-        UsageError: training inputs are larger than the dataset's inputs, or no layer matches a layer of `start`.
+        UsageError: training crops are larger than the dataset's inputs, or no layer matches a layer of `start`.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -35,7 +34,7 @@ def build_network(
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
     input_side = train.sides[0]
-    # Raises UsageError for inputs that are too large.
+    # Raises UsageError for crops that are too large.
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):

@@ -1,1 +1,1 @@
-"""The interface of upscaling models, the upscaling in tiles, and the models that do not need Keras."""
+"""The interface of upscaling models, upscaling in tiles, and models without Keras."""

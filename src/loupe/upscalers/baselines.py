@@ -16,20 +16,19 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # input pixels on each side of a block that affect the block's result, for the widest filter (Lanczos)
+MARGIN = 4  # input pixels around a block that affect its result (Lanczos)
 
 
 class FilterUpscaler:
     """A filter of Pillow in floating point.
 
-    With nearest at 3:2, the centre of every third result pixel is exactly between two input pixels. Which of the two
-    pixels Pillow chooses depends on the position. Therefore, only in this case, results of tiles can differ from
-    results of the whole image.
+    With nearest at 3:2, every third result pixel is between two input pixels. Pillow's choice depends on the
+    position, so results of tiles can differ from results of the whole image.
 
     Args:
         name: a key of FILTERS.
         scale: the scale factor.
-        luminance: the luminance formula to store in the geometry. The formula does not change the filter.
+        luminance: the luminance formula to store in the geometry.
     """
 
     def __init__(self, name: str, scale: Fraction, luminance: str = "rec601") -> None:
@@ -38,7 +37,7 @@ class FilterUpscaler:
         self._filter = FILTERS[name]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Upscale images; see `UpscalingModel`. The result is not clipped."""
+        """Upscale images; see `UpscalingModel`."""
         height, width = (int(side * self.geometry.scale) for side in images.shape[1:3])
         large = [
             np.asarray(Image.fromarray(image[..., 0]).resize((width, height), self._filter))
@@ -48,37 +47,27 @@ class FilterUpscaler:
 
 
 def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
-    """Return the baselines without weights by name. At 1:1, these are the input, which all filters return, and nlm.
-
-    Args:
-        scale: the scale factor.
-        luminance: the luminance formula to store in the geometries.
-    """
+    """Return the baselines without weights by name; at 1:1, the input and nlm."""
     if scale == 1:
         return {"input": FilterUpscaler("nearest", scale, luminance), "nlm": NonLocalMeans(luminance)}
     return {name: FilterUpscaler(name, scale, luminance) for name in FILTERS}
 
 
 def get_references(scale: Fraction) -> tuple[str, str]:
-    """Return the names of the simplest baseline and of the best filter, with which networks are compared."""
+    """Return the names of the simplest baseline and of the best filter."""
     return ("input", "input") if scale == 1 else ("nearest", "lanczos")
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
     """Compute the weights of a filter for one block from its results for images with a single white pixel.
 
-    Args:
-        name: a key of FILTERS.
-        scale: the scale factor.
-
     Returns:
-        float32, (window * window, p * p), where window = q + 2 MARGIN: one row per pixel of the window around
-        a q x q block, and one column per pixel of the p x p block.
+        float32, (window * window, p * p), where window = q + 2 MARGIN.
     """
     q, p = get_block_sides(scale)
     window = q + 2 * MARGIN
     margin_blocks = -(-MARGIN // q)
-    side = (2 * margin_blocks + 3) * q  # one more block on each side, so that the border has no effect
+    side = (2 * margin_blocks + 3) * q  # one more block on each side, against effects of the border
     start = (margin_blocks + 1) * q
     baseline = FilterUpscaler(name, scale)
     weights = np.zeros((window, window, p, p), "float32")

@@ -11,15 +11,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 def find_file(size: str, scale: Fraction) -> Path:
-    """Return the file of the network of a size and scale factor.
-
-    Args:
-        size: one of BUNDLED_SIZES.
-        scale: the scale factor.
-
-    Raises:
-        UsageError: the package does not contain this network.
-    """
+    """Return the file of the network of a size (one of BUNDLED_SIZES), or raise UsageError."""
     available = list_scales(size)
     if scale not in available:
         rule = ", ".join(format_value(found) for found in available)
@@ -28,5 +20,5 @@ def find_file(size: str, scale: Fraction) -> Path:
 
 
 def list_scales(size: str) -> list[Fraction]:
-    """Return the scale factors of the networks of a size, in ascending order."""
+    """Return the scale factors of the networks of a size."""
     return sorted(Fraction(path.stem.partition("-")[2].replace("x", "/")) for path in FOLDER.glob(f"{size}-*.onnx"))

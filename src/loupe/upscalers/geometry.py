@@ -1,4 +1,4 @@
-"""The geometry of a model: the block sizes and margins with which `upscale` applies it to images of any size."""
+"""The geometry of a model: block sizes and margins."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from fractions import Fraction
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
-# Limit in pixels for blocks, smallest inputs and halos. A file from an untrusted source can contain any number.
+# In pixels, for files from untrusted sources
 MAX_SIDE = 2048
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})(?:\.(jpeg))?")
@@ -18,13 +18,13 @@ class Geometry:
     """The geometry of a model that maps q x q blocks of an image to p x p blocks of the result.
 
     Args:
-        q: side of an input block; the sides of the model's inputs are multiples of q.
+        q: side of an input block.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: number of pixels on each side of a block that the result of the block depends on, a multiple of q.
+        halo: pixels around a block on which its result depends, a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
-        condition: `jpeg` for a model whose inputs have a second channel, which contains the strength of the JPEG
-            artefacts (see `imaging.jpeg_quality.compute_strength`); `none` for other models.
+        condition: `jpeg` if the inputs have a second channel with the strength of JPEG artefacts (see
+            `imaging.jpeg_quality.compute_strength`), otherwise `none`.
     """
 
     q: int
@@ -46,23 +46,16 @@ class Geometry:
 
     @property
     def name(self) -> str:
-        """The geometry as the name of a Keras model.
+        """The geometry as the name of a Keras model, which every file format keeps without custom classes.
 
-        The name stores the geometry, because every file format keeps the name and a program can load the model
-        without custom classes. In contrast, Keras does not save attributes of models and layers, and drops extra
-        entries of metadata.json in a .keras file. If only the file of a model is copied, tags of MLflow and files
-        next to the model are lost. An ONNX file has the name in the metadata entry `loupe`.
+        Keras does not save attributes, and tags of MLflow are lost if the file is copied.
         """
         condition = "" if self.condition == "none" else f".{self.condition}"
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}{condition}"
 
     @classmethod
     def from_name(cls, name: str) -> "Geometry":
-        """Parse the name of a model.
-
-        Raises:
-            UsageError: the model was not made by Loupe, or no model can have this geometry.
-        """
+        """Parse the name of a model; raise UsageError for a model that Loupe did not make."""
         found = _NAME.fullmatch(name)
         if not found:
             raise UsageError(f"model: must be made by Loupe, got {name!r}, a name without q, p, side and halo")

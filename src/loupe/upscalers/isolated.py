@@ -1,11 +1,10 @@
-"""Runs the ONNX networks of untrusted files in a child process, whose memory and CPU time the system limits.
+"""Runs ONNX networks of untrusted files in a child process with limited memory and CPU time.
 
-A network of a few hundred bytes can run forever, or allocate gigabytes. onnxruntime does not react to signals.
+A network of a few hundred bytes can run forever, or allocate gigabytes.
 
-Over the first connection, the child sends three texts: the name of the network's geometry, the device that runs the
-network, and the reason why another device than requested runs the network, or "". Then the child answers requests on
-all connections. A request and the answer each contain the shape of an image and the float32 values of the image.
-After an error, the child does not answer further requests on the connection.
+The child first sends the name of the geometry, the device, and the reason if it is not the requested device. Then it
+answers requests on all connections. A request or answer is the shape and the float32 values of an image. After an
+error, the child does not answer further requests on the connection.
 """
 
 import queue
@@ -28,26 +27,22 @@ from loupe.upscalers.onnx_file import validate_network
 
 MAX_CONNECTIONS = 64
 LOADING_TIMEOUT_S = 20.0
-CALL_TIMEOUT_S = 30.0  # limit for one image; a network with 512 channels takes 6 s
-LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # limits for the CPU time to load a network and to upscale one image
-DEVICE_BYTES = 8 * 2**30  # additional memory that the libraries of an accelerator may reserve
+CALL_TIMEOUT_S = 30.0  # per image; a network with 512 channels takes 6 s
+LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # CPU time for loading and for one image
+DEVICE_BYTES = 8 * 2**30  # additional memory for the libraries of an accelerator
 
 
 class IsolatedOnnxUpscaler:
-    """An ONNX network of any origin as an upscaling model; see `OnnxUpscaler`.
-
-    Several threads can call the model at the same time. The results, `device` and `fallback` are the same as with
-    `OnnxUpscaler`.
+    """An ONNX network of any origin, with the results of `OnnxUpscaler`, for several threads.
 
     Args:
-        file: the ONNX file, which is read only once.
+        file: the ONNX file.
         threads: as in `OnnxUpscaler`.
-        device: as in `OnnxUpscaler`. With `auto`, the network runs on the CPU, because the limits do not cover the
-            memory of another device.
+        device: as in `OnnxUpscaler`; `auto` is the CPU, because the limits do not cover other memory.
 
     Raises:
-        UsageError: as in `OnnxUpscaler`; also if the file contains parts that Loupe does not export, or if loading
-            the file takes too much memory or time.
+        UsageError: as in `OnnxUpscaler`; also for parts that Loupe does not export, or if loading takes too much
+            memory or time.
         PhotoError: a call takes too much memory or time.
     """
 
@@ -67,10 +62,7 @@ class IsolatedOnnxUpscaler:
             raise UsageError(str(error)) from None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Upscale images; see `UpscalingModel`.
-
-        The child receives one image at a time, so that its memory does not depend on the number of images.
-        """
+        """Upscale images one by one, which limits the memory of the child; see `UpscalingModel`."""
         return np.concatenate([self._upscale(images[index : index + 1]) for index in range(len(images))])
 
     def _upscale(self, image: np.ndarray) -> np.ndarray:
@@ -90,10 +82,10 @@ class IsolatedOnnxUpscaler:
             self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer. After an error, stop the process, because parts of the answer may arrive later."""
+        """Receive an answer. After an error, stop the process, because the rest of the answer may still arrive."""
 
         def check() -> None:
-            if is_signalled():  # the main thread received a signal and waits for this thread
+            if is_signalled():  # the main thread waits for this thread
                 raise PhotoError(f"model: {self._name!r} was stopped")
 
         try:
@@ -110,14 +102,14 @@ class IsolatedOnnxUpscaler:
             raise
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for a process that has ended."""
+        """Return the error for an ended process."""
         if self._child.stop_and_check_cpu_limit():
             return PhotoError(f"model: {self._name!r} takes too long")
         return PhotoError(f"model: {self._name!r} cannot be used: onnxruntime crashed, or needed too much memory")
 
 
 def serve(connections: list[Connection], file: str, threads: int, device: str) -> None:
-    """Load a network in the child process, and answer requests until the connections are closed."""
+    """Load a network in the child process, and answer requests."""
     first, data_bytes = connections[0], get_default_budget() // 2
     try:
         with limit_process(data_bytes + (0 if device == CPU else DEVICE_BYTES), LOADING_LIMIT_S):
@@ -141,7 +133,7 @@ def _answer(network: OnnxUpscaler, connection: Connection, data_bytes: int, file
         try:
             with limit_process(data_bytes, CALL_LIMIT_S):
                 large = np.ascontiguousarray(network(np.frombuffer(content, "float32").reshape(shape)), "float32")
-        except Exception as error:  # onnxruntime raises exceptions of many classes
+        except Exception as error:
             connection.send({"error": f"model: {file!r} cannot upscale an image: {describe_error(error)}"})
             return
         connection.send(large.shape, large)

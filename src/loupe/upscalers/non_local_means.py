@@ -1,6 +1,6 @@
 """Removes noise by non-local means: the mean over pixels with a similar neighbourhood.
 
-scikit-image has the same algorithm, but takes 198 MB on disk with its dependencies, and twice the time.
+scikit-image takes 198 MB on disk, and twice the time.
 """
 
 import itertools
@@ -13,14 +13,12 @@ from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
-PAD = REACH + 3  # number of mirrored pixels on each side of an image
-COMPARED_PIXELS = 16  # the distance of two neighbourhoods is summed over 4x4 pixels
-PATCH_PIXELS = 25  # scikit-image divides the distance by the pixels of a patch of 5x5 pixels
-# The distance at which the weight of a neighbourhood is 1/e, as a multiple of the noise. On the photos of kodak24,
-# 0.7 is better than 0.4, 0.6 and 0.8.
-BANDWIDTH = 0.7
-LARGEST_DISTANCE = 5.0  # as a multiple of the distance with the weight 1/e; larger distances get the weight 0
+MARGIN = REACH + 2  # pixels around a part of an image on which its result depends
+PAD = REACH + 3  # mirrored pixels on each side of an image
+COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
+PATCH_PIXELS = 25  # scikit-image's divisor of the distance, for patches of 5x5 pixels
+BANDWIDTH = 0.7  # distance with the weight 1/e, relative to the noise; better on kodak24 than 0.4, 0.6 and 0.8
+LARGEST_DISTANCE = 5.0  # relative to the distance with the weight 1/e; larger distances get the weight 0
 
 
 def denoise(image: np.ndarray, noise: float) -> np.ndarray:
@@ -30,27 +28,27 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
     `skimage.restoration.denoise_nl_means` with `fast_mode=True`, `patch_size=5` and `patch_distance=6`.
 
     Args:
-        image: float32, shape (height, width, channels), any range.
+        image: float32, (height, width, channels), any range.
         noise: standard deviation of the noise, on the scale of the image.
 
     Returns:
-        float32, shape (height, width, channels).
+        float32, (height, width, channels).
     """
     height, width, channels = image.shape
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0))
     padded = np.pad(planes, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     weight_sum, weighted_planes = np.ones((height, width), "float32"), planes.copy()
-    # The mean distance of neighbourhoods that differ only by their noise, and the distance with the weight 1/e.
+    # The mean distance that noise causes, and the distance with the weight 1/e
     noise_distance = np.float32(2 * noise**2 * channels * COMPARED_PIXELS)
     unit_distance = np.float32(channels * (BANDWIDTH * max(noise, 1e-4)) ** 2 * PATCH_PIXELS)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
         if (right, down) <= (0, 0):
-            continue  # the pass for the opposite shift also adds this shift, which has equal weights
+            continue  # added with the opposite shift, which has equal weights
         top, bottom = min(0, -down), max(height, height - down)
         distances = _squared_distances(padded, (top, bottom), (-right, width), (down, right)) - noise_distance
         weights = np.exp(-np.maximum(distances, 0) / unit_distance)
         weights[weights < np.exp(-LARGEST_DISTANCE)] = 0
-        # The shift and the opposite shift, and the position in `weights` of the first pixel of the image.
+        # A shift, and the position of the first pixel of the image in `weights`
         for y, x, row, column in ((down, right, -top, right), (-down, -right, -top - down, 0)):
             weight = weights[row : row + height, column : column + width]
             weight_sum += weight
@@ -60,11 +58,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
 
 
 class NonLocalMeans:
-    """Non-local means as a model of the scale factor 1:1. The noise of each image is estimated.
-
-    Args:
-        luminance: the luminance formula to store in the geometry.
-    """
+    """Non-local means as a model of the scale factor 1:1, with the estimated noise of each image."""
 
     def __init__(self, luminance: str) -> None:
         q, p = get_block_sides(Fraction(1))
@@ -79,9 +73,8 @@ def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
     The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
-    1996, Fast Noise Variance Estimation). The filter also responds to texture. Therefore the function uses the 12.5 %
-    quantile of the means over 64 parts of the image. Parts where most responses are 0, such as a white border, are
-    omitted.
+    1996, Fast Noise Variance Estimation). Because texture also has a response, the 12.5 % quantile of 64 parts of the
+    image is used. Parts with mostly 0, such as a white border, are omitted.
 
     Args:
         grey: (height, width), of any range.
@@ -112,7 +105,7 @@ def _squared_distances(
         padded: the image with PAD mirrored pixels on each side, (channels, height, width).
         rows: the first row of the image, and the row after the last row.
         columns: the same for columns.
-        shift: down and right, in pixels.
+        shift: down and right.
     """
     top, bottom = PAD + rows[0] - 1, PAD + rows[1] + 2
     left, right = PAD + columns[0] - 1, PAD + columns[1] + 2

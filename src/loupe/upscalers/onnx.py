@@ -12,8 +12,8 @@ from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
 CPU = "cpu"
-# The provider of onnxruntime per device, with the options of the provider. TF32 is off, because it changes pixels. By
-# default, CUDA would search for the fastest algorithm again for each size of a tile.
+# onnxruntime's providers and their options. TF32 changes pixels. By default, CUDA searches the fastest algorithm for
+# each size of a tile.
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
@@ -21,26 +21,25 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "directml": ("DmlExecutionProvider", {}),
 }
 FALLBACK = "device: {} cannot be used: {}; the CPU is used"
-# The devices that `auto` tries. Core ML is excluded: every build for macOS contains Core ML, which may compute in
-# float16.
+# Core ML may compute in float16.
 AUTO_DEVICES = ("cuda", "directml")
 
 
 class OnnxUpscaler:
     """An ONNX network as an upscaling model.
 
-    The attribute `device` is the device that runs the network. The attribute `fallback` is one line with the reason
-    if the requested device is not used, otherwise "".
+    Attributes:
+        device: the device that runs the network.
+        fallback: one line with the reason if this is not the requested device, or "".
 
     Args:
-        file: ONNX file with the geometry in its metadata, as `models.onnx_export.export` writes it.
-        threads: number of threads per image; 0 means one per core. For several images, one thread per image and calls
-            from several Python threads are faster.
+        file: ONNX file with the geometry in its metadata, from `models.onnx_export.export`.
+        threads: threads per image; 0: one per core. For several images, calls from several Python threads with one
+            thread each are faster.
         device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
 
     Raises:
-        UsageError: the file is not an ONNX network, the shape of the result does not match the geometry, or
-            onnxruntime is incomplete.
+        UsageError: the file is not an ONNX network of this geometry, or onnxruntime is incomplete.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -50,7 +49,7 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            # The context is the error of onnxruntime, without the name of the file.
+            # The context is onnxruntime's error, without the file name.
             reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
@@ -64,9 +63,9 @@ class OnnxUpscaler:
     def _load(self, file: Path, threads: int) -> None:
         try:
             self._session = _create_session(file, threads, self.device)
-        except Exception as error:  # onnxruntime raises exceptions of many classes for invalid files
+        except Exception as error:
             raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
-        # Only the CPU runs several calls at a time: DirectML allows only one, and the memory of a GPU is limited.
+        # Only the CPU runs several calls at a time: DirectML refuses them, and the memory of a GPU is limited.
         self._lock: AbstractContextManager[Any] = nullcontext() if self.device == CPU else threading.Lock()
         self.geometry = Geometry.from_name(self._session.get_modelmeta().custom_metadata_map.get("loupe", str(file)))
         self._inputs = [part.name for part in self._session.get_inputs()]
@@ -76,7 +75,7 @@ class OnnxUpscaler:
         side, scale = self.geometry.min_side, self.geometry.scale
         try:
             result = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
-        except Exception as error:  # onnxruntime raises exceptions of many classes
+        except Exception as error:
             raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
         if result.shape != expected or result.dtype != np.float32:
@@ -85,16 +84,12 @@ class OnnxUpscaler:
 
 
 def _choose_device(setting: str) -> tuple[str, str]:
-    """Return the device to try, and one line if the installed onnxruntime does not support the requested device.
-
-    Raises:
-        UsageError: onnxruntime is incomplete.
-    """
+    """Return the device to try, and one line if it is not the requested device; raise UsageError without any."""
     import onnxruntime
 
     try:
         available = onnxruntime.get_available_providers()
-    except AttributeError:  # uninstalling one of two packages of onnxruntime removes files of the other
+    except AttributeError:  # after uninstalling one of two packages of onnxruntime
         raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
     if setting == "auto":
         return next((device for device in AUTO_DEVICES if PROVIDERS[device][0] in available), CPU), ""
@@ -108,19 +103,19 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # only fatal errors; other errors are raised as exceptions
+    options.log_severity_level = 4  # fatal errors
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # memory patterns double the memory of layers if the sizes of images differ
-    # Threads that spin while they wait would take the cores that process the colour of the same image.
+    options.enable_mem_pattern = False  # doubles the memory if the sizes of images differ
+    # Waiting threads would take the cores that process the colour of the image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
     onnxruntime.set_default_logger_severity(4)
-    with redirect_stdout(io.StringIO()):  # hides hints that onnxruntime prints
-        onnxruntime.preload_dlls()  # loads the libraries of the packages that the extra `gpu` installs
+    with redirect_stdout(io.StringIO()):  # hints of onnxruntime
+        onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(
             file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0
         )
-    if PROVIDERS[device][0] not in session.get_providers():  # onnxruntime does not raise an error in this case
+    if PROVIDERS[device][0] not in session.get_providers():
         raise RuntimeError("onnxruntime does not find the device or its libraries")
     return session

@@ -1,7 +1,6 @@
 """Checks that an ONNX file contains only parts that Loupe exports, before onnxruntime reads the file.
 
-This module parses the file itself, because the base installation does not contain the package onnx. Field numbers are
-those of onnx.proto.
+The base installation does not contain the package onnx. Field numbers are those of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -12,30 +11,30 @@ from loupe.errors import UsageError
 MAX_FILE_BYTES = 2**28
 MAX_NODES = 5000
 MAX_RANK = 8
-# The operators of `models.onnx_export`. No operator contains another graph.
+# The operators of `models.onnx_export`
 OPERATORS = frozenset((
     "Add", "Cast", "Compress", "Concat", "ConstantOfShape", "Conv", "DepthToSpace", "Gather", "MatMul", "Pad",
     "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",
     "Squeeze", "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # bytes per value of float, int32, int64, bool, float16
-DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but does not use operators of this domain
+DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but does not use it
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
-# The fields that each kind of message may have. The comments name the fields of onnx.proto that are refused.
+# The accepted fields of each kind of message
 MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # refused: training_info, functions
 SET_FIELDS = frozenset((1, 2))
 GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_annotation, sparse_initializer
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
 ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # refused: graphs, sparse tensors, types, references
 TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, external data
-# Numbers of the fields of a model, a set of operators, a graph, a node, an attribute and a tensor.
+# Numbers of the fields of a model, a set of operators, a graph, a node, an attribute and a tensor
 GRAPH, OPERATOR_SETS = 7, 8
 SET_DOMAIN = 1
 NODES, INITIALIZERS = 1, 5
 OPERATOR, ATTRIBUTES, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_TENSOR = 5
 SHAPE, TYPE, FLOATS, INT32_VALUES, INT64_VALUES, NAME, RAW_DATA, DATA_LOCATION = 1, 2, 4, 5, 7, 8, 9, 14
-Fields = dict[int, list[int | memoryview]]  # the values of each field of a message, by the number of the field
+Fields = dict[int, list[int | memoryview]]  # the values of a message by the number of the field
 
 
 def validate_network(file: Path) -> None:
@@ -75,7 +74,7 @@ def _validate_graph(graph: Fields) -> None:
 
 
 def _validate_tensor(tensor: Fields) -> None:
-    """Check that the number of bytes of a tensor matches the type and the shape of the tensor."""
+    """Check that the size of a tensor matches its type and shape."""
     kind = tensor.get(TYPE, [0])[-1]
     item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
     if item_bytes is None or tensor.get(DATA_LOCATION, [0])[-1] != 0:
@@ -97,14 +96,14 @@ def _validate_tensor(tensor: Fields) -> None:
 
 
 def _count_values(number: int, parts: list[int | memoryview]) -> int:
-    """Return the number of values of FLOATS, INT32_VALUES or INT64_VALUES, whether they are packed or not."""
+    """Return the number of values of a field of numbers."""
     if number == FLOATS:
         return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
     return len(_read_integers(parts))
 
 
 def _read_integers(parts: list[int | memoryview]) -> list[int]:
-    """Return the values of a repeated field of integers, packed or not."""
+    """Return the values of a repeated field of integers."""
     values: list[int] = []
     for part in parts:
         if isinstance(part, int):
@@ -123,11 +122,7 @@ def _parse_all(messages: list[int | memoryview], known: frozenset[int]) -> Itera
 
 
 def _parse(message: memoryview, known: frozenset[int]) -> Fields:
-    """Return the values of each field of a message: integers as they are stored, or bytes.
-
-    Raises:
-        ValueError: the bytes are not a message, or have a field that is not known.
-    """
+    """Return the values of each field of a message, or raise ValueError for invalid bytes or unknown fields."""
     fields: Fields = {}
     position = 0
     while position < len(message):
@@ -164,7 +159,7 @@ def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _merge(parts: list[int | memoryview]) -> memoryview:
-    """Join the parts of a message, because Protocol Buffers merges a field that appears several times."""
+    """Join the parts of a message, because Protocol Buffers merges repeated fields."""
     return memoryview(b"".join(_get_bytes(part) for part in parts)) if len(parts) != 1 else _get_bytes(parts[0])
 
 
@@ -175,5 +170,5 @@ def _get_bytes(value: int | memoryview) -> memoryview:
 
 
 def _read_text(fields: Fields, number: int) -> str:
-    """Return the value of a text field; if the field has several values, return the last value."""
+    """Return the last value of a text field, or ""."""
     return bytes(_get_bytes(fields[number][-1])).decode(errors="replace") if number in fields else ""

@@ -15,15 +15,14 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # maximum number of images; their millions of blocks suffice for 81 to 100 weights per pixel
+FIT_IMAGES = 2048  # their millions of blocks suffice for 81 to 100 weights per pixel
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
-    """Fit a ridge regression on all blocks of up to FIT_IMAGES evenly spaced pairs, without an intercept.
+    """Fit a ridge regression without an intercept on all blocks of up to FIT_IMAGES evenly spaced pairs.
 
     Per block, X has one row of input pixels, and Y has one row of label pixels. The normal equations
-    (X'X + alpha) W = X'Y are summed over batches of images. The solution equals the solution of scikit-learn's Ridge,
-    but the memory does not grow with the number of images.
+    (X'X + alpha) W = X'Y are summed over batches, so that the memory does not grow with the number of images.
 
     Args:
         pairs: the images to fit on.
@@ -46,41 +45,33 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # with alpha=0 and nearly equal images, the matrix is singular
+    except np.linalg.LinAlgError:  # alpha=0 and nearly equal images
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge weights from the folder of a dataset; fit missing weights on the training split, and store them.
-
-    Returns:
-        The weights; see `fit` for the shape.
-    """
+    """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them."""
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
-        stream = io.BytesIO()  # np.save to a file would ignore a full disk
+        stream = io.BytesIO()  # np.save to a file ignores a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
     return load_weights(file, scale)
 
 
 def load_weights(file: Path, scale: Fraction) -> np.ndarray:
-    """Load the weights of a ridge regression from a file.
-
-    Raises:
-        LoupeError: the file does not contain the weights of a ridge regression for this scale factor.
-    """
+    """Load ridge weights from a file; raise LoupeError if they are not for this scale factor."""
     q, p = get_block_sides(scale)
     try:
-        if not file.is_file():  # a FIFO would block the reader
+        if not file.is_file():  # a FIFO would block
             raise ValueError("it is not a file")
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
-        # AttributeError: for a zip archive, np.load returns an object that is not an array.
+        # np.load returns another object for a zip archive.
         raise LoupeError(
             f"ridge: {str(file)!r} is not a ridge of {format_value(scale)}: {describe_error(error)}"
         ) from None
@@ -107,9 +98,9 @@ class RidgeUpscaler:
     """A fitted ridge as an upscaling model, in NumPy.
 
     Args:
-        weights: the result of `fit`, (window * window, p * p).
+        weights: the result of `fit`.
         scale: the scale factor.
-        luminance: the luminance formula of the images that the ridge was fitted on.
+        luminance: the luminance formula of the fitted images.
     """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
@@ -129,5 +120,5 @@ class RidgeUpscaler:
 
 
 def build_geometry(scale: Fraction, luminance: str) -> Geometry:
-    """Return the geometry of a ridge: the smallest blocks of the scale factor, and MARGIN as the halo."""
+    """Return the geometry of a ridge."""
     return Geometry(*get_block_sides(scale), MARGIN, MARGIN, luminance)

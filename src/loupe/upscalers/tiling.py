@@ -9,11 +9,11 @@ import numpy as np
 from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
-TILE = 256  # side of a tile in pixels of the image, without the halo (the overlap with other tiles)
+TILE = 256  # side of a tile in pixels, without the halo (the overlap with other tiles)
 
 
 class UpscalingModel(Protocol):
-    """The interface of all models that upscale grey images: networks, ridge and filters."""
+    """The interface of networks, ridge and filters that upscale grey images."""
 
     geometry: Geometry
 
@@ -22,7 +22,7 @@ class UpscalingModel(Protocol):
 
         Args:
             images: float32, (n, h, w, 1) in [-1, 1]; h and w are at least `min_side` and multiples of q. A
-                conditioned model also takes a second channel in [0, 1]; see `Geometry.condition`.
+                conditioned model takes a second channel in [0, 1]; see `Geometry.condition`.
 
         Returns:
             float32, (n, h p/q, w p/q, 1), not clipped.
@@ -31,14 +31,7 @@ class UpscalingModel(Protocol):
 
 
 class SelfEnsemble:
-    """Upscales the 8 flips and rotations of an image with a model, turns the results back, and averages them.
-
-    Errors that depend on the direction cancel out, but upscaling takes 8 times as long. Timofte et al. (2016, "Seven
-    ways to improve example-based single image super resolution") call this enhanced prediction.
-
-    Args:
-        model: the model that is applied 8 times.
-    """
+    """Averages a model's results for the 8 flips and rotations of an image, as in Timofte et al. (2016)."""
 
     def __init__(self, model: UpscalingModel) -> None:
         self.geometry = model.geometry
@@ -62,13 +55,11 @@ def upscale(
 
     Args:
         model: a network or a baseline.
-        images: float32, (n, h, w, 1) in [-1, 1]. For conditioned models, a second channel can contain the
-            strength of the JPEG artefacts in [0, 1]; without this channel, the strength is 0.
-        recompose: how blocks are combined. `concatenate`: blocks are placed next to each other. `gaussian`: the image
-            is upscaled several times with shifted blocks, and overlapping blocks are averaged with Gaussian weights,
-            which removes seams. Both values give the same result if the model has the smallest blocks of its scale
-            factor.
-        tile: side of a tile in pixels of the image, without the halo. The side affects only rounding errors.
+        images: float32, (n, h, w, 1) in [-1, 1]. A second channel can contain the strength of JPEG artefacts in
+            [0, 1], which is 0 by default.
+        recompose: `concatenate` places blocks next to each other. `gaussian` averages overlapping blocks with
+            Gaussian weights, which removes seams.
+        tile: side of a tile in pixels, without the halo.
 
     Returns:
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
@@ -93,19 +84,14 @@ def upscale(
 
 
 def match_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Give images, (n, h, w, 1 or 2), this number of channels: remove the second channel, or add strength 0."""
+    """Give images, (n, h, w, 1 or 2), this number of channels; the added strength is 0."""
     if images.shape[3] < channels:
         return np.concatenate([images, np.zeros_like(images)], axis=-1)
     return images[..., :channels]
 
 
 class AssumedStrength:
-    """Makes a conditioned model a model of grey images, with one assumed strength of artefacts for all images.
-
-    Args:
-        model: the conditioned model.
-        strength: the strength, in [0, 1].
-    """
+    """Makes a conditioned model a model of grey images, with one strength of artefacts in [0, 1]."""
 
     def __init__(self, model: UpscalingModel, strength: float) -> None:
         self.geometry = replace(model.geometry, condition="none")
@@ -119,21 +105,20 @@ class AssumedStrength:
 def upscale_rows(
     model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, result_rows: range, tile: int = TILE
 ) -> np.ndarray:
-    """Compute some rows of `upscale(..., recompose="gaussian")` from the image rows on which the result depends.
+    """Compute some rows of `upscale(..., recompose="gaussian")`.
 
     Args:
         model: as in `upscale`.
-        rows: a function that returns rows of the image, float32 (rows, width) in [-1, 1]. The arguments of the
-            function are the number of the first row, and the number of the last row plus 1.
+        rows: a function of the first row and the row after the last row; returns float32 (rows, width) in [-1, 1].
         height: the height of the image.
-        result_rows: the rows of the result to compute.
+        result_rows: the rows of the result.
         tile: as in `upscale`.
 
     Returns:
         float32, (len(result_rows), floor(width scale + 1/2)), clipped to [-1, 1].
     """
     geometry = model.geometry
-    margin = geometry.halo + geometry.q  # shifted blocks begin up to one block earlier
+    margin = geometry.halo + geometry.q
     begin = max(0, int(result_rows.start / geometry.scale) - margin) // geometry.q * geometry.q
     end = min(height, int(result_rows.stop / geometry.scale) + 1 + margin)
     large = upscale(model, rows(begin, end)[None, ..., None], "gaussian", tile)[0, ..., 0]
@@ -144,8 +129,7 @@ def upscale_rows(
 def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    The shifts are multiples of a step. The step is the largest divisor of q that is at most q/2 and corresponds to a
-    whole number of pixels in the result.
+    They are multiples of the largest divisor of q up to q/2 that is a whole number of pixels in the result.
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]
@@ -155,16 +139,12 @@ def _list_shifts(geometry: Geometry) -> list[int]:
 
 
 def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
-    """Return the smallest side in whole blocks, and at least `min_side`, that covers `shift` pixels and the image."""
+    """Return the smallest side in whole blocks, at least `min_side`, for `shift` pixels and the image."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` mirrored rows above and `right` mirrored columns left of the image; crop the result.
-
-    Returns:
-        (n, ceil(h scale), ceil(w scale), 1).
-    """
+    """Upscale with `down` and `right` mirrored pixels above and left of the image, and crop the result."""
     geometry = model.geometry
     _, height, width, _ = images.shape
     rows, columns = _pad_side(height, down, geometry), _pad_side(width, right, geometry)
@@ -176,12 +156,12 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
 
 
 def compute_largest_input(geometry: Geometry) -> int:
-    """Return the largest side of the images that `upscale` gives a model."""
+    """Return the largest side of a model's input."""
     return _compute_core(geometry, TILE) + 2 * geometry.halo
 
 
 def _compute_core(geometry: Geometry, tile: int) -> int:
-    """Return the side of a tile without the halo, in pixels of the image: a multiple of q."""
+    """Return the side of a tile without the halo, a multiple of q."""
     core = max(geometry.min_side, tile // geometry.q * geometry.q)
     return -(-core // geometry.q) * geometry.q
 
@@ -205,7 +185,7 @@ def _upscale_tiles(model: UpscalingModel, images: np.ndarray, tile: int) -> np.n
 
 
 def _list_spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int, int]]:
-    """Return for each tile along one side: the start of the tile, and the start and stop of the model's input."""
+    """Return for each tile along a side: its start, and the start and stop of the model's input."""
     spans = []
     for start in range(0, side, core):
         stop = min(side, start + core + geometry.halo)
@@ -215,7 +195,7 @@ def _list_spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int
 
 
 def _compute_block_weights(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
-    """Return the weight of each result pixel: a Gaussian around the centre of its block, with sigma p/4."""
+    """Return the weight of each result pixel: a Gaussian in its block, with sigma p/4."""
     p = geometry.p
     profile = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []

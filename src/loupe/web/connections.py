@@ -7,14 +7,13 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MAX_CONNECTIONS = 200  # with the files of the server, fewer than a process may open (macOS: 256)
+MAX_CONNECTIONS = 200  # a process may open 256 files on macOS
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection. If there are too many, a new connection closes the oldest one that does not serve a request.
+    """A connection. If there are too many, a new one closes the oldest, and first those without a request.
 
-    If all connections serve requests, the new connection closes the oldest of them. Without this limit, a thousand
-    slow clients would block all others, because uvicorn waits forever for the end of a request's headers.
+    uvicorn waits forever for the headers of a request: a thousand slow clients would block all others.
     """
 
     opened_at = 0.0
@@ -25,7 +24,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             oldest = min(self.connections, key=_rank)
-            self.connections.discard(oldest)  # otherwise the next connection would choose the same one
+            self.connections.discard(oldest)
             oldest.transport.abort()
 
 

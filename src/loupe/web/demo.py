@@ -1,4 +1,4 @@
-"""The demo page: upscales an uploaded photo, compares the result with Lanczos and offers it for download."""
+"""The demo page: upscales an uploaded photo, compares the result with Lanczos, and offers it for download."""
 
 import contextvars
 import tempfile
@@ -20,12 +20,12 @@ from loupe.photos.worker_pool import Control, PhotoWorkers
 from loupe.web.guard import MAX_FILE_BYTES
 from loupe.web.storage import LIFETIME_S
 
-MAX_PHOTO_PIXELS = 30_000_000  # limit for the pixels of all frames and pages of a photo together
-MAX_RESULT_PIXELS = MAX_PIXELS  # limit of the decoder, which reads the result again for the comparison
+MAX_PHOTO_PIXELS = 30_000_000  # of all frames and pages
+MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder reads the result for the comparison
 MAX_PAGES = 500
-MAX_PREVIEW = 870, 660  # largest width and height of the images on the page; fits a screen 1280 pixels wide
-MAX_QUEUED = 60  # maximum number of waiting photos of all visitors
-TIMEOUT_S = 55.0  # maximum time per photo
+MAX_PREVIEW = 870, 660  # for a screen 1280 pixels wide
+MAX_QUEUED = 60  # waiting photos of all visitors
+TIMEOUT_S = 55.0  # per photo
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -33,7 +33,7 @@ Upscales a photo with a trained network. The result has the format and the metad
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
 {MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(SUFFIXES)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
-# The page uses fonts of the visitor's machine, so that it downloads no fonts.
+# The fonts of the visitor's machine: nothing is downloaded.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 STYLE = f"""{COMPARISON_STYLE}
 .gradio-container {{ max-width: 1300px !important; margin: 0 auto; }}
@@ -44,7 +44,7 @@ STYLE = f"""{COMPARISON_STYLE}
 
 
 class Visitors:
-    """The visitors whose photos are being upscaled, by the session of their page."""
+    """The visitors whose photos are being upscaled, by session."""
 
     def __init__(self) -> None:
         self._controls: dict[str, set[Control]] = {}
@@ -52,7 +52,7 @@ class Visitors:
 
     @contextmanager
     def serve(self, session: str) -> Iterator[Control]:
-        """Yield a control that ends the work for a visitor after TIMEOUT_S, or when `cancel_session` is called."""
+        """Yield a control that ends the work for a visitor after TIMEOUT_S or by `cancel_session`."""
         control = Control(TIMEOUT_S)
         with self._lock:
             self._controls.setdefault(session, set()).add(control)
@@ -76,8 +76,8 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
 
     Args:
         workers: the processes that upscale the photos.
-        visitors: stores the visitors whose photos are being upscaled.
-        folder: an existing folder for the results; Gradio serves copies of the results.
+        visitors: the visitors whose photos are being upscaled.
+        folder: an existing folder for the results.
     """
     bar = gr.Progress()
 
@@ -87,7 +87,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        # Other threads need this context to update the progress bar of the visitor.
+        # For updates of the visitor's progress bar by other threads
         context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale))

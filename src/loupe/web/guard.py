@@ -1,4 +1,4 @@
-"""Guards the demo: refuses requests of other sites, and limits the size and the number of uploads."""
+"""Guards the demo: refuses requests of other sites, and limits uploads."""
 
 import asyncio
 import ipaddress
@@ -18,31 +18,30 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # size limit for an uploaded file
-MAX_FORM_BYTES = 10_000  # size limit for the rest of the multipart form that contains the uploaded file
-MAX_BODY_BYTES = 100_000  # size limit for the body of every other request
-BODY_TIMEOUT_S = 300.0  # time limit for every request with a body
+MAX_FILE_BYTES = 100 * 2**20  # of an uploaded file
+MAX_FORM_BYTES = 10_000  # of the rest of its form
+MAX_BODY_BYTES = 100_000  # of other requests
+BODY_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
-STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the page reads such a stream until the result arrives
+STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # read until the result arrives
 
 
 @dataclass(frozen=True)
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    In a DNS rebinding attack, the Host header contains a name of the attacker's site, never an IP address. Therefore
-    addresses are accepted, and unknown names are refused.
+    Unknown names are refused, because a DNS rebinding attack uses a name; all addresses of this server are accepted.
 
     Args:
         listening: the address that the server listens on.
-        public: further names, such as the name of a proxy that forwards requests to this server.
+        public: further names, such as the name of a proxy.
     """
 
     listening: str
     public: frozenset[str] = frozenset()
 
     def __contains__(self, host: object) -> bool:
-        """Return whether the host part of a URL, with or without a port, is a name or an address of this server."""
+        """Return whether the host part of a URL is a name or address of this server."""
         name, machine = _parse_host(str(host)), socket.gethostname().lower()
         if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
             return True
@@ -57,13 +56,13 @@ class OwnHosts:
 
 @dataclass
 class DemoGuard:
-    """ASGI middleware around the app of Gradio: refuses requests, or passes them to the app with a time limit.
+    """ASGI middleware around the app of Gradio.
 
     Args:
         app: the app.
         hosts: the names of this server.
         folder: the folder of uploads and results.
-        cancel_session: called with the session of a visitor who has closed the page; ends the work for this visitor.
+        cancel_session: ends the work for a visitor who has closed the page.
     """
 
     app: "ASGIApp"
@@ -77,7 +76,7 @@ class DemoGuard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # Gradio uses no websockets
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
         path = scope["path"]
@@ -97,19 +96,19 @@ class DemoGuard:
             await self.app(scope, receive, send)
 
     def _check_site(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and the reason of a refusal if another site caused the request."""
+        """Return the status and reason of a refusal if another site caused the request."""
         hosts, origins = _get_headers(scope, b"host"), _get_headers(scope, b"origin")
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
         for origin in origins:
             host = origin.partition("://")[2].lower()
-            # A proxy may replace the Host header by a name of this server; the Origin header keeps the public name.
+            # A proxy may replace the Host header; the Origin header keeps the public name.
             if host != hosts[0].lower() and _parse_host(host) not in self.hosts.public:
                 return 403, f"Origin: must be this server, got {origin[:100]!r}"
         return None
 
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and the reason of a refusal if the body is too large."""
+        """Return the status and reason of a refusal if the body is too large."""
         size = _get_size(scope)
         is_upload = scope["path"].startswith(UPLOAD_ROUTE)
         limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES
@@ -130,7 +129,7 @@ class DemoGuard:
             self._uploading_bytes -= size
 
     async def _serve_stream(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a stream of events; end the work for a visitor who closes the stream."""
+        """Serve a stream of events, and end the work when the visitor closes it."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         session = query.get("session_hash", [scope["path"].rpartition("/")[2]])[0]
         disconnected = asyncio.Event()
@@ -155,7 +154,7 @@ class DemoGuard:
 async def _refuse(status: int, reason: str, send: "Send") -> None:
     content = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    headers.append((b"connection", b"close"))  # the body of the request is not read, because it may be endless
+    headers.append((b"connection", b"close"))  # the body is not read: it may be endless
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
@@ -169,8 +168,8 @@ def _get_size(scope: "Scope") -> int:
 
 
 def _parse_host(host: str) -> str:
-    """Return the name or address in a Host header, without the port; "" for a malformed header."""
-    if set(host) & set("/?#@"):  # urlsplit would accept these characters and the text before or after them
+    """Return the name or address in a Host header; "" for a malformed header."""
+    if set(host) & set("/?#@"):  # accepted by urlsplit
         return ""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")

@@ -1,4 +1,4 @@
-"""The worker process of the demo: upscales photos with a model that is given by its name."""
+"""The worker process of the demo."""
 
 from loupe.imaging.child_process import Connection
 from loupe.photos.worker import serve_requests
