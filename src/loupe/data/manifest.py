@@ -144,7 +144,7 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     for table in tables:
         keys = list_keys(table)
         columns = {
-            "split": [key and (small.get(key) or _find_split(_hash_fraction(key))) for key in keys],
+            "split": [key and (small.get(key) or _find_split(key)) for key in keys],
             "group": [key if key in names else None for key in keys],
         }
         for name, values in columns.items():
@@ -157,8 +157,8 @@ def _hash_fraction(sha256: str) -> float:
     return (int(sha256[-16:], 16) >> 11) / 2**53
 
 
-def _find_split(fraction: float) -> str:
-    return [*SPLITS][bisect.bisect_right([*SPLITS.values()], fraction)]
+def _find_split(sha256: str) -> str:
+    return [*SPLITS][bisect.bisect_right([*SPLITS.values()], _hash_fraction(sha256))]
 
 
 def _rank_splits(hashes: set[str]) -> dict[str, str]:

@@ -141,7 +141,7 @@ class Pairs:
         """Return up to `limit` evenly spaced pairs."""
         return self.select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
 
-    def first_per_photo(self) -> "Pairs":
+    def select_first_per_photo(self) -> "Pairs":
         """Return the first pair of each photo."""
         photos = self.read_column("sha256")
         return self.select(np.sort(np.unique(photos, return_index=True)[1]))

@@ -186,7 +186,7 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: upscaling models by title.
         pairs: the images.
     """
-    sample = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
+    sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
     results = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(sample)), layout="constrained")

@@ -33,7 +33,7 @@ def translate_errors() -> Iterator[None]:
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
     except Image.DecompressionBombError as error:
-        raise too_many_pixels(error) from None
+        raise make_pixel_count_error(error) from None
     except Exception as error:
         if "MAX_TEXT_CHUNK" in str(error):
             limit = PngImagePlugin.MAX_TEXT_CHUNK
@@ -45,7 +45,7 @@ def translate_errors() -> Iterator[None]:
         raise PhotoError(f"{cause}: {text}") from None
 
 
-def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
+def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
     """Create the error for an image with too many pixels."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
+from loupe.imaging.decoder import MAX_PIXELS, PhotoError, make_pixel_count_error
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
@@ -59,7 +59,7 @@ def estimate_opening(path: Path) -> int:
     elif is_jpeg_xl(head):
         additional = JXL_BYTES
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + additional
 
 

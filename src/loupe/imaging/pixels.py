@@ -85,7 +85,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
             elif profiled:
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
             else:
-                image = _cmyk_to_rgb(image)
+                image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
         if file.format == "AVIF":
             pixels = scale_to_16_bits(pixels)
@@ -165,7 +165,7 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _cmyk_to_rgb(image: Any) -> Any:
+def _convert_cmyk_to_rgb(image: Any) -> Any:
     """Convert CMYK without a profile to RGB by multiplication, as Pillow does."""
     white = 255 if image.format == "uchar" else 65535
     light = image[:4].linear(-1, white)

@@ -10,7 +10,13 @@ from PIL import Image, JpegImagePlugin
 
 from loupe.imaging.avif import has_deep_samples
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
+from loupe.imaging.decoder import (
+    MAX_PIXELS,
+    PhotoError,
+    make_pixel_count_error,
+    scale_transparent_value,
+    translate_errors,
+)
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
@@ -169,7 +175,7 @@ def _validate_not_empty(image: Image.Image) -> None:
 
 def _validate_pixel_count(pixels: int) -> None:
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
 
 
 def _is_lossless(source: bytes | Path) -> bool:

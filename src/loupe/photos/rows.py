@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.formats import has_alpha
-from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
+from loupe.imaging.luminance import REC_601, REC_709, compute_relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # source pixels on each side
@@ -100,7 +100,7 @@ class LuminanceRows:
         colour = self._colours(top, bottom)
         half = np.float32(np.iinfo(colour.dtype).max / 2)
         if colour.shape[2] == 3 and self._luminance == "relative":
-            return 2 * relative_luminance(colour.astype("float32") / (2 * half)) - 1
+            return 2 * compute_relative_luminance(colour.astype("float32") / (2 * half)) - 1
         if colour.shape[2] == 1:
             return colour[..., 0].astype("float32") / half - 1
         weights = get_weights(self._luminance)
@@ -149,7 +149,7 @@ class ResizedRows:
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """Compute rows; see `Rows`."""
         step = self._source.extent[1] / self.size[1]
-        begin, end = _source_rows(top, bottom, step, self._source.size[1])
+        begin, end = _find_source_rows(top, bottom, step, self._source.size[1])
         image = Image.fromarray(self._source(begin, end))
         box = (0, top * step - begin, self._source.extent[0], min(bottom * step - begin, image.height))
         return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
@@ -171,7 +171,7 @@ def resize_bands(
         One float32 array, (bottom - top, width), per band.
     """
     across, down = steps
-    begin, end = _source_rows(top, bottom, down, source.height)
+    begin, end = _find_source_rows(top, bottom, down, source.height)
     part = source(begin, end)
     ends = bottom * down - begin, width * across
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
@@ -192,7 +192,7 @@ def get_weights(luminance: str) -> np.ndarray:
     return REC_601 if luminance == "rec601" else REC_709
 
 
-def _source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
+def _find_source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
     """Return the range of source rows that Lanczos reads."""
     reach = LANCZOS_RADIUS * max(step, 1) + 1
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

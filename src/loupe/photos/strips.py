@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from loupe.imaging.luminance import relative_luminance
+from loupe.imaging.luminance import compute_relative_luminance
 from loupe.imaging.threads import count_cores, run_in_order
 from loupe.photos.networks import LoadedModel
 from loupe.photos.rows import (
@@ -141,5 +141,5 @@ def _solve_green(
     green: np.ndarray = grey - weights[0] * red - weights[2] * blue
     for _ in range(RELATIVE_STEPS if luminance == "relative" else 0):
         colours = np.stack([green + red, green, green + blue], axis=-1) / np.float32(white)
-        green = green + grey - np.float32(white) * relative_luminance(colours)
+        green = green + grey - np.float32(white) * compute_relative_luminance(colours)
     return green

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
 
-class StoppedError(LoupeError):
+class RequestStoppedError(LoupeError):
     """The time limit of a request has passed, or its client has closed the connection."""
 
 
@@ -46,11 +46,11 @@ class Control:
     started: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Raise StoppedError if the work must end."""
+        """Raise RequestStoppedError if the work must end."""
         if self.cancelled.is_set():
-            raise StoppedError("the client has gone")
+            raise RequestStoppedError("the client has gone")
         if self.timeout_s is not None and time.monotonic() - self.started > self.timeout_s:
-            raise StoppedError(f"took longer than {self.timeout_s:g} s")
+            raise RequestStoppedError(f"took longer than {self.timeout_s:g} s")
 
     def get_remaining_s(self) -> float:
         """Return the remaining time in seconds."""
@@ -98,7 +98,7 @@ class PhotoWorkers:
             report: called with the finished fraction.
 
         Raises:
-            StoppedError: the control ended the work.
+            RequestStoppedError: the control ended the work.
             BusyError: too many photos wait.
         """
         if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
@@ -126,7 +126,7 @@ class PhotoWorkers:
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
-            except StoppedError:
+            except RequestStoppedError:
                 control.check()
                 return None
         return None if answer is None or answer.declined else answer
@@ -183,7 +183,7 @@ class _Worker:
         def check() -> None:
             control.check()
             if timeout_s is not None and min(time.monotonic() - started, child.read_cpu_s() - cpu_s) >= timeout_s:
-                raise StoppedError(f"took longer than {timeout_s:g} s")
+                raise RequestStoppedError(f"took longer than {timeout_s:g} s")
 
         try:
             if self._child is None or self._child.process.poll() is not None:

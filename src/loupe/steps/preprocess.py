@@ -34,7 +34,7 @@ def run(settings: Preprocess) -> Dataset:
     del photos  # frees memory
     figures = _draw_figures(dataset)
     seconds = time.perf_counter() - start_time
-    with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
+    with runs.open_step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
         dataset_inputs.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)

@@ -47,7 +47,7 @@ def run(settings: Sweep) -> str | None:
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
-    with runs.step_run(settings, f"sweep {sweep.name}") as run_id:
+    with runs.open_step_run(settings, f"sweep {sweep.name}") as run_id:
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
@@ -218,7 +218,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
-        model = models.load_keras(models.ModelReference.of_run(run_id))
+        model = models.load_keras(models.ModelReference.from_run(run_id))
         weights = ridge.load_or_fit(dataset, train_settings.scale)
         with records.log_to_run(run_id):
             points = curves.load_points(run_id)

@@ -160,7 +160,7 @@ def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
     """Return the ONNX file of a champion or, for None, of the bundled network."""
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
-    reference = models.ModelReference.of_version(champion)
+    reference = models.ModelReference.from_version(champion)
     file = models.download_onnx(reference, str(folder / champion.name))
     if file is None:  # registered without Loupe
         file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")

@@ -2,15 +2,15 @@
 
 import os
 import socket
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 
 import mlflow
 import psutil
 
+from loupe.imaging.threads import repeat
 from loupe.tracking.clock import read_clock
 from loupe.tracking.locations import get_sqlite_file
 from loupe.tracking.store import search_runs
@@ -39,22 +39,9 @@ def make_process_tags() -> dict[str, str]:
     }
 
 
-@contextmanager
-def heartbeats(run_id: str) -> Iterator[None]:
+def send_heartbeats(run_id: str) -> AbstractContextManager[None]:
     """Send heartbeats of a run until the block exits."""
-    stopped = threading.Event()
-
-    def send() -> None:
-        while not stopped.wait(HEARTBEAT_INTERVAL_S):
-            send_heartbeat(run_id)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(SHUTDOWN_TIMEOUT_S)
+    return repeat(lambda: send_heartbeat(run_id), HEARTBEAT_INTERVAL_S, SHUTDOWN_TIMEOUT_S)
 
 
 def send_heartbeat(run_id: str) -> None:

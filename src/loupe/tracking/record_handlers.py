@@ -21,7 +21,7 @@ CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
 NO_STEP = -1
 
 
-def now() -> int:
+def get_time_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 
