@@ -34,7 +34,7 @@ class BusyError(LoupeError):
 
 @dataclass(frozen=True)
 class Control:
-    """Ends the work for a request.
+    """Decides whether the work for a request must end.
 
     Args:
         timeout_s: the time from the creation of this object; None for no limit.
@@ -94,11 +94,11 @@ class PhotoWorkers:
 
         Args:
             request: the request, without `small`.
-            control: ends the work.
+            control: decides whether the work must end.
             report: called with the finished fraction.
 
         Raises:
-            RequestStoppedError: the control ended the work.
+            RequestStoppedError: the work must end; see `Control`.
             BusyError: too many photos wait.
         """
         if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
