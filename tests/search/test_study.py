@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from loupe.errors import UsageError
-from loupe.search import sampling, study_storage
+from loupe.search import constraints, sampling, study_storage
 from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
 from loupe.search.plots import plot_study
@@ -518,6 +518,51 @@ def test_two_objectives_keep_the_pareto_front():
     assert study.count_ended() == 5
     plots = plot_study(study.optuna_study, ["layers"], sweep.objectives)
     assert {"front", "history", "importances"} <= plots.keys()
+
+
+@pytest.mark.parametrize("metric", ["val/mae", ["val/mae", "weights"]], ids=["one", "two"])
+def test_trials_that_violate_a_constraint_are_named_and_never_best(metric):
+    sweep = sweep_of(
+        {"sampler": "tpe", "metric": metric, "trials": 3, "constraints": ["weights<=60", "val/psnr >= 20"]},
+        {"layers": {"low": 1, "high": 9}},
+    )
+    study = in_memory(sweep)
+    study.enqueue_missing()
+    for mae, psnr, weights in ((0.1, 30.0, 61.0), (0.2, 19.0, 50.0), (0.3, 20.0, 60.0)):
+        trial = study.claim_trial(HERE)
+        sampling.suggest_params(sweep, trial)
+        metrics = {"val/best_mae": mae, "val/best_psnr": psnr, "weights": weights}
+        violations = constraints.compute_violations(sweep.study.constraints, metrics)
+        for text, violation in violations.items():
+            trial.set_constraint(text, violation)
+        study.complete_trial(trial, TrialState.COMPLETE, [metrics[name] for name in sweep.objectives])
+        assert study.find_best() is None or mae == 0.3
+    assert [found.values[0] for found in study.rank_trials()] == [0.3]
+    assert [found.number for found in study.optuna_study.best_trials] == [2]
+    assert study.to_frame()["violated"].tolist() == ["weights <= 60", "val/psnr >= 20", ""]
+    assert study.is_among_best(0.9)
+
+
+def test_tuning_chooses_among_points_that_satisfy_the_constraints():
+    sweep = sweep_of(
+        {"repeats": 2, "tune": ["layers"], "constraints": ["weights <= 2"]},
+        {"loss": ["mse", "mae"], "layers": [1, 2, 3]},
+    )
+    study = in_memory(sweep)
+
+    def run_all():
+        points = []
+        while (trial := study.claim_trial(HERE)) is not None:
+            points.append((sampling.suggest_params(sweep, trial), sampling.suggest_seed(sweep, trial)))
+            layers = points[-1][0]["layers"]
+            trial.set_constraint("weights <= 2", layers - 2.0)
+            study.optuna_study.tell(trial, 1 / layers)
+        study.enqueue_missing()
+        return points
+
+    study.enqueue_missing()
+    assert len(run_all()) == 6
+    assert run_all() == [({"loss": loss, "layers": 2}, 1) for loss in ("mse", "mae")]
 
 
 def test_untrained_best_weights_rank_by_the_last_points_of_their_curves():

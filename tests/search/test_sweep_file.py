@@ -138,6 +138,9 @@ def test_sweep_file_survives_json(file):
             "study: direction: must be maximize for val/psnr, got minimize",
         ),
         ("repeats = 3", 'metric = ["val/mae", "cost"]', "study.cost: must be 'none', .*, got 'cost'"),
+        ("repeats = 3", 'constraints = ["filters <= 3"]', "study.constraints.0: must be .*, got 'filters <= 3'"),
+        ("repeats = 3", 'constraints = ["weights < 3"]', "study.constraints.0: must be .*, got 'weights < 3'"),
+        ("repeats = 3", 'constraints = ["weights <= nan"]', "study.constraints.0: must be .*, got 'weights <= nan'"),
         ("repeats = 3", 'sampler = "nsga2"', "study: sampler: nsga2 needs two objectives, .*"),
         (
             "repeats = 3",
@@ -484,6 +487,7 @@ SPACES = [
     ("repeats = 3", 'pruner = "median"', False),
     ("repeats = 3", 'tune = ["learning_rate"]', False),
     ("repeats = 3", 'metric = "val/mse"', False),
+    ("repeats = 3", 'constraints = ["weights <= 65000"]', False),
 ]
 
 

@@ -563,8 +563,8 @@ def test_killed_trial_resumes_from_its_checkpoint_with_identical_results(tmp_pat
 @pytest.mark.slow
 @pytest.mark.xdist_group("killed sweep")
 def test_killed_sweep_with_two_objectives_ends_with_the_front_of_its_study(tmp_path, write):
-    study = {"metric": ["val/mae", "weights"], "sampler": "nsga2", "trials": 6}
-    file = write("front", "mirror = [true, false]\nlearning_rate = {low = 1e-5, high = 1e-2, log = true}\n", study)
+    study = {"metric": ["val/mae", "weights"], "sampler": "nsga2", "trials": 6, "constraints": ["weights <= 6000"]}
+    file = write("front", 'skip = ["none", "ridge"]\nlearning_rate = {low = 1e-5, high = 1e-2, log = true}\n', study)
     process = start_sweep(tmp_path, file, "--workers", 1, in_one_process=True)
     wait_for(process, lambda: len(find_runs(tmp_path, "trial", "FINISHED")) >= 2)
     process.kill()
@@ -577,6 +577,10 @@ def test_killed_sweep_with_two_objectives_ends_with_the_front_of_its_study(tmp_p
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         if run.info.run_id in front:
             assert [run.data.metrics["val/best_mae"], run.data.metrics["weights"]] == front[run.info.run_id]
+        violated = "weights <= 6000" if run.data.metrics["weights"] > 6000 else ""
+        assert run.data.tags.get("loupe.violated", "") == violated
+        assert not (violated and run.info.run_id in front)
+    assert {row["violated"] for row in read_trials(tmp_path, parent)} == {"", "weights <= 6000"}
     assert "plots/front.png" in list_files(tmp_path, parent, "plots")
     best = open_store(tmp_path).get_run(parent.data.tags["loupe.best_run"])
     assert best.data.metrics["val/best_mae"] == min(mae for mae, _ in front.values())

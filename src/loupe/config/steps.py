@@ -68,7 +68,7 @@ class Sweep(DatasetSettings):
         "address of a Dask scheduler; none: everything runs on this machine",
         rule="none, or an address such as tcp://host:port",
     )
-    dashboard: bool = field(False, "print the command that opens the study in optuna-dashboard, and exit")
+    dashboard: bool = field(False, "show the study in optuna-dashboard while the sweep runs, and print the address")
     SMOKE = {"max_trials": 2}
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
 from loupe.config.fields import format_value
+from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
 
@@ -62,9 +63,17 @@ def _select_points(
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
             candidates.append(_Candidate(math.inf if math.isnan(value) else value, params, by_seed))
     if sweep.study.tune:
-        with_first_seed = [candidate for candidate in candidates if first in candidate.runs.index]
+        with_first_seed = [
+            each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
+        ]
         candidates = [min(with_first_seed, key=lambda candidate: candidate.loss)] if with_first_seed else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
+
+
+def _is_feasible(sweep: SweepFile, candidate: _Candidate, seed: str) -> bool:
+    """Return whether the run of a seed satisfies the constraints of the sweep."""
+    metrics = {str(name).removeprefix("metrics."): value for name, value in candidate.runs.loc[seed].items()}
+    return not constraints.list_violated(constraints.compute_violations(sweep.study.constraints, metrics))
 
 
 def _make_run_key(row: pd.Series) -> str:

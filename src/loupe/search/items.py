@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
@@ -58,7 +58,11 @@ class SweepItems:
             return None
         losses = [
             min(
-                (self._sweep.get_loss(trial) for trial in trials if trial.state == TrialState.COMPLETE),
+                (
+                    self._sweep.get_loss(trial)
+                    for trial in trials
+                    if trial.state == TrialState.COMPLETE and constraints.is_feasible(trial)
+                ),
                 default=math.inf,
             )
             for trials in trials_of_points

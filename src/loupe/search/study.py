@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
-from loupe.search import sampling
+from loupe.search import constraints, sampling
 from loupe.search.items import SweepItems, TrialsByItem
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
@@ -37,6 +37,7 @@ from loupe.search.trial_attributes import (
     WORK_SECONDS,
 )
 
+VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
 SPACE_TAG = "loupe.space"  # the search space: attribute of the study, and tag of the sweep's run
 CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
 MAX_WAITING = 64  # default number of waiting trials
@@ -130,7 +131,10 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters."""
+        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters.
+
+        In a sweep with constraints, a row also contains the constraints that the trial violates, or "".
+        """
         rows = []
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
@@ -143,6 +147,8 @@ class SweepStudy:
                 REUSED: bool(trial.user_attrs.get(REUSED)),
                 REASON: trial.user_attrs.get(REASON),
             }
+            if self.sweep.study.constraints:
+                row[VIOLATED] = ", ".join(constraints.list_violated(trial.constraints))
             rows.append(row | trial.params)
         return pd.DataFrame(rows)
 
@@ -205,13 +211,13 @@ class SweepStudy:
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
-        """Return the complete trials, best first; with two objectives, only the Pareto front.
+        """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
         Trials of a grid are ranked by the number of complete seeds of their point, the mean value of the point, and
         their own value. The value at the last point of the curve decides between equal values (of networks that did
         not improve).
         """
-        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_trials(TrialState.COMPLETE)
+        complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
         losses_by_point: dict[object, list[float]] = {}
         losses = [self.sweep.get_loss(trial) for trial in complete]
@@ -227,13 +233,17 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a trial with this value could be one of the `keep` best, or of the Pareto front."""
+        """Return whether a feasible trial with this value could be one of the `keep` best, or of the Pareto front."""
         if self.sweep.has_front:
             return True
         keep = self.sweep.study.keep
-        losses = map(self.sweep.get_loss, self._list_trials(TrialState.COMPLETE))
+        losses = map(self.sweep.get_loss, self._list_feasible())
         best = heapq.nsmallest(keep, losses)
         return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
+
+    def _list_feasible(self) -> list[FrozenTrial]:
+        """Return the complete trials that satisfy all constraints."""
+        return [trial for trial in self._list_trials(TrialState.COMPLETE) if constraints.is_feasible(trial)]
 
     def _list_trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.optuna_study.get_trials(deepcopy=False, states=states or None)

@@ -19,6 +19,7 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
 from loupe.errors import mask_values
 from loupe.report.claims import Claim
+from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
 
 Params = dict[str, Any]  # a point of the search space: a value per key of [search]
@@ -50,6 +51,7 @@ class Study(BaseModel):
     trials: int = Field(100, ge=1, le=1_000_000)
     startup: int = Field(0, ge=0)
     keep: int = Field(3, ge=1, le=1000)
+    constraints: tuple[Constraint, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -224,9 +226,9 @@ class SweepFile(BaseModel):
 
     def describe_space(self, digest: str) -> str:
         """Return, as JSON, the settings that all trials of a study share; `digest` is that of the dataset."""
-        study = self.study.model_dump(
-            include={"direction", "metric", "cost", "sampler", "pruner", "tune"}, mode="json"
-        )
+        names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
+        names |= {"constraints"} if self.study.constraints else set()  # studies of earlier versions lack this field
+        study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
 

@@ -20,6 +20,7 @@ from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.errors import LoupeError, UsageError
+from loupe.search import constraints
 from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
@@ -124,11 +125,18 @@ def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[flo
     for number, (step, value) in enumerate(curves.load_curve(run.info.run_id, sweep.study.metric)):
         _report_point(context, number, step, value)
     state = TrialState[run.data.tags[trials.STATE_TAG]]
-    return state, _choose_values(sweep, run.data.metrics) if state == TrialState.COMPLETE else None
+    if state == TrialState.COMPLETE:
+        _set_constraints(context, run.data.metrics)
+        return state, [run.data.metrics[name] for name in sweep.objectives]
+    return state, None
 
 
-def _choose_values(sweep: SweepFile, metrics: dict[str, float]) -> list[float]:
-    return [metrics[name] for name in sweep.objectives]
+def _set_constraints(context: TrialContext, metrics: dict[str, float]) -> list[str]:
+    """Report to Optuna by how much the metrics violate each constraint, and return the violated constraints."""
+    violations = constraints.compute_violations(context.study.sweep.study.constraints, metrics)
+    for text, violation in violations.items():
+        context.trial.set_constraint(text, violation)
+    return constraints.list_violated(violations)
 
 
 def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
@@ -146,7 +154,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
         _convert_study_errors(),
     ):
         trial.set_user_attr(RUN, run_id)
-        state, values = TrialState.COMPLETE, None
+        state, values, violated = TrialState.COMPLETE, None, list[str]()
         with context.stopwatch:
             dataset = open_dataset(context.job)
             train = dataset.load_pairs("train", settings.scale, settings.limit)
@@ -159,13 +167,15 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             with context.stopwatch:
                 points = _fit(context, model, (train, validation), checkpoint)
                 metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
-                values = _choose_values(study.sweep, metrics)
-            if study.is_among_best(values[0]):
+                values = [metrics[objective] for objective in study.sweep.objectives]
+                violated = _set_constraints(context, metrics)
+            if not violated and study.is_among_best(values[0]):
                 models.log_model(model, points)
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         trial.set_user_attr(WORK_SECONDS, context.stopwatch.seconds)  # raises an error if the trial has ended
-        records.log_tags({trials.STATE_TAG: state.name})
+        tags = {trials.VIOLATED_TAG: ", ".join(violated)} if violated else {}
+        records.log_tags({trials.STATE_TAG: state.name} | tags)
     return state, values
 
 

@@ -3,6 +3,8 @@
 import math
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +31,14 @@ def run(settings: Sweep) -> str | None:
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
     from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
+    from loupe.web import dashboard
 
     runs.tag_project_run()
+    if settings.dashboard:
+        dashboard.check_installed()
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
-    if settings.dashboard:
-        print_line(_format_dashboard_command(location), settings.quiet)
-        return None
     # Fails without a scheduler, before any file is written.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
@@ -47,7 +49,7 @@ def run(settings: Sweep) -> str | None:
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
-    with runs.open_step_run(settings, f"sweep {sweep.name}") as run_id:
+    with runs.open_step_run(settings, f"sweep {sweep.name}") as run_id, _show_dashboard(settings, location):
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
@@ -64,6 +66,20 @@ def run(settings: Sweep) -> str | None:
         run_notes.log_note(settings, _describe_study(study))
     _print_summary(settings, study, best_run, location)
     return best_run
+
+
+@contextmanager
+def _show_dashboard(settings: Sweep, location: str) -> Iterator[None]:
+    """With `dashboard`, serve the study in optuna-dashboard until the block exits."""
+    if not settings.dashboard:
+        yield
+        return
+    from loupe.search import study_storage
+    from loupe.web import dashboard
+
+    with dashboard.serve_dashboard(study_storage.open_storage(location)) as address:
+        print_line(f"optuna-dashboard: {address}", settings.quiet)
+        yield
 
 
 def _open_database(location: str) -> "BaseStorage | None":
@@ -243,7 +259,10 @@ def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, l
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     reused = int(table[REUSED].sum()) if len(table) else 0
-    print_line(f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs", settings.quiet)
+    print_line(
+        f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs{_count_violating(study)}",
+        settings.quiet,
+    )
     trial = study.find_best()
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
@@ -259,13 +278,24 @@ def _describe_study(study: "SweepStudy") -> str:
     from loupe.search.trial_attributes import RUN
 
     names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
-    text = f"Sweep {study.sweep.name}: {study.count_ended()} trials. Each trial is named after its values of {names}."
+    text = (
+        f"Sweep {study.sweep.name}: {study.count_ended()} trials{_count_violating(study)}. Each trial is named after "
+    )
+    text += f"its values of {names}."
     best = study.find_best()
     if best is None:
         return text
     values = ", ".join(f"{name}={value}" for name, value in best.params.items())
     score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
     return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
+
+
+def _count_violating(study: "SweepStudy") -> str:
+    """Return the number of trials that violate a constraint, as the end of a sentence."""
+    from loupe.search.study import VIOLATED
+
+    limits = study.sweep.study.constraints
+    return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
 
 
 def _format_dashboard_command(location: str) -> str:

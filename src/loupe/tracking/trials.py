@@ -24,6 +24,7 @@ KEY_TAG = "loupe.key"
 CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "loupe.state"
+VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
 SCORED_TAG = "loupe.scored"  # the test scores, tables and figures were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most this time
 

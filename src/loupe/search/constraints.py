@@ -1,0 +1,57 @@
+"""The constraints of a sweep: limits that the metrics of its best trials must keep, such as `weights <= 65000`."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from optuna.trial import FrozenTrial
+from pydantic import AfterValidator
+
+METRICS = {
+    "weights": "weights",
+    "macs_per_pixel": "macs_per_pixel",
+    **{f"val/{score}": f"val/best_{score}" for score in ("mae", "mse", "psnr")},
+}  # the metrics of constraints, and the metrics of runs that contain their values
+
+
+def _parse(text: str) -> tuple[str, str, float]:
+    """Return the metric of a run, the operator and the limit of a constraint."""
+    try:
+        name, operator, limit = text.split()
+        parsed = METRICS[name], operator, float(limit)
+    except (ValueError, KeyError):
+        parsed = "", "", math.nan
+    if parsed[1] not in ("<=", ">=") or not math.isfinite(parsed[2]):
+        raise ValueError(
+            f"must be <metric> <= <number> or >=, of the metrics {', '.join(METRICS)}, got {text[:80]!r}"
+        )
+    return parsed
+
+
+def _format(text: str) -> str:
+    """Return a constraint with single spaces, after a check of its parts."""
+    text = " ".join(text.replace("<=", " <= ").replace(">=", " >= ").split())
+    _parse(text)
+    return text
+
+
+Constraint = Annotated[str, AfterValidator(_format)]
+
+
+def compute_violations(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much the metrics of a run violate each constraint; 0 or less if they satisfy it."""
+    parsed = {text: _parse(text) for text in constraints}
+    return {
+        text: (metrics.get(name, math.nan) - limit) * (1 if operator == "<=" else -1)
+        for text, (name, operator, limit) in parsed.items()
+    }
+
+
+def list_violated(violations: Mapping[str, float]) -> list[str]:
+    """Return the violated constraints of a trial, such as `FrozenTrial.constraints`."""
+    return [text for text, violation in violations.items() if violation > 0]
+
+
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Return whether a complete trial satisfies all constraints of its sweep."""
+    return not list_violated(trial.constraints)
