@@ -1,6 +1,6 @@
 """Computes the size of a network from the configuration in its `.keras` file, without building it.
 
-Other layers than those of `builder` are refused: a file of a few bytes could make Keras fill the memory.
+Only layers of `builder` are accepted: with other layers, a file of a few bytes could fill the memory.
 """
 
 import math
