@@ -53,7 +53,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
     Args:
-        file: the opened file at the page to decode.
+        source: the bytes of the file, or its path.
         file: the opened file, at the page to decode.
         icc: the result of `read_profile`.
 
@@ -126,6 +126,7 @@ def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
 
 def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with Pillow. CMYK and Lab become sRGB; `icc` is the result of `read_profile`.
+
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
