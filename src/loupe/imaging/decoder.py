@@ -12,11 +12,10 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-# Pillow's errors for intact files
+# In Pillow's errors for intact files of an unsupported kind
 UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 MAX_PIXELS = 178_956_970  # Pillow checks this limit only for the first image of a file
-# As for JPEG profiles; Pillow's default for a profile or text is 1 MB.
-PngImagePlugin.MAX_TEXT_CHUNK = 2**24
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a profile or text; some profiles exceed Pillow's default of 1 MB
 
 
 class PhotoError(LoupeError):

@@ -155,15 +155,15 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
     """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
     # Opened again, because Pillow keeps the metadata of all visited pages.
-    with open_image(source) as surveyed:
-        for number in list_pages(surveyed):
-            _validate_not_empty(surveyed)
-            _validate_pixel_count(surveyed.width * surveyed.height)
-            by_vips = needs_vips(surveyed)
+    with open_image(source) as pages:
+        for number in list_pages(pages):
+            _validate_not_empty(pages)
+            _validate_pixel_count(pages.width * pages.height)
+            by_vips = needs_vips(pages)
             numbers.append(number)
-            sizes.append(surveyed.size)  # upright
-            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, by_vips, 0))
-            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, by_vips))
+            sizes.append(pages.size)  # upright
+            decoding_bytes = max(decoding_bytes, estimate_decoding(pages, by_vips, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 

@@ -89,8 +89,8 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return its URI.
 
-    It contains an ONNX file per scale factor: of the champion or the bundled network. There is one version per commit
-    and set of networks.
+    The version contains an ONNX file per scale factor, of the champion or the bundled network. The same networks and
+    the same commit have only one version.
 
     Args:
         scale: the scale factor of the new champion.

@@ -1,6 +1,6 @@
 """Removes noise by non-local means: the mean over pixels with a similar neighbourhood.
 
-scikit-image takes 198 MB on disk, and twice the time.
+scikit-image is not used: it takes 198 MB on disk, and twice the time.
 """
 
 import itertools
