@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table: an eighth of the memory."""
+    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table, which takes an eighth of the memory."""
     import pyarrow as pa
 
     types = {
@@ -211,6 +211,6 @@ def _count_labels(tables: list[Any]) -> dict[str, int]:
 
 
 def _count_reasons(tables: list[Any]) -> dict[str, int]:
-    """Return the number of skipped photos per reason, without details after a colon."""
+    """Return the number of skipped photos per reason; the details after a colon are omitted."""
     reasons = (reason.split(":")[0] for table in tables for reason in table["reason"].drop_null().to_pylist())
     return dict(Counter(reasons))

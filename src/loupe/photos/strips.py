@@ -26,7 +26,7 @@ from loupe.upscalers.tiling import UpscalingModel
 STRIP_ROWS = 128  # rows of the photo per strip, which fit into a core's cache
 MAX_PIXELS_IN_WORK = 8_000_000  # result pixels that all threads compute at a time
 WORK_BYTES = 60  # bytes per pixel of a strip and its margins
-WAITING_COPIES = 3  # of a computed strip: for PNG also the filtered and the compressed bytes
+WAITING_COPIES = 3  # of a computed strip; for PNG: the strip, its filtered bytes and its compressed bytes
 RELATIVE_STEPS = 8  # of `_solve_green`; the error is then below 1/255
 
 

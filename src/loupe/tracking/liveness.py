@@ -19,8 +19,7 @@ HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 HEARTBEAT_TIMEOUT_S = 180.0  # then a process elsewhere counts as dead
 SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
-# Before the step tags the run of `mlflow run`, packages may be installed. Only used in a container, which hides
-# whether `mlflow run` is alive outside.
+# `mlflow run` may install packages before the step tags its run. A container hides whether `mlflow run` is alive.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes are visible
 
