@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table, which takes an eighth of the memory."""
+    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table, which needs little memory."""
     import pyarrow as pa
 
     types = {
