@@ -24,8 +24,7 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # This import takes seconds. An error in `source` must be reported first. An import in a second thread saved no
-    # time, and hung after 3 of about 250 signals.
+    # This import takes seconds, so errors in `source` are reported before it.
     from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
