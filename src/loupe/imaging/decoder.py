@@ -34,9 +34,13 @@ def translate_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise make_pixel_count_error(error) from None
     except Exception as error:
-        if "MAX_TEXT_CHUNK" in str(error):
-            limit = PngImagePlugin.MAX_TEXT_CHUNK
-            raise PhotoError(f"profiles and texts: must have at most {limit:,} bytes each, got more") from None
+        if "MAX_TEXT_" in str(error):
+            limits = f"{PngImagePlugin.MAX_TEXT_CHUNK:,} bytes each and {PngImagePlugin.MAX_TEXT_MEMORY:,} together"
+            raise PhotoError(f"profiles and texts: must have at most {limits}, got more") from None
+        if isinstance(error, MemoryError):
+            raise PhotoError(
+                "damaged: decoding takes more memory than an image of this size and format needs"
+            ) from None
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
         text = " ".join(str(error).split()) or type(error).__name__
