@@ -51,12 +51,12 @@ class ModelReference:
     evidence: str = ""
 
     @classmethod
-    def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
+    def from_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
         """Create a reference to the model that a run logged."""
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
     @classmethod
-    def of_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
+    def from_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
         """Create a reference to a logged model."""
         try:
             model = mlflow.MlflowClient().get_logged_model(model_id)
@@ -67,12 +67,12 @@ class ModelReference:
         return cls(name, model.artifact_location, model.source_run_id, model_id, evidence)
 
     @classmethod
-    def of_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
+    def from_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
         """Create a reference to a model version."""
         name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
         if found is None:
             return cls(name, version.source, version.run_id, evidence=evidence)
-        return cls.of_logged_model(found[0], name, evidence)
+        return cls.from_logged_model(found[0], name, evidence)
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
@@ -133,7 +133,7 @@ def find_model(name: str) -> ModelReference:
             info = mlflow.models.get_model_info(name)
             if info.model_id is None:
                 return ModelReference(name, name, info.run_id)
-            found = ModelReference.of_logged_model(info.model_id, name)
+            found = ModelReference.from_logged_model(info.model_id, name)
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
@@ -152,7 +152,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
     if version is None:
         return None
     name = f"models:/{version.name}@{CHAMPION} (version {version.version})"
-    return ModelReference.of_version(version, name, version.tags.get(EVIDENCE_TAG, NO_EVIDENCE))
+    return ModelReference.from_version(version, name, version.tags.get(EVIDENCE_TAG, NO_EVIDENCE))
 
 
 def get_champion(scale: Fraction) -> Any:
