@@ -17,7 +17,7 @@ WITH_CLAIMS = [file for file in sorted(SWEEPS.glob("*.toml")) if sweep_loader.lo
 
 @pytest.mark.parametrize("file", WITH_CLAIMS, ids=lambda file: file.stem)
 def test_points_of_a_sweep_decide_all_its_claims(file):
-    sweep, table = sweep_loader.load_sweep(file), make_table([file], seeds=2)
+    sweep, table = sweep_loader.load_sweep(file), make_table([file], seeds=3)
     arms = sweep_arms.find_runs(sweep, table)
     for claim in sweep.claims:
         verdict = check_claim(claim, arms)

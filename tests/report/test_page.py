@@ -9,8 +9,8 @@ from made_up import FILES, make_report
 
 from loupe.report import page
 from loupe.report.contents import ReportContents
-from loupe.report.formatting import format_comparison, format_difference, format_number, format_outcome
-from loupe.report.intervals import Estimate, Region
+from loupe.report.formatting import format_comparison, format_difference, format_number
+from loupe.report.intervals import HOLDS, Estimate, Region
 from loupe.report.tables import format_table, make_claims_table
 from loupe.report.verdicts import Comparison
 
@@ -81,12 +81,11 @@ def test_both_pages_contain_each_claim_and_its_verdict(report: ReportContents) -
         verdict = result.verdict
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert cells[0] == verdict.claim.number
-        assert cells[2] == format_outcome(verdict)
-        assert verdict.outcome in cells[2]
+        assert cells[2] == verdict.outcome
         assert cells[3] == format_difference(verdict)
         assert format_number(verdict.weakest.estimate.mean, 3) in cells[3]
         assert row in markdown
-        for word in (format_outcome(verdict), format_difference(verdict), verdict.budget, result.command):
+        for word in (verdict.outcome, format_difference(verdict), verdict.budget, result.command):
             assert word in words
             assert word in markdown
     assert report.summary in words
@@ -125,7 +124,7 @@ def test_pages_are_deterministic(report: ReportContents, table) -> None:
     ],
 )
 def test_name_of_a_comparison(name: str, other: str, text: str) -> None:
-    assert format_comparison(Comparison(name, other, Estimate(0.1, 0.1, 3), Region())) == text
+    assert format_comparison(Comparison(name, other, Estimate(0.1, 0.1, 3), Region(), HOLDS)) == text
 
 
 @pytest.mark.parametrize(

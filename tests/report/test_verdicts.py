@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 from loupe.errors import UsageError
+from loupe.report import intervals
 from loupe.report.claims import Claim
-from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate_mean
+from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, estimate_mean
 from loupe.report.verdicts import NOT_RUN, check_claim, format_arm
 
 MAE = "metrics.val/best_mae"
@@ -81,7 +82,6 @@ def test_swapping_the_arms_reverses_the_outcome(values: list[tuple[float, float]
         assert there.outcome == back.outcome == FAILS  # equal values do not beat each other
     elif there.outcome == UNDECIDED:
         assert back.outcome == UNDECIDED
-        assert there.missing_seeds == back.missing_seeds
     else:
         assert {there.outcome, back.outcome} == {HOLDS, FAILS}
 
@@ -182,20 +182,18 @@ def test_ambiguous_arms_and_unknown_fields_are_refused() -> None:
         check(arms, arm={"depth": 1}, beats=[{"depth": 2}])
 
 
-@given(st.floats(-1, 1), st.floats(0.01, 1), st.integers(2, 8))
-def test_missing_seeds_are_the_smallest_number_that_decides(mean: float, deviation: float, seeds: int) -> None:
-    region = Region(-0.5, 0.5)
-    found = Estimate(mean, deviation, seeds)
-    more = region.count_missing_seeds(found)
-    if region.check(found) == UNDECIDED and more is not None:
-        assert region.check(Estimate(mean, deviation, seeds + more)) != UNDECIDED
-        assert region.check(Estimate(mean, deviation, seeds + more - 1)) == UNDECIDED
+def test_holm_corrects_the_p_values_of_several_comparisons() -> None:
+    assert intervals.correct_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    values = two([0.1, 0.2, 0.3], [0.12, 0.228, 0.337])  # p = 0.03
+    third = values[values["activation"] == "relu"].assign(activation="sigmoid")
+    assert check(values, **BEATS).outcome == HOLDS
+    both = check(pd.concat([values, third]), beats=[*BEATS["beats"], {"activation": "sigmoid"}])
+    assert [part.outcome for part in both.comparisons] == [UNDECIDED, UNDECIDED]
 
 
 def test_mean_on_the_bound_is_never_decided() -> None:
     found = check(two([0.1, 0.2], [0.2, 0.1]), **BEATS)
     assert found.outcome == UNDECIDED
-    assert found.missing_seeds is None
 
 
 def test_budget_contains_all_runs() -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from loupe.report.intervals import UNDECIDED, Estimate
+from loupe.report.intervals import Estimate
 from loupe.report.verdicts import NOT_RUN, ClaimVerdict, Comparison
 
 DASH = "–"
@@ -24,15 +24,6 @@ def format_estimate(estimate: Estimate) -> str:
     """Format a mean with its interval: `0.0266 (0.0265 to 0.0267)`."""
     mean, low, high = (format_number(value, 3) for value in (estimate.mean, estimate.low, estimate.high))
     return f"{mean} ({low} to {high})"
-
-
-def format_outcome(verdict: ClaimVerdict) -> str:
-    """Format an outcome, such as `undecided: 4 more seeds`."""
-    if verdict.outcome != UNDECIDED:
-        return verdict.outcome
-    missing = verdict.missing_seeds
-    count = "more than 1,000" if missing is None else str(missing)
-    return f"{UNDECIDED}: {count} more seed{'' if missing == 1 else 's'}"
 
 
 def format_difference(verdict: ClaimVerdict) -> str:

@@ -1,13 +1,13 @@
 """Estimates a mean over seeds with its confidence interval."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t
 
 CONFIDENCE = 0.95
-MAX_MISSING_SEEDS = 1000
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -28,12 +28,12 @@ class Estimate:
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.mean - float(_compute_half_width(self.deviation, self.seeds))
+        return self.mean - _compute_half_width(self.deviation, self.seeds)
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.mean + float(_compute_half_width(self.deviation, self.seeds))
+        return self.mean + _compute_half_width(self.deviation, self.seeds)
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
@@ -50,27 +50,20 @@ class Region:
     low: float = -math.inf
     high: float = math.inf
 
-    def check(self, estimate: Estimate) -> str:
-        """Return HOLDS for an interval inside, FAILS for one outside, otherwise UNDECIDED."""
-        if self.low <= estimate.low and estimate.high <= self.high:
-            return HOLDS
-        if estimate.low > self.high or estimate.high < self.low:
-            return FAILS
-        return UNDECIDED
+    def check(self, estimates: Sequence[Estimate]) -> list[str]:
+        """Return HOLDS (inside), FAILS (outside) or UNDECIDED per mean; see `correct_p_values` for several means."""
+        margins = [self.compute_margin(estimate.mean) for estimate in estimates]
+        p_values = correct_p_values(
+            [_compute_p_value(margin, estimate) for margin, estimate in zip(margins, estimates, strict=True)]
+        )
+        return [
+            UNDECIDED if p_value > 1 - CONFIDENCE else HOLDS if margin >= 0 else FAILS
+            for margin, p_value in zip(margins, p_values, strict=True)
+        ]
 
     def compute_margin(self, mean: float) -> float:
         """Return the distance of a mean to the nearest bound: negative outside."""
         return min(mean - self.low, self.high - mean)
-
-    def count_missing_seeds(self, estimate: Estimate) -> int | None:
-        """Return how many further seeds decide the claim, or None for more than MAX_MISSING_SEEDS.
-
-        The mean and the deviation are assumed to stay the same.
-        """
-        counts = np.arange(estimate.seeds + 1, estimate.seeds + MAX_MISSING_SEEDS + 1)
-        margin = abs(self.compute_margin(estimate.mean))
-        enough = np.flatnonzero(_compute_half_width(estimate.deviation, counts) < margin)
-        return int(enough[0]) + 1 if len(enough) else None
 
 
 # A difference of exactly 0 is not an improvement.
@@ -78,6 +71,22 @@ BELOW_ZERO = Region(high=math.nextafter(0, -1))
 ABOVE_ZERO = Region(low=math.nextafter(0, 1))
 
 
-def _compute_half_width(deviation: float, seeds: int | np.ndarray) -> np.ndarray:
+def correct_p_values(p_values: Sequence[float]) -> np.ndarray:
+    """Correct p-values for several comparisons with Holm's method (1979); SciPy does not have this method."""
+    order = np.argsort(p_values)
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    return corrected
+
+
+def _compute_p_value(margin: float, estimate: Estimate) -> float:
+    """Return the p-value of Student's test of a mean against the nearest bound."""
+    if estimate.deviation == 0:
+        return 0.0
+    return float(2 * t.sf(abs(margin) * np.sqrt(estimate.seeds) / estimate.deviation, estimate.seeds - 1))
+
+
+def _compute_half_width(deviation: float, seeds: int) -> float:
     """Compute half the width of Student's interval, t_{n-1} s / sqrt(n); SciPy returns NaN for a deviation of 0."""
-    return t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds)
+    return float(t.interval(CONFIDENCE, seeds - 1)[1] * deviation / np.sqrt(seeds))

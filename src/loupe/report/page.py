@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from loupe.report.contents import ReportContents, ReportImage
-from loupe.report.formatting import format_metric, format_outcome
+from loupe.report.formatting import format_metric
 from loupe.report.tables import escape_html, format_table, make_arms_table, make_claims_table, make_comparisons_table
 
 IMAGE_FOLDER = "images"  # next to the Markdown page
@@ -64,7 +64,6 @@ def _render(report: ReportContents, embed_images: bool) -> str:
         autoescape=False,  # the page is Markdown
     )
     environment.filters |= {
-        "outcome": format_outcome,
         "metric": format_metric,
         "markdown": format_table,
         "arms": make_arms_table,

@@ -7,7 +7,6 @@ from loupe.report.formatting import (
     format_difference,
     format_estimate,
     format_number,
-    format_outcome,
     format_seeds,
 )
 from loupe.report.verdicts import ClaimVerdict
@@ -19,7 +18,7 @@ def make_claims_table(report: ReportContents) -> Table:
     rows = []
     for result in report.claims:
         verdict = result.verdict
-        cells = (format_outcome(verdict), format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
+        cells = (verdict.outcome, format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
         rows.append((verdict.claim.number, verdict.claim.text, *cells))
     return Table(header, tuple(rows))
 

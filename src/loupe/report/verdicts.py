@@ -31,11 +31,7 @@ class Comparison:
     other: str
     estimate: Estimate
     region: Region
-
-    @property
-    def outcome(self) -> str:
-        """HOLDS, FAILS or UNDECIDED."""
-        return self.region.check(self.estimate)
+    outcome: str  # HOLDS, FAILS or UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,6 @@ class ClaimVerdict:
     arms: tuple[ArmMean, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     reason: str = ""
-
-    @property
-    def missing_seeds(self) -> int | None:
-        """The number of further seeds that decide the claim; see `Region.count_missing_seeds`."""
-        if self.outcome != UNDECIDED:
-            return 0
-        undecided = [comparison for comparison in self.comparisons if comparison.outcome == UNDECIDED]
-        missing = {comparison: comparison.region.count_missing_seeds(comparison.estimate) for comparison in undecided}
-        failing = [missing[each] for each in undecided if each.region.compute_margin(each.estimate.mean) < 0]
-        if failing:  # one failing comparison decides
-            return min((count for count in failing if count is not None), default=None)
-        return None if None in missing.values() else max((count or 0 for count in missing.values()), default=0)
 
     @property
     def weakest(self) -> Comparison | None:
@@ -95,29 +79,32 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     runs = select_runs(claim, arms)
     budget = format_budget(pd.concat(runs.values())) if runs else ""
     means: list[ArmMean] = []
-    comparisons: list[Comparison] = []
+    differences: dict[tuple[str, str], Estimate] = {}  # by the names of the arms of a comparison
     for variant in _list_variants(claim, arms):
         values = {format_arm(arm | variant): _read_values(claim, arms, arm | variant) for arm in claim.arms}
         first = next(iter(values))  # the arm that the claim is about
         if claim.other_metric is not None:
             name = f"{claim.other_metric} of {first}"
             values[name] = _read_values(claim, arms, claim.arm | variant, claim.other_metric)
-        differences = {(first, ""): values[first]}
-        if claim.between is None:
-            differences = {(first, other): values[first] - values[other] for other in values if other != first}
-        for (name, other), difference in differences.items():
-            difference = difference.dropna()
+        others = [name for name in values if name != first] if claim.between is None else [""]
+        for other in others:
+            difference = (values[first] - values[other] if other else values[first]).dropna()
             if len(difference) < MIN_SEEDS:
                 reason = _explain_missing_seeds(claim, values, other, len(difference))
                 return ClaimVerdict(claim, NOT_RUN, budget, reason=reason)
-            comparisons.append(Comparison(name, other, estimate_mean(difference.to_numpy()), _make_region(claim)))
+            differences[first, other] = estimate_mean(difference.to_numpy())
         means += [
             ArmMean(name, estimate_mean(value.to_numpy()), _format_learning_rates(runs.get(name)))
             for name, value in values.items()
         ]
-    if not comparisons:
+    if not differences:
         return ClaimVerdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
-    outcomes = {comparison.outcome for comparison in comparisons}
+    region, estimates = _make_region(claim), list(differences.values())
+    outcomes = region.check(estimates)
+    comparisons = [
+        Comparison(*names, estimate, region, outcome)
+        for names, estimate, outcome in zip(differences, estimates, outcomes, strict=True)
+    ]
     outcome = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in outcomes)
     return ClaimVerdict(claim, outcome, budget, tuple(means), tuple(comparisons))
 

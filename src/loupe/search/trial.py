@@ -152,7 +152,10 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
     note = f"Trial {trial.number} of the sweep {study.sweep.name}: {values_text}."
     tags |= {trials.CODE_TAG: hash_training_code(), run_notes.NOTE_TAG: mask_secrets(note)}
     continued = context.resumed_run if checkpoint else None
-    with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
+    with (
+        trials.open_trial_run(settings, name, context.job.parent, tags, continued) as run_id,
+        _convert_study_errors(),
+    ):
         trial.set_user_attr(RUN, run_id)
         state, values, violated = TrialState.COMPLETE, None, list[str]()
         with context.stopwatch:
