@@ -67,7 +67,7 @@ def _move_to_exif(
         nested = exif.get_ifd(EXIF_IFD)
         if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # 8 bytes for the encoding
             return exif, texts
-        # As image generators, write `parameters` first, without the keyword.
+        # Image generators write `parameters` first, without the keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"

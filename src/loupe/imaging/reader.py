@@ -11,7 +11,13 @@ from PIL import Image, JpegImagePlugin
 from loupe.imaging.attachments import read_skipped_metadata
 from loupe.imaging.avif import decode_deep_heif, has_deep_samples, is_subsampled
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
+from loupe.imaging.decoder import (
+    MAX_PIXELS,
+    PhotoError,
+    make_pixel_count_error,
+    scale_transparent_value,
+    translate_errors,
+)
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
@@ -161,15 +167,15 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
     """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
     # Opened again, because Pillow keeps the metadata of all visited pages.
-    with open_image(source) as surveyed:
-        for number in list_pages(surveyed):
-            _validate_not_empty(surveyed)
-            _validate_pixel_count(surveyed.width * surveyed.height)
-            by_vips = needs_vips(surveyed)
+    with open_image(source) as pages:
+        for number in list_pages(pages):
+            _validate_not_empty(pages)
+            _validate_pixel_count(pages.width * pages.height)
+            by_vips = needs_vips(pages)
             numbers.append(number)
-            sizes.append(surveyed.size)  # upright
-            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, by_vips, 0))
-            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, by_vips))
+            sizes.append(pages.size)  # upright
+            decoding_bytes = max(decoding_bytes, estimate_decoding(pages, by_vips, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
@@ -181,7 +187,7 @@ def _validate_not_empty(image: Image.Image) -> None:
 
 def _validate_pixel_count(pixels: int) -> None:
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
 
 
 def _is_lossless(source: bytes | Path) -> bool:

@@ -28,7 +28,6 @@ class Candidate:
         dataset: the dataset of the training, or None.
         source: the name, folder or source of this dataset, or None.
         is_smoke: whether the training was a short test.
-        commit: the commit of the training code, or "".
     """
 
     reference: models.ModelReference
@@ -37,7 +36,6 @@ class Candidate:
     dataset: Dataset | None = None
     source: str | None = None
     is_smoke: bool = False
-    commit: str = ""
 
 
 def find_candidate(settings: Register) -> Candidate:
@@ -61,7 +59,7 @@ def find_candidate(settings: Register) -> Candidate:
     if model is None:
         raise UsageError(f"run: must be a finished train run or trial with a model, got {run.info.run_id!r}")
     name = f"{run.info.run_name} ({run.info.run_id})"
-    reference = models.ModelReference.of_logged_model(model.model_id, name)
+    reference = models.ModelReference.from_logged_model(model.model_id, name)
     if "loupe.step" not in tags:
         return _describe_foreign_model(reference)
     if tags["loupe.step"] not in ("train", "trial") or run.info.status != "FINISHED":
@@ -74,7 +72,6 @@ def find_candidate(settings: Register) -> Candidate:
         open_training_dataset(run, settings),
         texts["dataset"],
         is_smoke=settings.smoke or texts["smoke"] == "true",
-        commit=tags.get("loupe.commit", ""),
     )
 
 

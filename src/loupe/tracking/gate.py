@@ -77,17 +77,6 @@ class GateResult:
         )
 
     @property
-    def tags(self) -> dict[str, str]:
-        """The comparison as tags of a run or model version."""
-        return {
-            "mae": f"{self.mae:.6f}",
-            "defender": self.defender,
-            "defender_mae": f"{self.defender_mae:.6f}",
-            "gate": self.dataset,
-            "why": self.reason,
-        }
-
-    @property
     def metrics(self) -> dict[str, float]:
         """The comparison as metrics of a run."""
         return {
@@ -173,7 +162,7 @@ def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]
     """Load the defender with its name. A champion that cannot be loaded counts as missing."""
     if champion is not None:
         try:
-            reference = models.ModelReference.of_version(champion)
+            reference = models.ModelReference.from_version(champion)
             return KerasUpscaler(models.load_keras(reference)), reference.name
         except UsageError as error:
             print_error(f"{error}; the new model is compared with the bundled network")
