@@ -16,7 +16,9 @@ WRITING_METHODS = frozenset((
     "hardlink_to", "symlink_to", "touch", "mkstemp", "NamedTemporaryFile",
 ))  # fmt: skip
 # Blocks that yield a temporary path.
-BLOCKS = frozenset(("write_atomically", "create_partial", "create_file", "TemporaryDirectory", "_temporary_file"))
+BLOCKS = frozenset(
+    ("write_atomically", "create_partial", "create_file", "TemporaryDirectory", "_create_temporary_file")
+)
 # Functions that write to a path of their caller, which is temporary, or a file that needs no final state.
 ALLOWED = {
     "imaging/atomic.py": None,  # the one place

@@ -11,8 +11,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Telemetry is off unless the user sets these variables. onnxruntime reads its variable during its import, before
-# which this module runs.
+# Telemetry is off unless the user sets these variables. They must be set before onnxruntime is imported.
 for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 

@@ -149,6 +149,13 @@ def test_a_result_of_108_megapixels_is_refused_if_its_format_needs_more(suffix, 
     assert re.search(NEEDS, error)
 
 
+def test_an_animated_avif_of_few_columns_is_refused_if_the_encoder_needs_more(work, refuse):
+    frames = [Image.new("L", (31, 4000), colour) for colour in (0, 255)]
+    frames[0].save(work / "tall.gif", save_all=True, append_images=frames[1:])
+    options = ("--format=avif", "--model=nearest", "--scale=8", "--memory=2000")
+    assert re.search(NEEDS, refuse("upscale", "tall.gif", *options, status=1))
+
+
 def test_a_webp_is_encoded_with_less_memory_if_the_budget_requires_it(work):
     Image.effect_noise((1600, 1500), 90).convert("RGB").save(work / "photo.png")
     command = ["upscale", "photo.png", "--model=nearest", "--scale=2", "--format=webp", "--quiet"]

@@ -3,6 +3,7 @@
 Colours of the results are read with libvips and ImageCms, which do not use Loupe's decoders and encoders.
 """
 
+import base64
 import io
 import struct
 import zlib
@@ -254,3 +255,38 @@ def test_odd_declarations_of_colours_do_not_fail_and_are_named(tmp_path, chunks,
     convert(tmp_path / "small.png", tmp_path / "large.avif")
     if b"cLLI" in chunks:
         assert next(read_photo(tmp_path / "large.avif").images).metadata.colour_chunks[b"cICP"] == chunks[b"cICP"]
+
+
+def test_the_colorimetry_of_a_bmp_is_kept(tmp_path):
+    """In a BITMAPV4HEADER: the XYZ of the primaries of Display P3, and a linear curve."""
+    primaries = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
+    endpoints = [round(value * 2**29) for x, y in primaries for value in (x, y, 1 - x - y)]
+    pixels = bytes(range(24))
+    head = struct.pack("<IiiHHIIiiII20x9i3I", 108, 2, 3, 1, 24, 0, 24, 0, 0, 0, 0, *endpoints, *(2**16,) * 3)
+    (tmp_path / "small.bmp").write_bytes(b"BM" + struct.pack("<III", 146, 0, 122) + head + pixels)
+    assert convert(tmp_path / "small.bmp", tmp_path / "large.png") == []
+    large = Image.open(tmp_path / "large.png")
+    assert large.info["gamma"] == 1
+    assert np.allclose(large.info["chromaticity"], (0.3127, 0.329, *np.ravel(primaries)), atol=1e-4)
+
+
+# A ramp of 256x16 pixels with 10 bits per sample.
+HEIC = (
+    "c-"
+    "muNV30{GsVvAy&8%Pmg51nBLl8SRGck>Ufw4L_wIq=N0u(b+a*CjAhJwuG5(YG&l$n#C3}U!AFfalk5HQY%&_EU^kWkLd%u9oCfmjsCNo9iaGR"
+    "l$-K}^1a%#vKVlHZvHMFl|mc4k3xK9DW}DsyIJ;Q%t{?f@y0`@rz$@2_7B4E)RqKpo-^j6970|AQ1TgH<pCmF!}2NCe7hIx#Y$N-"
+    "W^u5b&M$YTc}74-^+1XkcLAX#h#IBmq^kxiB6qKG+GgLO3};rzkHurvfO-%fJRy!XT1aT#(8DcO`=Z5NjmoBo;vVAVL5p2?R|4|Np-LqCw&XnH"
+    "8BJL1r#4E+8e5S&$10VqmDTHZn1@wg8!exhaXjAZBFMU|i3(iDQ$ZaKj``yDW=U4*%HrxRuVx|FF{8Ccbz7ap#YInLqb`@~F$tI3mdTO>WzqKV"
+    "SBk1>ci@XmNe>@+U6}%1Wl~RXBF(^OFe1n4hUnQrA!X&u6;x%S?5%=^y^zXJ2q+mHma3>hqWHl<=(oHs{66z#aQDX80^)dGX0pBk{c*UvPiXRo"
+    "|;Gey1}@D{1!C&2WoLU#Pj<;6B5L__$ST{aBK=oLI|ld*@Izw{KI|$rIJ`ZD->Td~?mPeD`m|f{(djiWBF|xEE;i=J%~jmrLbe-"
+    "BXI}IoSEeT9P}?fq`XD+LTCpzM$tWtM_P`MuFpHZ-f8N+PTM8ZIypu0FDp_o)Z8J&&t6"
+)
+
+
+def test_10_bits_of_a_heic_stay_10_bits(tmp_path):
+    pytest.importorskip("pi_heif")
+    (tmp_path / "small.heic").write_bytes(zlib.decompress(base64.b85decode(HEIC)))
+    assert convert(tmp_path / "small.heic", tmp_path / "large.png") == []
+    (image,) = read_photo(tmp_path / "large.png").images
+    assert image.pixels.dtype == np.uint16
+    assert (image.pixels % 257).any()  # the values are not 8-bit values

@@ -412,8 +412,10 @@ def test_an_avif_has_full_colours_unless_photo_and_quality_are_lower(tmp_path):
     edges.save(tmp_path / "full.png")
     edges.save(tmp_path / "full.jpg", quality=100, subsampling="4:4:4")
     edges.save(tmp_path / "less.jpg", quality=100, subsampling="4:2:0")
+    edges.save(tmp_path / "full.avif", quality=100, subsampling="4:4:4")
     errors = {}
-    jobs = [(name, quality) for name in ("full.png", "full.jpg", "less.jpg") for quality in (None, 85)]
+    names = ("full.png", "full.jpg", "full.avif", "less.jpg")
+    jobs = [(name, quality) for name in names for quality in (None, 85)]
     for name, quality in jobs:
         options = ProcessingOptions(
             UpscaleTransform(Target(Fraction(1)), NETWORKS), EncodeOptions(quality), overwrite=True

@@ -14,8 +14,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
+from loupe.imaging.attachments import XMP_UUID
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
+from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
 from loupe.imaging.metadata import make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES
 from loupe.imaging.pixels import make_upright
@@ -215,7 +217,9 @@ def test_the_other_tags_survive_one_damaged_tag(image, tmp_path):
 
 def test_iptc_is_kept_from_every_place_and_named_without_a_place(image, tmp_path):
     numbers = struct.unpack("<3I", IPTC + b"\0")
-    tifffile.imwrite(tmp_path / "numbers.tif", np.asarray(image), extratags=[(33723, 4, 3, numbers, True)])
+    tifffile.imwrite(
+        tmp_path / "numbers.tif", np.asarray(image), metadata=None, extratags=[(33723, 4, 3, numbers, True)]
+    )
     resources = TiffImagePlugin.ImageFileDirectory_v2()
     resources[34377] = b"8BIM\x04\x0c\0\0\0\0\0\x02ab" + make_iptc_resource(IPTC)
     image.save(tmp_path / "resources.tif", tiffinfo=resources)
@@ -320,6 +324,88 @@ def test_data_after_a_jpeg_are_named(image, tmp_path):
         (tmp_path / "small.jpg").write_bytes(content + tail)
         omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
         assert [name[:10] for name in omitted] == names
+
+
+def make_png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("position", [200, 900])
+def test_a_maker_note_keeps_its_position(image, tmp_path, position):
+    """Many maker notes contain positions in the EXIF data."""
+    note = bytes(range(100, 180))
+    exif = PlacedExif()
+    exif[271], exif.note_position = "Maker", position
+    exif.get_ifd(EXIF_IFD).update({MAKER_NOTE: note, 36867: "2020:01:01 00:00:00"})
+    exif[EXIF_IFD] = exif.get_ifd(EXIF_IFD)
+    image.save(tmp_path / "photo.jpg", exif=exif)
+    previous = tmp_path / "photo.jpg"
+    for suffix in ("png", "webp", "tif", "avif", "jpg"):
+        result, omitted = upscale(previous, tmp_path / f"large.{suffix}", "3/2")
+        assert omitted == []
+        found = result.getexif().get_ifd(EXIF_IFD)
+        assert (found[MAKER_NOTE], found[36867]) == (note, "2020:01:01 00:00:00")
+        content = (tmp_path / f"large.{suffix}").read_bytes() if suffix == "tif" else result.info["exif"]
+        assert content.removeprefix(b"Exif\0\0").index(note) == position
+        previous = tmp_path / f"large.{suffix}"
+
+
+def test_a_description_of_the_original_size_is_left_out(image, tmp_path):
+    for options in ({}, {"ome": True}, {"imagej": True}):
+        tifffile.imwrite(tmp_path / "photo.tif", np.asarray(image), **options)
+        result, omitted = upscale(tmp_path / "photo.tif", tmp_path / "large.tif")
+        assert omitted == ["image description (of the original size)"]
+        assert 270 not in result.tag_v2
+
+
+def test_metadata_that_pillow_skips_is_kept_or_named(image, tmp_path):
+    xmp, adobe = make_xmp("<dc:source>a</dc:source>"), make_profile(ADOBE_RGB, ADOBE_GAMMA)
+    streams = {name: io.BytesIO() for name in ("JPEG", "PNG", "JPEG2000", "GIF", "WEBP")}
+    image.save(streams["JPEG"], "JPEG", comment=b"two")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "one")
+    text.add_text("Title", "two")
+    content = f"\nicc\n{len(adobe):8}\n{adobe.hex()}\n"
+    text.add_text("Raw profile type icc", content)
+    image.save(streams["PNG"], "PNG", pnginfo=text)
+    for name in ("JPEG2000", "GIF", "WEBP"):
+        image.save(streams[name], name)
+    jpeg, png, jp2, gif, webp = (stream.getvalue() for stream in streams.values())
+    segments = b"\xff\xfe\0\x05one" + b"\xff\xed\0\x1dPhotoshop 3.0\x008BIM\x04\x0a\0\0\0\0\0\x01\x01"
+    header = jp2.index(b"jp2h") - 4
+    colours = jp2.index(b"colr") - 4
+    (size,) = struct.unpack_from(">I", jp2, header)
+    profile = struct.pack(">I", 11 + len(adobe)) + b"colr\2\0\0" + adobe
+    boxes = struct.pack(">I", 24 + len(xmp)) + b"uuid" + XMP_UUID + xmp + b"\0\0\0\x18uuidJpgTiffExif->JP2"
+    jp2 = (
+        jp2[:header] + struct.pack(">I", size - 15 + len(profile)) + jp2[header + 4 : colours] + profile
+        + jp2[colours + 15 : header + size] + boxes + jp2[header + size :]
+    )  # fmt: skip
+    start = 13 + 3 * 2 ** (1 + (gif[10] & 7))
+    blocks = b"".join(
+        bytes([len(part)]) + part for part in (adobe[at : at + 255] for at in range(0, len(adobe), 255))
+    )
+    trailer = b"\1" + bytes(range(255, -1, -1)) + b"\0"
+    extensions = b"\x21\xff\x0bXMP DataXMP" + xmp + trailer + b"\x21\xff\x0bICCRGBG1012" + blocks + b"\0"
+    credentials = make_png_chunk(b"caBX", b"data")
+    riff = webp[:4] + struct.pack("<I", len(webp) + 4) + webp[8:] + b"C2PA\4\0\0\0data"
+    cases = {
+        "jpg": (jpeg[:2] + segments + jpeg[2:], ["Photoshop resources"]),
+        "png": (
+            png[:33] + credentials + png[33:],
+            ["content credentials", "texts with repeated keywords, except for the last"],
+        ),
+        "jp2": (jp2, ["EXIF"]),
+        "gif": (gif[:start] + extensions + gif[start:], []),
+        "webp": (riff, ["content credentials"]),
+    }
+    for suffix, (content, names) in cases.items():
+        (tmp_path / f"photo.{suffix}").write_bytes(content)
+        result, omitted = upscale(tmp_path / f"photo.{suffix}", tmp_path / "large.jpg")
+        assert omitted == names
+        assert (result.info.get("icc_profile") == adobe) == (suffix in ("png", "jp2", "gif"))
+        assert (result.info.get("xmp") == xmp) == (suffix in ("jp2", "gif"))
+        assert (result.info.get("comment") == b"one\ntwo") == (suffix == "jpg")
 
 
 def test_exif_that_declares_adobe_rgb_becomes_a_profile(image, tmp_path):

@@ -20,7 +20,7 @@ from loupe.imaging.formats import READ_SUFFIXES
 from loupe.photos import worker, worker_pool
 from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
-from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
+from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.resolver import resolve_model
 from loupe.upscalers import bundled
 
@@ -69,7 +69,7 @@ def test_photo_is_upscaled_in_the_process_for_its_size(workers, small, tmp_path)
         assert image.size == (90, 60)
     photo = save(tmp_path / "photo.png", (1200, 900))
     psutil.Process(processes[1].pid).suspend()
-    with pytest.raises(StoppedError, match=r"took longer than 0\.3 s"):
+    with pytest.raises(RequestStoppedError, match=r"took longer than 0\.3 s"):
         workers.upscale(ask(photo), Control(0.3))
     answer = workers.upscale(ask(photo, suffix=".jpg", figure_size=(80, 60)), Control(60))
     assert (answer.reason, Path(answer.out).name) == ("", "photo-1.5x.jpg")
@@ -120,14 +120,16 @@ def test_work_stops_and_small_photos_do_not_wait_for_it(end, workers, small, lar
             control.cancelled.set()
         else:
             object.__setattr__(control, "timeout_s", 0)
-        with pytest.raises(StoppedError, match=r"took longer than 0 s" if end == "time" else "the client has gone"):
+        with pytest.raises(
+            RequestStoppedError, match=r"took longer than 0 s" if end == "time" else "the client has gone"
+        ):
             working.result(10)
     assert process.poll() is not None
     assert workers.upscale(ask(small), Control(60)).reason == ""
 
 
 def test_work_that_waits_is_stopped(workers, large):
-    with workers._large.use(Control(1)), pytest.raises(StoppedError):
+    with workers._large.use(Control(1)), pytest.raises(RequestStoppedError):
         workers.upscale(ask(large), Control(0.1))
 
 

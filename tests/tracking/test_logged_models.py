@@ -45,6 +45,6 @@ def test_an_incomplete_model_is_not_registered(run_id: str) -> None:
     for _ in range(4):  # MLflow lists the models of a run in the order of their random ids
         create_incomplete_model(run_id)
     assert logged_models.find_model(run_id).model_id == complete.model_id
-    reference = models.ModelReference.of_logged_model(complete.model_id, "model")
+    reference = models.ModelReference.from_logged_model(complete.model_id, "model")
     version = registration.register_model(reference, Fraction(2), "", {})
     assert version.source == complete.artifact_location

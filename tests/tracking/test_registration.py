@@ -36,7 +36,7 @@ def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
 ) -> None:
     logged = mlflow.MlflowClient().create_logged_model("0", "model", run_id)
     mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
-    reference = models.ModelReference.of_logged_model(logged.model_id, "model")
+    reference = models.ModelReference.from_logged_model(logged.model_id, "model")
 
     def register() -> str:
         return str(registration.register_model(reference, Fraction(3, 2), "a network", {"q": "2"}).version)

@@ -14,7 +14,7 @@ from loupe import Upscaler
 from loupe.config import parse_settings
 from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.steps import demo, evaluate, register, train, upscale
 from loupe.tracking import models, runs, training_runs
 from loupe.upscalers import bundled
@@ -215,6 +215,14 @@ def test_a_model_that_was_registered_by_hand_becomes_champion_only_by_hand_and_i
     streams = capsys.readouterr()
     assert "by the bundled network small of 3:2 (the champion cannot be used)" in streams.out
     assert "the model was deleted; the bundled network is used" in streams.err
+
+
+def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypatch):
+    monkeypatch.setattr(models, "create_store", lambda: None)
+    monkeypatch.setattr(mlflow.models, "get_model_info", lambda uri: [].get)
+    with pytest.raises(LoupeError, match=f"model: '{CHAMPION_URI}' cannot be loaded: 'list' object has no") as caught:
+        models.find_model(CHAMPION_URI)
+    assert not isinstance(caught.value, UsageError)
 
 
 def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experiment(names, monkeypatch):

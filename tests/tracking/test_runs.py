@@ -240,7 +240,7 @@ def test_a_run_that_finishes_during_the_search_for_orphans_stays_finished(
 
 def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflow.MlflowClient) -> None:
     settings = parse_settings("register", {"note": "My **note**", "tags": "owner=ana,stage=a=b", "run_name": "mine"})
-    with pytest.raises(ZeroDivisionError), runs.step_run(settings, "register x") as run:
+    with pytest.raises(ZeroDivisionError), runs.open_step_run(settings, "register x") as run:
         1 / 0  # noqa: B018
     found = client.get_run(run)
     assert (found.info.status, found.info.run_name) == ("FAILED", "mine")
@@ -248,13 +248,13 @@ def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflo
     assert found.data.tags[run_notes.NOTE_TAG] == "My **note**\n\nFailed: ZeroDivisionError: division by zero"
     assert (found.data.tags["owner"], found.data.tags["stage"]) == ("ana", "a=b")
     assert not found.data.params.keys() & {"note", "tags", "run_name"}
-    with pytest.raises(UsageError), runs.step_run(settings, "register x", continues=run):
+    with pytest.raises(UsageError), runs.open_step_run(settings, "register x", continues=run):
         raise UsageError("x: must be 1, got http://u:secret@host")
     assert (
         client.get_run(run).data.tags[run_notes.NOTE_TAG]
         == "My **note**\n\nFailed: x: must be 1, got http://***@host"
     )
-    with runs.step_run(settings, "register x", continues=run):
+    with runs.open_step_run(settings, "register x", continues=run):
         pass
     found = client.get_run(run)
     assert found.info.status == "FINISHED"
@@ -270,7 +270,7 @@ def test_a_joined_run_keeps_the_name_of_the_user(
     created = client.create_run(client.create_experiment("e"), run_name=given)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", created.info.experiment_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", created.info.run_id)
-    with runs.step_run(parse_settings("register", {}), "register x"):
+    with runs.open_step_run(parse_settings("register", {}), "register x"):
         pass
     assert client.get_run(created.info.run_id).info.run_name == expected
 

@@ -20,7 +20,7 @@ def test_a_run_does_not_store_a_secret(tmp_path: Path, monkeypatch: pytest.Monke
     url = f"s3://key:{SECRET}@bucket/x?token={SECRET}"
     settings = parse_settings("preprocess", {"data_dir": url, "source": url, "quiet": True})
     try:
-        with runs.step_run(settings, f"preprocess {url}"):
+        with runs.open_step_run(settings, f"preprocess {url}"):
             records.log_tags({"loupe.note": url})
             records.log_json({"a": [url]}, "facts.json")
             records.log_table(pd.DataFrame({"reason": [url], "mae": [0.5]}), "table.json")

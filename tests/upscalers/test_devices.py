@@ -159,7 +159,7 @@ def test_upscale_names_the_device_and_reports_a_fallback_once(device, available,
 def test_the_run_has_the_device(tmp_path, monkeypatch, install):
     install("cuda")
     logged = {}
-    monkeypatch.setattr(photo_runs, "photo_run", lambda settings: nullcontext())
+    monkeypatch.setattr(photo_runs, "open_photo_run", lambda settings: nullcontext())
     monkeypatch.setattr(photo_runs, "_is_run_open", lambda: True)
     monkeypatch.setattr(records, "log_record", lambda kind, content, *file: logged.update(content))
     Image.new("L", (20, 20), 90).save(tmp_path / "photo.png")

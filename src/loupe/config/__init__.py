@@ -145,7 +145,7 @@ def _describe_unknown_field(name: str, step: str, value: str) -> str:
 
 
 def explain_unknown_field(name: str, step: str) -> str:
-    """Return the error message for an unknown field, with a similar field of the step if a similar field exists."""
+    """Return the error message for an unknown field, with a similar field of the step, if any."""
     import difflib
 
     similar = difflib.get_close_matches(name, list_fields(step), 1)

@@ -101,7 +101,7 @@ def get_block_sides(scale: Fraction) -> tuple[int, int]:
 
 
 def _parse_size(value: Any) -> Any:
-    if _none_if_empty(value) is None:
+    if _convert_empty_to_none(value) is None:
         return None
     match = re.fullmatch(r"([0-9]{1,7})x([0-9]{1,7})", str(value).strip().lower())
     if not match or not int(match[1]) or not int(match[2]):
@@ -200,13 +200,14 @@ def _parse_range(parse_number: Callable[[str], Any], lowest: int, highest: int) 
     return parse_range
 
 
-def _none_if_empty(value: Any) -> Any:
+def _convert_empty_to_none(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "") else value
 
 
 Scale = Annotated[Fraction, BeforeValidator(parse_scale)]
 Factor = Annotated[
-    Fraction | None, BeforeValidator(lambda value: None if _none_if_empty(value) is None else parse_scale(value))
+    Fraction | None,
+    BeforeValidator(lambda value: None if _convert_empty_to_none(value) is None else parse_scale(value)),
 ]
 Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
@@ -245,7 +246,7 @@ Tags = Annotated[
 ]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
 Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)  # accepts "2" for 2
-Unset = BeforeValidator(_none_if_empty)  # accepts "none" and "" for None
+Unset = BeforeValidator(_convert_empty_to_none)  # accepts "none" and "" for None
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]

@@ -33,7 +33,7 @@ class Convolutional(GradientTrain):
         rule="a multiple of 2 for scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
-        "none", "jpeg: the JPEG quality of the input is a second input of the network"
+        "none", "second input of the network; jpeg: the JPEG quality of the photo"
     )
     precision: Literal["float32", "bfloat16"] = field(
         "float32", "number format during the training; bfloat16 is faster on some processors"

@@ -122,7 +122,7 @@ class Upscale(PhotoSettings, NetworkFields):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "how a photo with another shape is fitted to `size`. inside: smaller. cover: cropped. exact: refused",
+        "for photos with another aspect ratio than `size`. inside: fit in it. cover: crop to it. exact: refuse",
     )
     longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(
         None, "longest side of the results in pixels, instead of a scale factor",

@@ -24,7 +24,7 @@ class Register(RunSettings):
     )
     gate: Text = field(
         None,
-        "dataset on which new models are compared with the champion; none: the present one",
+        "dataset on which new models are compared with the champion; none: that of the last comparison",
         rule="none, a dataset or a source",
     )
     rollback: bool = field(False, "make the previous champion the champion again")

@@ -35,7 +35,7 @@ class Dataset:
         folder: the local folder: the location, or the cache of a URL, to which shards are downloaded on demand.
         counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
             labels per split.
-        skip_reasons: the number of skipped photos per reason, without details after a colon.
+        skip_reasons: the number of skipped photos per reason.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
         statistics: mean and standard deviation of the pixel values per kind of shard.
@@ -70,7 +70,7 @@ class Dataset:
         self.counts: dict[str, int] = metadata["counts"]
         self.skip_reasons: dict[str, int] = metadata["skip_reasons"]
         self._shards: dict[str, str] = metadata["shards"]
-        self._maps: dict[str, np.ndarray] = {}  # by name
+        self._maps: dict[str, np.ndarray] = {}  # open shards by file name
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ class Dataset:
         shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last_positions = np.zeros(len(shard_numbers), np.int64)  # needed in each shard
+        last_positions = np.zeros(len(shard_numbers), np.int64)  # of the images to read, per shard
         np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
             [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]
@@ -139,7 +139,7 @@ class Dataset:
             self._verify_shard(name)
 
     def _open_shard(self, name: str, last: int) -> np.ndarray:
-        """Return the images of a shard, uint8 (n, side, side), up to at least number `last`, or raise LoupeError."""
+        """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image `last` is missing."""
         file = self._fetch_shard(name)
         try:
             if name not in self._maps:
@@ -156,7 +156,11 @@ class Dataset:
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large; return a function that raises the LoupeError found."""
+        """Verify shards, in the background if they are large.
+
+        Returns:
+            A function that raises LoupeError if a damaged shard was found.
+        """
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []
 

@@ -48,7 +48,7 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
     """Draw the degradation of the inputs of label `number` of a photo with the content hash `sha256`."""
     if settings.degrade == "none" and settings.shrink != "random":
         return Degradation(settings.shrink)
-    # 1: other random numbers than in `cut_labels`
+    # The last number makes the random numbers independent of `cut_labels`.
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":

@@ -84,10 +84,10 @@ def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Gener
         height, width = _scale_sides(photo, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # The pixels of earlier datasets. The copy lets Python free the resized photo.
+            # Datasets of earlier versions have these pixels. Python can free the resized photo after the copy.
             pixels = _resize(photo, factor)[y : y + size, x : x + size].copy()
         else:
-            # Resize only the label: 19 times as fast, with other rounding in 1 of 5000 pixels.
+            # Resizing only the label is 19 times as fast; 1 of 5000 pixels is rounded differently.
             right, bottom = (x + size) * columns / width, (y + size) * rows / height
             box = (x * columns / width, y * rows / height, right, bottom)
             pixels = np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS, box))

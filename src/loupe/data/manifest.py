@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table: an eighth of the memory."""
+    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table, which needs little memory."""
     import pyarrow as pa
 
     types = {
@@ -144,7 +144,7 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     for table in tables:
         keys = list_keys(table)
         columns = {
-            "split": [key and (small.get(key) or _find_split(_hash_fraction(key))) for key in keys],
+            "split": [key and (small.get(key) or _find_split(key)) for key in keys],
             "group": [key if key in names else None for key in keys],
         }
         for name, values in columns.items():
@@ -157,8 +157,8 @@ def _hash_fraction(sha256: str) -> float:
     return (int(sha256[-16:], 16) >> 11) / 2**53
 
 
-def _find_split(fraction: float) -> str:
-    return [*SPLITS][bisect.bisect_right([*SPLITS.values()], fraction)]
+def _find_split(sha256: str) -> str:
+    return [*SPLITS][bisect.bisect_right([*SPLITS.values()], _hash_fraction(sha256))]
 
 
 def _rank_splits(hashes: set[str]) -> dict[str, str]:
@@ -211,6 +211,6 @@ def _count_labels(tables: list[Any]) -> dict[str, int]:
 
 
 def _count_reasons(tables: list[Any]) -> dict[str, int]:
-    """Return the number of skipped photos per reason, without details after a colon."""
+    """Return the number of skipped photos per reason; the details after a colon are omitted."""
     reasons = (reason.split(":")[0] for table in tables for reason in table["reason"].drop_null().to_pylist())
     return dict(Counter(reasons))

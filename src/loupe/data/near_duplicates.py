@@ -46,7 +46,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
     indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos with contrast
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
-    smallest = np.arange(len(hashes))  # number in the group of each photo
+    smallest = np.arange(len(hashes))  # smallest number of a photo in each photo's group
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
@@ -54,7 +54,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
             pairs = np.stack([order[:-distance], order[distance:]])
-            # Comparing photos of different groups only saves two thirds of the time for 30,000 copies.
+            # Comparing only photos of different groups saves two thirds of the time for 30,000 copies.
             pairs = pairs[:, (keys[pairs[0]] == keys[pairs[1]]) & (smallest[pairs[0]] != smallest[pairs[1]])]
             parts = np.array_split(pairs, 1 + pairs.shape[1] // BATCH_SIZE, axis=1)
             similar = np.concatenate([_are_similar(features, thumbnails, part) for part in parts])
@@ -68,7 +68,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
 def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Merge the groups of each pair (2, n); return the smallest number in the group of each photo.
 
-    The import of scipy.sparse.csgraph takes as long as the preparation of 200 photos.
+    SciPy is not used: the import of its graphs takes as long as the preparation of 200 photos.
     """
     while pairs.size:
         pairs = smallest[pairs]

@@ -37,7 +37,7 @@ class Pairs:
         self.raise_if_damaged = raise_if_damaged
         self._original_stacks = stacks
         # Slicing a memory map takes six times as long as slicing a view.
-        inputs, labels = ([stack.view(np.ndarray) for stack in kind] for kind in stacks)
+        inputs, labels = ([stack.view(np.ndarray) for stack in group] for group in stacks)
         self._stacks = inputs, labels
         self._index = index
 
@@ -92,9 +92,9 @@ class Pairs:
         for original in self._original_stacks:
             for stack, position in index:
                 _prefetch(original[stack], position, position)
-        for stacks, at, side in zip(self._stacks, corners, sides, strict=True):
+        for stacks, places, side in zip(self._stacks, corners, sides, strict=True):
             squares = np.empty((len(index), side, side), np.uint8)
-            for number, ((stack, position), (y, x)) in enumerate(zip(index, at.tolist(), strict=True)):
+            for number, ((stack, position), (y, x)) in enumerate(zip(index, places.tolist(), strict=True)):
                 squares[number] = stacks[stack][position, y : y + side, x : x + side]
             results.append(squares)
         return results[0], results[1]
@@ -141,13 +141,13 @@ class Pairs:
         """Return up to `limit` evenly spaced pairs."""
         return self.select(np.unique(np.linspace(0, len(self) - 1, min(limit, len(self))).round().astype(int)))
 
-    def first_per_photo(self) -> "Pairs":
+    def select_first_per_photo(self) -> "Pairs":
         """Return the first pair of each photo."""
         photos = self.read_column("sha256")
         return self.select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
-        """Return a column of the rows as text, or the number of a row without it."""
+        """Return a column of the rows as text; a row without this column has its number instead."""
         if isinstance(self.rows, ManifestRows):
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])

@@ -27,8 +27,8 @@ from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
-# Memory for the grey image and its copies, in bytes per pixel of the photo, by value of `crop`
-RESULT_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
+# Memory for the grey image and its copies, in bytes per pixel of the photo, for each value of `crop`
+GREY_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
 BLACK = np.zeros((SIDE, SIDE), np.float32)  # thumbnail of an unusable photo
@@ -77,12 +77,12 @@ def prepare_shard(
     """
     settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
-    small: dict[str, np.ndarray] = {}  # downscaled photos by content hash
+    thumbnails: dict[str, np.ndarray] = {}  # by content hash of the photo
     with ExitStack() as files:
         output = _Shards(files, location, number, settings)
 
         def add_photo(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> None:
-            row, labels, small[photo.sha256] = cut_photo(photo, crop, settings, reserve_bytes)
+            row, labels, thumbnails[photo.sha256] = cut_photo(photo, crop, settings, reserve_bytes)
             if not labels:
                 rows.append(vars(row))
             for index, label in enumerate(labels):
@@ -101,8 +101,8 @@ def prepare_shard(
         checksums={name_shard(kind, number): shard.sha256 for kind, shard in output.shards.items()},
         sums={kind: shard.sum_pixels() for kind, shard in output.shards.items()},
         photo_count=len(photos),
-        hashes=np.array(list(small), "S64"),
-        thumbnails=normalise_thumbnails(np.stack(list(small.values()))),
+        hashes=np.array(list(thumbnails), "S64"),
+        thumbnails=normalise_thumbnails(np.stack(list(thumbnails.values()))),
     )
 
 
@@ -129,7 +129,7 @@ def cut_photo(
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         # Bytes for the labels per pixel of the photo
         label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
-        result_bytes = bands * (RESULT_BYTES[crop] + math.ceil(label_bytes))
+        result_bytes = bands * (GREY_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
         row = replace(row, width=image.width, height=image.height)
         small = image.shrink(SIDE)
@@ -246,7 +246,7 @@ class _Shards:
     def __init__(self, files: ExitStack, location: str, number: int, settings: Preprocess) -> None:
         self.shards: dict[str, Shard] = {}
         self._files, self._location, self._number, self._settings = files, location, number, settings
-        self._waiting: list[tuple[np.ndarray, Degradation]] = []  # labels without inputs
+        self._waiting: list[tuple[np.ndarray, Degradation]] = []  # labels whose inputs are not made yet
 
     def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
         """Append a label, and later its inputs; return its row in the shard."""

@@ -14,7 +14,7 @@ class _HeaderReader(io.BufferedReader):
     """Reads the headers of a tar."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes; raise ReadError for another size than that of a header."""
+        """Read `size` bytes; raise ReadError for more than MAX_HEADER_BYTES, as in a damaged tar."""
         if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
@@ -35,7 +35,7 @@ def list_members(location: str) -> list[Member]:
     """List the members of a tar at a path or URL, without folders.
 
     Raises:
-        UsageError: the tar is compressed or damaged, or a member's name is outside of the tar.
+        UsageError: the tar is compressed or damaged, or a name points outside of the tar, as in `../photo.jpg`.
     """
     members, outside = [], ""
     try:

@@ -22,11 +22,11 @@ from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
-PREDICTION_ROWS = 6
+PREDICTION_ROWS = 6  # images of `plot_predictions`
 DPI = 120
 TITLE_WIDTH = 22  # in characters
-RENDERED_ROWS = 3
-SHEET_ROWS = 4
+RENDERED_ROWS = 3  # images of `render_predictions`
+SHEET_ROWS = 4  # photos of `plot_sheet`
 SHEET_CANDIDATES = 500  # photos from which a sheet is selected
 
 
@@ -186,7 +186,7 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
         methods: upscaling models by title.
         pairs: the images.
     """
-    sample = _select_detailed_pairs(pairs.first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
+    sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
     results = {name: upscale(method, inputs) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(sample)), layout="constrained")

@@ -52,7 +52,7 @@ def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     )
 
 
-def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
+def compute_scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
     """Clip images to [-1, 1] and compute scores (a selection of SCORES) of each image.
 
     Args:
@@ -65,7 +65,7 @@ def scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCOR
     return {name: functions[name](clipped, labels) for name in names}
 
 
-def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def compute_lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the share of each label's dark pixels (below 0) that are not dark in the image; NaN without any."""
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
@@ -73,7 +73,7 @@ def lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(count > 0, lost / np.maximum(count, 1), np.nan)
 
 
-def gradient_energy(images: np.ndarray) -> np.ndarray:
+def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
     """Compute the sum of squared differences between neighbouring pixels of each image, which blur reduces."""
     vertical, horizontal = (
         np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2)
@@ -81,7 +81,7 @@ def gradient_energy(images: np.ndarray) -> np.ndarray:
     return vertical + horizontal
 
 
-def seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+def compute_seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean absolute error at the borders of blocks and inside; NaN if all pixels are at borders.
 
     Args:

@@ -66,7 +66,7 @@ def score(
                 "image": range(start, start + len(inputs)),
                 "method": name,
             }
-            tables.append(pd.DataFrame(columns | metrics.scores(large, cropped_labels, names)))
+            tables.append(pd.DataFrame(columns | metrics.compute_scores(large, cropped_labels, names)))
         start += len(inputs)
     return pd.concat(tables, ignore_index=True)
 
@@ -82,12 +82,12 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
-    patches = Patches(pairs.first_per_photo(), side, "any", augment=False, seed=seed)
+    patches = Patches(pairs.select_first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
         inputs, labels = patches.draw_from_each(draw)
         for name, method in methods.items():
-            scores = metrics.scores(upscale(method, inputs), labels)
+            scores = metrics.compute_scores(upscale(method, inputs), labels)
             means = {key: value.mean() for key, value in scores.items()}
             rows.append({"draw": draw, "method": name, "photos": len(labels)} | means)
     return pd.DataFrame(rows)
@@ -163,15 +163,15 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     from scipy.stats import t
 
     names, index = np.unique(photos, return_inverse=True)
-    n = len(names)
-    if n < MIN_PHOTOS:
+    photo_count = len(names)
+    if photo_count < MIN_PHOTOS:
         return [None] * values.shape[1]
     means = values.mean(axis=0)
-    residuals = np.zeros((n, values.shape[1]))  # sums over the images of a photo
+    residuals = np.zeros((photo_count, values.shape[1]))  # sums over the images of a photo
     np.add.at(residuals, index, values - means)
     changes = residuals / (len(values) - np.bincount(index))[:, None]  # of the mean, without a photo
-    errors = np.sqrt((n - 1) / n * np.square(changes).sum(axis=0))
-    half_widths = t.ppf((1 + CONFIDENCE) / 2, n - 1) * errors
+    errors = np.sqrt((photo_count - 1) / photo_count * np.square(changes).sum(axis=0))
+    half_widths = t.ppf((1 + CONFIDENCE) / 2, photo_count - 1) * errors
     return np.stack([means - half_widths, means + half_widths], axis=1).tolist()
 
 

@@ -15,7 +15,8 @@ from loupe.imaging.image_data import ImageStream
 HEAD_BYTES = 2**16  # the properties of an image precede its pixels
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # matrix and range of libvips
-HIGH_BIT_DEPTH = 0x40  # bit of the third byte of the AV1 configuration
+HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
+CHROMA_BYTE, FULL_CHROMA = 16, (b"\xff", b"\x03")  # byte of the HEVC configuration, and its values for 4:4:4
 BITS, EFFORT = 10, 3  # as Pillow's default speed
 # libvips' sizes of the fields of the box iloc, and the resulting size of an item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
@@ -38,13 +39,34 @@ def read_cicp(head: bytes) -> bytes:
 
 def has_deep_samples(source: bytes | Path) -> bool:
     """Return whether an AVIF has 10 or 12 bits per sample."""
+    return bool(_read_flags(source) & HIGH_BIT_DEPTH)
+
+
+def is_subsampled(source: bytes | Path) -> bool:
+    """Return whether an AVIF or HEIF stores fewer samples of colour; True if its configuration is missing."""
+    if configuration := read_head(source).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
+        return configuration[CHROMA_BYTE : CHROMA_BYTE + 1] not in FULL_CHROMA
+    return bool(_read_flags(source) & SUBSAMPLED)
+
+
+def _read_flags(source: bytes | Path) -> int:
+    """Return the third byte of the AV1 configuration; if it is missing, the flags of 8 bits and 4:2:0."""
     configuration = read_head(source).partition(b"av1C")[2][:3]
-    return len(configuration) == 3 and bool(configuration[2] & HIGH_BIT_DEPTH)
+    return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
 def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
     """Make white 65535: libvips sets the lowest bits to 0."""
     return pixels | pixels >> BITS
+
+
+def decode_deep_heif(source: bytes | Path) -> np.ndarray:
+    """Decode a HEIF with more than 8 bits per sample: uint16, (height, width, bands)."""
+    import pi_heif
+
+    file = pi_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False)
+    pixels = np.asarray(file[file.primary_index])
+    return scale_to_16_bits(pixels.reshape(*pixels.shape[:2], -1))
 
 
 def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:

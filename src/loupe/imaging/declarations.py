@@ -10,14 +10,15 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.avif import read_cicp, read_head
-from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, make_profile
 
 # Numbers of EXIF tags, and the value of INTEROPERABILITY_INDEX for Adobe RGB
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
 CHUNK_UNIT = 1e5  # unit of the numbers in gAMA and cHRM
-BMP_HEADER_START, BMP_V5_BYTES = 14, 124
+BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124
+BMP_SPACE, CALIBRATED = slice(70, 74), bytes(4)  # field with the kind of colour space; value for colorimetry
 MAX_PROFILE_BYTES = 2**24
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # brightness of HDR images
 
@@ -30,6 +31,8 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
     elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
         codes = read_cicp(read_head(source))
         chunks = {b"cICP": codes} if codes else {}
+    elif image.format == "BMP":
+        chunks = _read_bmp_header(source)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):
             chunks = _read_tiff_tags(image.tag_v2)
@@ -63,7 +66,7 @@ def read_bmp_profile(source: bytes | Path) -> bytes | None:
         head = file.read(BMP_HEADER_START + BMP_V5_BYTES)
         if len(head) < BMP_HEADER_START + BMP_V5_BYTES or head[BMP_HEADER_START] < BMP_V5_BYTES:
             return None
-        kind = head[70:74]
+        kind = head[BMP_SPACE]
         offset, length = struct.unpack_from("<II", head, 126)
         file.seek(BMP_HEADER_START + offset)
         profile = file.read(min(length, MAX_PROFILE_BYTES))
@@ -81,6 +84,27 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
                 length = 0
             file.seek(length + 4, io.SEEK_CUR)  # the checksum has 4 bytes
     return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
+
+
+def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
+    """Read the colorimetry of a BMP (BITMAPV4HEADER) as gAMA and cHRM chunks; its white is D65."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(BMP_HEADER_START + BMP_V4_BYTES)
+    if len(head) < BMP_HEADER_START + BMP_V4_BYTES or head[BMP_HEADER_START] < BMP_V4_BYTES:
+        return {}
+    *endpoints, _, green_gamma, _ = struct.unpack_from("<9i3I", head, 74)
+    if head[BMP_SPACE] != CALIBRATED or not any(endpoints):
+        return {}
+    chunks = {}
+    if green_gamma:  # programs write 2.2 or 1 / 2.2, multiplied by 2**16
+        gamma = green_gamma / 2**16
+        chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT * min(gamma, 1 / gamma)))
+    with suppress(ArithmeticError, struct.error):  # each endpoint is the XYZ of a primary
+        values = [
+            value / sum(endpoints[start : start + 3]) for start in (0, 3, 6) for value in endpoints[start : start + 2]
+        ]
+        chunks[b"cHRM"] = struct.pack(">8I", *(round(CHUNK_UNIT * value) for value in (*SRGB[:2], *values)))
+    return chunks
 
 
 def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:

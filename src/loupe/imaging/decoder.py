@@ -12,11 +12,10 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-# Pillow's errors for intact files
+# In Pillow's errors for intact files of an unsupported kind
 UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 MAX_PIXELS = 178_956_970  # Pillow checks this limit only for the first image of a file
-# As for JPEG profiles; Pillow's default for a profile or text is 1 MB.
-PngImagePlugin.MAX_TEXT_CHUNK = 2**24
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a profile or text; some profiles exceed Pillow's default of 1 MB
 
 
 class PhotoError(LoupeError):
@@ -33,11 +32,15 @@ def translate_errors() -> Iterator[None]:
     except Image.UnidentifiedImageError:
         raise PhotoError("not an image") from None
     except Image.DecompressionBombError as error:
-        raise too_many_pixels(error) from None
+        raise make_pixel_count_error(error) from None
     except Exception as error:
-        if "MAX_TEXT_CHUNK" in str(error):
-            limit = PngImagePlugin.MAX_TEXT_CHUNK
-            raise PhotoError(f"profiles and texts: must have at most {limit:,} bytes each, got more") from None
+        if "MAX_TEXT_" in str(error):
+            limits = f"{PngImagePlugin.MAX_TEXT_CHUNK:,} bytes each and {PngImagePlugin.MAX_TEXT_MEMORY:,} together"
+            raise PhotoError(f"profiles and texts: must have at most {limits}, got more") from None
+        if isinstance(error, MemoryError):
+            raise PhotoError(
+                "damaged: decoding takes more memory than an image of this size and format needs"
+            ) from None
         if isinstance(error, OSError) and error.strerror:
             raise PhotoError(error.strerror[0].lower() + error.strerror[1:]) from None
         text = " ".join(str(error).split()) or type(error).__name__
@@ -45,7 +48,7 @@ def translate_errors() -> Iterator[None]:
         raise PhotoError(f"{cause}: {text}") from None
 
 
-def too_many_pixels(pixels: int | Image.DecompressionBombError) -> PhotoError:
+def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
     """Create the error for an image with too many pixels."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"

@@ -1,11 +1,12 @@
 """Estimates from an image's header the maximum memory for reading and writing, with measured constants."""
 
+import math
 import os
 from pathlib import Path
 
 from PIL import Image
 
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, too_many_pixels
+from loupe.imaging.decoder import MAX_PIXELS, PhotoError, make_pixel_count_error
 from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
@@ -17,7 +18,7 @@ CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
 OTHER_BYTES = 24  # all other images
 ROW_BYTES = 20  # per pixel of a row
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
-JXL_BYTES = 1_000_000_000  # to open a JPEG XL, whose decoder reports the size late
+JXL_BYTES = 1_000_000_000  # to open a JPEG XL; the number of pixels is not known before
 OPENING_BYTES = 150_000_000  # to open a file, without pixels and copies of the file
 PIXEL_BYTES = {
     "1": 1,
@@ -32,11 +33,14 @@ PIXEL_BYTES = {
 DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
+# An AVIF animation takes AVIF_BYTES times this factor per pixel of a frame with a border. The border matters for
+# frames with few columns or rows.
+ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 WHOLE_BYTES = 8  # other formats
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory
 WEBP_ALPHA_BYTES = 42  # minimum with alpha
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # results of `get_pixel_bytes` without alpha
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional, for all frames together
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional, per pixel of all frames together
 
 
 def estimate_opening(path: Path) -> int:
@@ -59,7 +63,7 @@ def estimate_opening(path: Path) -> int:
     elif is_jpeg_xl(head):
         additional = JXL_BYTES
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + additional
 
 
@@ -109,21 +113,25 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
     return image.width * image.height * per_pixel + image.width * ROW_BYTES + whole_file + LIBRARY_BYTES
 
 
-def estimate_encoding(name: str, largest: int, total: int, per_pixel: int | None = None) -> int:
+def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel: int | None = None) -> int:
     """Estimate the maximum memory for writing a file.
 
     Args:
         name: the format.
-        largest: pixels of the largest frame or page.
+        largest: width and height of the largest frame or page.
         total: pixels of all frames of an animation; 0 if the images are not frames.
         per_pixel: bytes per pixel for a WebP or AVIF; None for other formats.
     """
-    streamed = name in STREAMED_FORMATS and largest > MAX_WHOLE_PIXELS
-    one = 0 if streamed else largest * (per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES))
-    return one + total * FRAME_BYTES.get(name, 0)
+    pixels, per_pixel = math.prod(largest), per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES)
+    streamed = name in STREAMED_FORMATS and pixels > MAX_WHOLE_PIXELS
+    needed = (0 if streamed else pixels * per_pixel) + total * FRAME_BYTES.get(name, 0)
+    if name == "AVIF" and total:
+        padded = math.prod(side + AVIF_BORDER for side in largest)
+        return max(needed, int(padded * per_pixel * ANIMATED_AVIF_FACTOR))
+    return needed
 
 
 def get_webp_bytes(lossless: bool, low_memory: bool, pixel_bytes: int) -> int:
     """Return the maximum bytes per pixel for writing a WebP; `pixel_bytes` is the result of `get_pixel_bytes`."""
-    least = 0 if pixel_bytes in OPAQUE_PIXEL_BYTES or lossless else WEBP_ALPHA_BYTES
-    return max(WEBP_BYTES[lossless, low_memory], least)
+    minimum = 0 if pixel_bytes in OPAQUE_PIXEL_BYTES or lossless else WEBP_ALPHA_BYTES
+    return max(WEBP_BYTES[lossless, low_memory], minimum)

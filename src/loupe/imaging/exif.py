@@ -1,16 +1,18 @@
 """Reads EXIF tags, and updates the tags that describe positions and sizes."""
 
+import re
 import struct
 from contextlib import suppress
 from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
+from loupe.imaging.maker_note import EXIF_IFD, INLINE_BYTES, MAKER_NOTE, PlacedExif, find_note
 from loupe.imaging.placement import Placement
 
 # Numbers of tags. WIDTHS and HEIGHTS each contain a TIFF tag and an EXIF tag.
 ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
-EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
+IMAGE_DESCRIPTION, GPS_IFD, INTEROPERABILITY_IFD = 0x010E, 0x8825, 0xA005
 RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002
 SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
 FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
@@ -29,6 +31,9 @@ POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value
 ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
 MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
+MAKER_NOTE_NAME = "the camera's maker note"
+# Descriptions with the size of the image: OME-XML, ImageJ and tifffile
+SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=|\{"shape"', re.DOTALL)
 
 
 class RawText(str):
@@ -39,11 +44,12 @@ class RawText(str):
         return super().encode("latin-1")
 
 
-def load_exif(content: bytes) -> Image.Exif:
+def load_exif(content: bytes) -> PlacedExif:
     """Parse EXIF bytes. Non-ASCII texts become `RawText`, so that they are saved unchanged."""
-    exif = Image.Exif()
+    exif = PlacedExif()
     exif.load(content)
     directories = _get_directories(exif)
+    exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
         # Read by a copy, because Pillow would also write the interoperability directory to the first directory.
         copy = Image.Exif()
@@ -85,6 +91,15 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         exif[ORIENTATION] = 1
     exif.bigtiff = False  # only a BigTIFF has offsets of 8 bytes
     omitted = [*image.info.get("truncated_tags", ())]
+    with suppress(Exception):  # damaged tags
+        if SIZE_DESCRIPTION.match(exif.get(IMAGE_DESCRIPTION, "")):
+            del exif[IMAGE_DESCRIPTION]
+            omitted.append("image description (of the original size)")
+    note = _get_note(exif)
+    note_position = find_note(image.info.get("start") or image.info.get("exif") or b"", note)
+    if len(note) > INLINE_BYTES and not note_position:
+        del exif.get_ifd(EXIF_IFD)[MAKER_NOTE]
+        omitted.append(MAKER_NOTE_NAME)
     try:
         for tags in _get_directories(exif):
             _use_raw_text(tags)
@@ -92,7 +107,9 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
     except Exception:  # damaged tags
         omitted += _remove_unreadable(exif)
         content = exif.tobytes()
-    return load_exif(content), omitted  # the copy does not need the open file
+    loaded = load_exif(content)  # the copy does not need the open file
+    loaded.note_position = note_position
+    return loaded, omitted
 
 
 def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
@@ -128,6 +145,13 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
     if GEO_TAGS & set(exif):
         omitted += _place_geo_tags(exif, placement)
     return omitted
+
+
+def _get_note(exif: Image.Exif) -> bytes:
+    with suppress(Exception):  # damaged tags
+        note = exif.get_ifd(EXIF_IFD).get(MAKER_NOTE) if EXIF_IFD in exif else b""
+        return note if isinstance(note, bytes) else b""
+    return b""
 
 
 def _get_directories(exif: Image.Exif) -> list[Any]:

@@ -12,9 +12,9 @@ from loupe.imaging.decoder import (
     MAX_PIXELS,
     PhotoError,
     expand_12_bit_values,
+    make_pixel_count_error,
     scale_transparent_value,
     to_8_bit_mode,
-    too_many_pixels,
     translate_errors,
 )
 from loupe.imaging.estimates import read_webp_pixels
@@ -151,7 +151,7 @@ def _estimate_opening(content: bytes, result_bytes: int) -> int:
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
     return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + result_bytes)
 
 

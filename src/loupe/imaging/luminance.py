@@ -35,7 +35,7 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     return np.rint(grey * 255).clip(0, 255).astype("uint8")
 
 
-def relative_luminance(encoded: np.ndarray) -> np.ndarray:
+def compute_relative_luminance(encoded: np.ndarray) -> np.ndarray:
     """Compute Rec. 709 luminance in linear light and encode it again (IEC 61966-2-1).
 
     Args:

@@ -7,12 +7,13 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
+from loupe.imaging.attachments import PHOTOSHOP_TAG, list_attachments
 from loupe.imaging.exif import place_exif, read_exif
 from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.xmp import place_xmp, remove_links
 
 IPTC_RESOURCE = 0x0404  # number of the Photoshop resource with IPTC fields
-IPTC_TAG, PHOTOSHOP_TAG = 33723, 34377  # numbers of TIFF tags
+IPTC_TAG = 33723  # number of a TIFF tag
 IPTC_START = b"\x1c"  # first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
@@ -61,7 +62,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
     # A gain map is also a further image, but is reported only once.
-    attached = [name for name in _list_attachments(image) if name != "further images" or "gain map" not in linked]
+    attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
         icc=decoded.icc,
@@ -93,18 +94,18 @@ def read_duration(info: dict[Any, Any]) -> float:
     return float(info.get("duration") or 0)
 
 
-def use_raw_exif(image: Image.Image) -> None:
-    """Make Pillow read EXIF tags that ImageMagick wrote as a text of a PNG."""
-    texts = {
-        name: text for name, text in image.info.items() if name == f"{RAW_PROFILE}APP1" and isinstance(text, str)
-    }
-    content = _take_raw_profiles(texts).get("exif")
-    if content and image.format == "PNG":
-        image.info.setdefault("exif", content)
+def use_raw_profiles(image: Image.Image) -> None:
+    """Use the EXIF tags and the profile that ImageMagick wrote as the texts `Raw profile type ...` of a PNG."""
+    if image.format == "PNG":
+        texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
+        found = _take_raw_profiles(texts)
+        for name, key in (("exif", "exif"), ("icc", "icc_profile")):
+            if name in found:
+                image.info.setdefault(key, found[name])
 
 
 def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
-    """Remove metadata in ImageMagick's encoding from the texts; return it as `exif`, `xmp` and `iptc`."""
+    """Remove metadata in ImageMagick's encoding from the texts; return it as `exif`, `xmp`, `iptc` and `icc`."""
     found = {}
     for keyword in [name for name in texts if name.startswith(RAW_PROFILE)]:
         kind = keyword.removeprefix(RAW_PROFILE).lower()
@@ -115,7 +116,8 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
                 kind = "exif" if content.startswith(b"Exif") else "xmp"
             if kind in ("iptc", "8bim"):
                 kind, content = "iptc", _find_iptc(content)
-            if kind in ("exif", "xmp", "iptc"):
+            kind = "icc" if kind == "icm" else kind
+            if kind in ("exif", "xmp", "iptc", "icc"):
                 found[kind] = content.removeprefix(XMP_NAME)
                 del texts[keyword]
     return found
@@ -124,19 +126,6 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
 def make_iptc_resource(iptc: bytes) -> bytes:
     """Return IPTC fields as a Photoshop resource."""
     return RESOURCE_MARK + b"\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
-
-
-def _list_attachments(image: Image.Image) -> list[str]:
-    """Return names of unread data that a file contains in addition to the image."""
-    names = []
-    for marker, content in getattr(image, "applist", ()):
-        if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
-            names.append("gain map")
-        elif marker == "APP2" and content.startswith(b"MPF\0"):
-            names.append("further images")
-        elif marker == "APP11" and content.startswith(b"JP"):
-            names.append("content credentials")
-    return names
 
 
 def _read_xmp(info: dict[Any, Any]) -> bytes:
@@ -168,7 +157,9 @@ def _find_iptc(content: bytes) -> bytes:
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if name != "XML:com.adobe.xmp"}
-    comment = image.info.get("comment")
+    # For a JPEG, `info` has only the last comment.
+    comments = [content for marker, content in getattr(image, "applist", ()) if marker == "COM"]
+    comment = b"\n".join(comments) or image.info.get("comment")
     if comment:
         texts["Comment"] = _decode_comment(comment) if isinstance(comment, bytes) else str(comment)
     return texts

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, ORIENTATION
+from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
@@ -12,7 +12,7 @@ MAX_SEGMENT_BYTES = 65_533  # of a JPEG
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 # Numbers of EXIF tags, and a value of RESOLUTION_UNIT
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
-LARGE_TAGS = {MAKER_NOTE: "the camera's maker note", USER_COMMENT: "user comment"}  # can exceed a segment
+LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}  # can exceed a segment
 COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
@@ -67,7 +67,7 @@ def _move_to_exif(
         nested = exif.get_ifd(EXIF_IFD)
         if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # 8 bytes for the encoding
             return exif, texts
-        # As image generators, write `parameters` first, without the keyword.
+        # Image generators write `parameters` first, without the keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"

@@ -53,7 +53,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
     Args:
-        file: the opened file at the page to decode.
+        source: the bytes of the file, or its path.
         file: the opened file, at the page to decode.
         icc: the result of `read_profile`.
 
@@ -85,7 +85,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
             elif profiled:
                 image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
             else:
-                image = _cmyk_to_rgb(image)
+                image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
         if file.format == "AVIF":
             pixels = scale_to_16_bits(pixels)
@@ -126,6 +126,7 @@ def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
 
 def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with Pillow. CMYK and Lab become sRGB; `icc` is the result of `read_profile`.
+
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
@@ -165,7 +166,7 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _cmyk_to_rgb(image: Any) -> Any:
+def _convert_cmyk_to_rgb(image: Any) -> Any:
     """Convert CMYK without a profile to RGB by multiplication, as Pillow does."""
     white = 255 if image.format == "uchar" else 65535
     light = image[:4].linear(-1, white)

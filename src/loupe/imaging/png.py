@@ -1,7 +1,6 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips reads a stream of rows only as a PNG, and maps a
-file of raw pixels into memory: 729 MB for 18,000x13,500 pixels.
+Pillow needs all pixels in memory and has no 16-bit colour. libvips would need 729 MB for 18,000x13,500 pixels.
 """
 
 import io

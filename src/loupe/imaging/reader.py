@@ -8,15 +8,23 @@ from pathlib import Path
 
 from PIL import Image, JpegImagePlugin
 
-from loupe.imaging.avif import has_deep_samples
+from loupe.imaging.attachments import read_skipped_metadata
+from loupe.imaging.avif import decode_deep_heif, has_deep_samples, is_subsampled
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, scale_transparent_value, too_many_pixels, translate_errors
+from loupe.imaging.decoder import (
+    MAX_PIXELS,
+    PhotoError,
+    make_pixel_count_error,
+    scale_transparent_value,
+    translate_errors,
+)
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
-from loupe.imaging.exif import ORIENTATION, disable_truncated_tags
+from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
-from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_exif
+from loupe.imaging.maker_note import MAX_POSITION
+from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_profiles
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
@@ -103,12 +111,14 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(source)
+        read_skipped_metadata(image, source)
         if image.format == "BMP" and (profile := read_bmp_profile(source)) is not None:
             image.info["icc_profile"] = profile
         # Call needs_vips before getexif, which may decode a PNG and so hide its bit depth.
         by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
+        by_vips |= image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
         scale_transparent_value(image)
-        use_raw_exif(image)
+        use_raw_profiles(image)
         if isinstance(image.info.get("exif"), bytes):
             content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
             if image.info["truncated_tags"]:
@@ -128,7 +138,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             photo,
             decoding_bytes=decoding_bytes,
             pixel_bytes=get_pixel_bytes(image, by_vips),
-            subsampled=_is_subsampled(image, lossless),
+            subsampled=_is_subsampled(image, source, lossless),
         )
 
 
@@ -141,6 +151,12 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
+def _read_start(source: bytes | Path) -> bytes:
+    """Return the start of a file, in which a maker note can keep its position."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        return file.read(2 * MAX_POSITION)
+
+
 def _count_bytes(source: bytes | Path) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
@@ -149,15 +165,15 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
     """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
     # Opened again, because Pillow keeps the metadata of all visited pages.
-    with open_image(source) as surveyed:
-        for number in list_pages(surveyed):
-            _validate_not_empty(surveyed)
-            _validate_pixel_count(surveyed.width * surveyed.height)
-            by_vips = needs_vips(surveyed)
+    with open_image(source) as pages:
+        for number in list_pages(pages):
+            _validate_not_empty(pages)
+            _validate_pixel_count(pages.width * pages.height)
+            by_vips = needs_vips(pages)
             numbers.append(number)
-            sizes.append(surveyed.size)  # upright
-            decoding_bytes = max(decoding_bytes, estimate_decoding(surveyed, by_vips, 0))
-            pixel_bytes = max(pixel_bytes, get_pixel_bytes(surveyed, by_vips))
+            sizes.append(pages.size)  # upright
+            decoding_bytes = max(decoding_bytes, estimate_decoding(pages, by_vips, 0))
+            pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
@@ -169,7 +185,7 @@ def _validate_not_empty(image: Image.Image) -> None:
 
 def _validate_pixel_count(pixels: int) -> None:
     if pixels > MAX_PIXELS:
-        raise too_many_pixels(pixels)
+        raise make_pixel_count_error(pixels)
 
 
 def _is_lossless(source: bytes | Path) -> bool:
@@ -194,11 +210,13 @@ def _has_data_after_image(source: bytes | Path) -> bool:
     return end < 0 or bool(tail[end + len(END_OF_IMAGE) :].strip(PADDING))
 
 
-def _is_subsampled(image: Image.Image, lossless: bool) -> bool:
-    """Return whether the colours have a lower resolution (assumed for AVIF and HEIF)."""
+def _is_subsampled(image: Image.Image, source: bytes | Path, lossless: bool) -> bool:
+    """Return whether a file stores the colours with a lower resolution."""
     if image.format == "JPEG":
         return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
-    return image.format in ("AVIF", "HEIF") or (image.format == "WEBP" and not lossless)
+    if image.format in ("AVIF", "HEIF"):
+        return is_subsampled(source)
+    return image.format == "WEBP" and not lossless
 
 
 def _read_images(file: _OpenFile, numbers: Sequence[int], by_vips: bool) -> Iterator[ImageData]:
@@ -220,7 +238,9 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     exif, icc = image.getexif(), read_profile(image)
     is_unsuitable = "icc_profile" in image.info and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
-    if by_vips:
+    if by_vips and image.format == "HEIF":
+        pixels = decode_deep_heif(file.source)
+    elif by_vips:
         pixels, icc = decode_by_vips(image, file.source, icc)
         orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
     else:
@@ -232,6 +252,8 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     if is_unsuitable or matched_icc != icc:
         metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
+        if image.format == "TIFF" and EXIF_IFD in exif:
+            image.info["start"] = _read_start(file.source)
         metadata = read_metadata(image, exif, metadata, stored_orientation)
         if image.format == "JPEG" and not LINKED_DATA & {*metadata.omitted} and _has_data_after_image(file.source):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))

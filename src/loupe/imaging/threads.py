@@ -1,12 +1,34 @@
 """Runs functions in threads, on all cores that this process may use."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+
+@contextmanager
+def repeat(
+    function: Callable[[], object], interval_s: float, ending_timeout_s: float | None = None
+) -> Iterator[None]:
+    """Call a function in a thread at intervals until the block exits; then wait for the end of a call."""
+    stopped = threading.Event()
+
+    def call() -> None:
+        while not stopped.wait(interval_s):
+            function()
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(ending_timeout_s)
 
 
 def count_cores() -> int:

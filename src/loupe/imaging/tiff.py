@@ -15,9 +15,10 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from loupe.imaging.conversion import to_8_bits
-from loupe.imaging.exif import EXIF_IFD, GPS_IFD, STRUCTURE_TAGS, RawText
+from loupe.imaging.exif import GPS_IFD, STRUCTURE_TAGS, RawText
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif, link_note
 from loupe.imaging.metadata import IPTC_TAG, Metadata
 from loupe.imaging.threads import run_in_order
 
@@ -75,10 +76,15 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
     layout, link = TIFF, 0  # `link`: position of the offset of the next directory
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
+        note, note_position = b"", 0
         if not link:
             layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_BYTES else TIFF
             link = layout.link
             file.write(layout.header)
+            exif = page.metadata.exif
+            if isinstance(exif, PlacedExif) and exif.note and exif.note_position >= len(layout.header):
+                note, note_position = exif.note, exif.note_position
+                file.write(bytes(note_position - len(layout.header)) + note)
         strip_rows = min(page.size[1], max(1, STRIP_BYTES // row_bytes))
         offsets, lengths = [], []
         strips = _regroup(page.strips, strip_rows)
@@ -88,7 +94,10 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
         file.write(bytes(file.tell() % 2))  # directories start at even offsets
         position = file.tell()
         tags = _make_page_tags(page, strip_rows, lengths, layout)
-        file.write(_set_offsets(tags.tobytes(position), position, offsets, layout))
+        if note:
+            tags[EXIF_IFD][MAKER_NOTE] = b""
+        directory = link_note(tags.tobytes(position), note, note_position, f"<HH{2 * layout.offset_format}")
+        file.write(_set_offsets(directory, position, offsets, layout))
         file.seek(link)
         file.write(struct.pack(f"<{layout.offset_format}", position))
         link = position + layout.count_bytes + layout.entry_bytes * len(tags)

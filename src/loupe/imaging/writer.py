@@ -117,7 +117,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
     large = stream.pixel_count > MAX_WHOLE_PIXELS
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
     if name == "PNG" and (large or deep_colour):
-        metadata = _pillow_options(name, stream.metadata, options)
+        metadata = _make_pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
             opened.writelines(encode_png(stream, options.compress_level, metadata))
     elif name == "AVIF" and stream.dtype == np.uint16:
@@ -130,7 +130,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         with file.open("wb") as opened:
             # Pillow would write to the file descriptor, and ignore a full disk.
             target: Any = SimpleNamespace(write=opened.write)
-            _make_image(stream, name).save(target, name, **_pillow_options(name, stream.metadata, options))
+            _make_image(stream, name).save(target, name, **_make_pillow_options(name, stream.metadata, options))
         _write_colour_space(file, name, stream.metadata)
 
 
@@ -146,7 +146,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
         if images[-1].size != images[0].size:
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
     assert metadata is not None
-    animation = _pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
+    animation = _make_pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
         # Each frame replaces the previous frame. With OP_BACKGROUND, Pillow would omit black frames.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
@@ -170,7 +170,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
     return to_image(pixels)
 
 
-def _pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
+def _make_pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
     """Return the arguments of Pillow's writer of a format."""
     options: dict[str, Any] = {}
     comment = metadata.texts.get("Comment")

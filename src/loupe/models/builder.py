@@ -36,7 +36,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
 
     Returns:
         An uncompiled functional model that maps images, (n, h, w, 1) in [-1, 1], to (n, h p/q, w p/q, 1). A
-        conditioned model has a second input channel (`Geometry.condition`). Its name is `Geometry.name`.
+        conditioned model has a second input channel (`Geometry.condition`). The model's name is `Geometry.name`.
     """
     scale = settings.scale
     geometry = compute_geometry(settings, input_side, luminance)
@@ -56,7 +56,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
         set_linear_weights(model, "skip", ridge, scale)
-        last_layer = model.get_layer("blocks")  # 0: the untrained network is ridge regression
+        last_layer = model.get_layer("blocks")  # with zeros, the untrained network is ridge regression
         last_layer.set_weights([np.zeros(weights.shape) for weights in last_layer.weights])
     return model
 
@@ -161,8 +161,7 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
     """Return a function that makes the initializers of the next layer, with a new seed.
 
-    `xavier` is the formula in the text of the 2016 study. Its code adds 1 under the root; Glorot and Bengio (2010)
-    use sqrt(2 / (inputs + outputs)).
+    `xavier` is the formula in the text of the 2016 study. Glorot and Bengio (2010) use sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # for weights and biases
 

@@ -1,6 +1,6 @@
 """Computes the size of a network from the configuration in its `.keras` file, without building it.
 
-Other layers than those of `builder` are refused: a file of a few bytes could make Keras fill the memory.
+Only layers of `builder` are accepted: with other layers, a file of a few bytes could fill the memory.
 """
 
 import math
@@ -91,7 +91,7 @@ def _list_inputs(layer: Any) -> list[str]:
 def _validate_config(config: dict[str, Any]) -> None:
     """Check that the configuration of a layer contains only values of `builder`, except for sizes."""
     for name, value in config.items():
-        if name in FIXED_VALUES and _to_tuple(value) != FIXED_VALUES[name]:
+        if name in FIXED_VALUES and (tuple(value) if isinstance(value, list) else value) != FIXED_VALUES[name]:
             raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")
         if name == "activation" and value not in ACTIVATIONS:
             raise ValueError(f"activation: must be one of {', '.join(ACTIVATIONS)}, got {str(value)[:80]!r}")
@@ -101,10 +101,6 @@ def _validate_config(config: dict[str, Any]) -> None:
         dtype = value["config"]["name"] if name == "dtype" and isinstance(value, dict) else value
         if name == "dtype" and dtype != "float32":
             raise ValueError(f"dtype: must be float32, got {str(dtype)[:80]!r}")
-
-
-def _to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _measure_convolution(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:

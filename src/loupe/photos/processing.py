@@ -219,11 +219,11 @@ class _Processor:
         lossless = encoding.lossless and encoding.quality is None
         per_pixel = None
         if name == "AVIF":
-            is_deep = photo.pixel_bytes > RGBA_BYTES
+            is_deep = photo.pixel_bytes > RGBA_BYTES and photo.count == 1  # an animation has 8 bits per sample
             per_pixel = DEEP_AVIF_BYTES if is_deep else AVIF_BYTES[encoding.avif_subsampling]
         if name == "WEBP":
             per_pixel = get_webp_bytes(lossless, encoding.low_memory, photo.pixel_bytes)
-        encoded = estimate_encoding(name, math.prod(largest), total, per_pixel)
+        encoded = estimate_encoding(name, largest, total, per_pixel)
         # A streamed result (encoded == 0) is never in memory as a whole.
         if photo.count == 1:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.formats import has_alpha
-from loupe.imaging.luminance import REC_601, REC_709, relative_luminance
+from loupe.imaging.luminance import REC_601, REC_709, compute_relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # source pixels on each side
-SPREAD_LEVELS = 5  # colours spread 2**5 pixels into transparent areas, twice the halo of a network
+SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas; a network reads half as far
 
 
 class Rows(Protocol):
@@ -22,7 +22,7 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the exact width and height: at 3:2, 5 pixels have the extent 7.5 and the size 8.
+        extent: the width and height before rounding: at 3:2, 5 pixels become 7.5, and `size` has 8.
     """
 
     size: tuple[int, int]
@@ -52,7 +52,8 @@ class VisibleColours:
         """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
         if not self._alpha:
             return self._pixels[top:bottom]
-        step = 2**SPREAD_LEVELS  # begin at a multiple, so that equal rows get equal colours
+        step = 2**SPREAD_LEVELS
+        # Blocks begin at multiples of `step`, so that the colours do not depend on `top`.
         begin = max(0, top - 2 * step) // step * step
         part = self._pixels[begin : bottom + 2 * step]
         colour = part[..., :-1]
@@ -74,10 +75,10 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
     if levels == 0 or alpha.all():
         return colour
     height, width = alpha.shape[:2]
-    even = ((0, height % 2), (0, width % 2), (0, 0))
+    padding = ((0, height % 2), (0, width % 2), (0, 0))
 
     def sum_2x2(values: np.ndarray) -> np.ndarray:
-        values = np.pad(values, even)
+        values = np.pad(values, padding)
         return values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
 
     weight = sum_2x2(alpha)
@@ -100,7 +101,7 @@ class LuminanceRows:
         colour = self._colours(top, bottom)
         half = np.float32(np.iinfo(colour.dtype).max / 2)
         if colour.shape[2] == 3 and self._luminance == "relative":
-            return 2 * relative_luminance(colour.astype("float32") / (2 * half)) - 1
+            return 2 * compute_relative_luminance(colour.astype("float32") / (2 * half)) - 1
         if colour.shape[2] == 1:
             return colour[..., 0].astype("float32") / half - 1
         weights = get_weights(self._luminance)
@@ -149,7 +150,7 @@ class ResizedRows:
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         """Compute rows; see `Rows`."""
         step = self._source.extent[1] / self.size[1]
-        begin, end = _source_rows(top, bottom, step, self._source.size[1])
+        begin, end = _find_source_rows(top, bottom, step, self._source.size[1])
         image = Image.fromarray(self._source(begin, end))
         box = (0, top * step - begin, self._source.extent[0], min(bottom * step - begin, image.height))
         return np.asarray(image.resize((self.size[0], bottom - top), Image.Resampling.LANCZOS, box=box))
@@ -170,14 +171,14 @@ def resize_bands(
     Returns:
         One float32 array, (bottom - top, width), per band.
     """
-    across, down = steps
-    begin, end = _source_rows(top, bottom, down, source.height)
+    step_x, step_y = steps
+    begin, end = _find_source_rows(top, bottom, step_y, source.height)
     part = source(begin, end)
-    ends = bottom * down - begin, width * across
+    ends = bottom * step_y - begin, width * step_x  # of the area to resize, in pixels of `part`
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # such as half a pixel at 3:2
+    if any(missing):  # half a pixel at 3:2
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    box = (0.0, top * down - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
+    box = (0.0, top * step_y - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
         # Pillow clips 8-bit values between its two passes.
@@ -192,7 +193,7 @@ def get_weights(luminance: str) -> np.ndarray:
     return REC_601 if luminance == "rec601" else REC_709
 
 
-def _source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
+def _find_source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
     """Return the range of source rows that Lanczos reads."""
     reach = LANCZOS_RADIUS * max(step, 1) + 1
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

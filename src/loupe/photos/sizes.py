@@ -79,8 +79,8 @@ def find_uncropped_size(size: Size, result: Size) -> Size:
 def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
     """Choose the smallest scale factor that reaches the size, or else the largest.
 
-    A second network is not better than Lanczos. PSNR at 4:1 on kodak24: network 3:1, then Lanczos: 26.36 dB; network
-    2:1 twice: 26.33 dB; network 3:1, then 3:2: 26.36 dB.
+    Lanczos then resizes the result to the exact size. A second network is not better: at 4:1, both have a PSNR of
+    26.36 dB on kodak24.
 
     Args:
         size: width and height of the photo.

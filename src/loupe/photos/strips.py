@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from loupe.imaging.luminance import relative_luminance
+from loupe.imaging.luminance import compute_relative_luminance
 from loupe.imaging.threads import count_cores, run_in_order
 from loupe.photos.networks import LoadedModel
 from loupe.photos.rows import (
@@ -26,7 +26,7 @@ from loupe.upscalers.tiling import UpscalingModel
 STRIP_ROWS = 128  # rows of the photo per strip, which fit into a core's cache
 MAX_PIXELS_IN_WORK = 8_000_000  # result pixels that all threads compute at a time
 WORK_BYTES = 60  # bytes per pixel of a strip and its margins
-WAITING_COPIES = 3  # of a computed strip: for PNG also the filtered and the compressed bytes
+WAITING_COPIES = 3  # of a computed strip; for PNG: the strip, its filtered bytes and its compressed bytes
 RELATIVE_STEPS = 8  # of `_solve_green`; the error is then below 1/255
 
 
@@ -141,5 +141,5 @@ def _solve_green(
     green: np.ndarray = grey - weights[0] * red - weights[2] * blue
     for _ in range(RELATIVE_STEPS if luminance == "relative" else 0):
         colours = np.stack([green + red, green, green + blue], axis=-1) / np.float32(white)
-        green = green + grey - np.float32(white) * relative_luminance(colours)
+        green = green + grey - np.float32(white) * compute_relative_luminance(colours)
     return green

@@ -36,16 +36,13 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     scale = choose_scale((width, height), size.upscaled, networks.scales)
     model, assumed = None if scale is None else networks(scale), None
     if model is not None and model.geometry.condition == "jpeg":
-        assumed = image.jpeg_quality or _estimate_quality(image) or MAX_QUALITY
+        # A decoded JPEG has 8 bits.
+        traces = estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
+        assumed = image.jpeg_quality or traces or MAX_QUALITY
         model = AssumedStrength(model, compute_strength(assumed))
     strips = upscale_strips(image.pixels, size, model)
     metadata = place_metadata(image.metadata, Placement((width, height), size.upscaled, size.cropped))
     return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
-
-
-def _estimate_quality(image: ImageData) -> int | None:
-    """Estimate the JPEG quality from 8-bit pixels; None for 16 bits."""
-    return estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
 
 
 @dataclass(frozen=True)

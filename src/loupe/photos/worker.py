@@ -36,7 +36,7 @@ LOW_MEMORY_PIXELS = 20_000_000  # larger results are encoded with less memory
 NICENESS = 5  # of the process for large photos
 # Parts of the messages of libraries that cannot allocate memory
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
-LEAST_AVIF_BYTES = 26  # per pixel of the result; the AVIF encoder fails or crashes with less memory
+MIN_AVIF_BYTES = 26  # per pixel of the result; the AVIF encoder fails or crashes with less memory
 RESTART_SHARE = 0.5  # a process that has used this share of its memory ends after the answer
 
 
@@ -161,7 +161,7 @@ def _upscale(
     opened = read_photo(photo)
     suffixes = READ_SUFFIXES[opened.format]
     suffix = request.suffix or choose_suffix(photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
-    if FORMATS[suffix.lower()] == "AVIF" and result_pixels * LEAST_AVIF_BYTES > max_bytes:
+    if FORMATS[suffix.lower()] == "AVIF" and result_pixels * MIN_AVIF_BYTES > max_bytes:
         return _refuse_for_memory(request, max_bytes)
     out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
     job = PhotoJob(photo, out)
@@ -169,7 +169,7 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        # On Linux, the system limits the memory, and the estimates would refuse more photos.
+        # On Linux, the system limits the memory. Estimates, which would refuse more photos, are not needed.
         memory=sys.maxsize if STATUS.exists() else max_bytes,
         readers=[IsolatedReader(isolates=False)],
     )

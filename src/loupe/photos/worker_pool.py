@@ -24,7 +24,7 @@ START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 
 
-class StoppedError(LoupeError):
+class RequestStoppedError(LoupeError):
     """The time limit of a request has passed, or its client has closed the connection."""
 
 
@@ -34,7 +34,7 @@ class BusyError(LoupeError):
 
 @dataclass(frozen=True)
 class Control:
-    """Ends the work for a request.
+    """Decides whether the work for a request must end.
 
     Args:
         timeout_s: the time from the creation of this object; None for no limit.
@@ -46,11 +46,11 @@ class Control:
     started: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Raise StoppedError if the work must end."""
+        """Raise RequestStoppedError if the work must end."""
         if self.cancelled.is_set():
-            raise StoppedError("the client has gone")
+            raise RequestStoppedError("the client has gone")
         if self.timeout_s is not None and time.monotonic() - self.started > self.timeout_s:
-            raise StoppedError(f"took longer than {self.timeout_s:g} s")
+            raise RequestStoppedError(f"took longer than {self.timeout_s:g} s")
 
     def get_remaining_s(self) -> float:
         """Return the remaining time in seconds."""
@@ -94,11 +94,11 @@ class PhotoWorkers:
 
         Args:
             request: the request, without `small`.
-            control: ends the work.
+            control: decides whether the work must end.
             report: called with the finished fraction.
 
         Raises:
-            StoppedError: the control ended the work.
+            RequestStoppedError: the work must end; see `Control`.
             BusyError: too many photos wait.
         """
         if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
@@ -126,7 +126,7 @@ class PhotoWorkers:
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
-            except StoppedError:
+            except RequestStoppedError:
                 control.check()
                 return None
         return None if answer is None or answer.declined else answer
@@ -183,7 +183,7 @@ class _Worker:
         def check() -> None:
             control.check()
             if timeout_s is not None and min(time.monotonic() - started, child.read_cpu_s() - cpu_s) >= timeout_s:
-                raise StoppedError(f"took longer than {timeout_s:g} s")
+                raise RequestStoppedError(f"took longer than {timeout_s:g} s")
 
         try:
             if self._child is None or self._child.process.poll() is not None:

@@ -14,7 +14,7 @@ from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # 4 * 16 + 1 points of a resampled curve, for curves with 16 evaluations
+GRID_SIZE = 65  # points of a resampled curve: 4 per interval of a curve with 17 points
 # Range of a steady difference at the end, divided by the difference at half of the budget
 MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
 

@@ -98,24 +98,24 @@ def _fill(text: str, run: pd.Series | None, pre_upscaled: pd.Series | None) -> s
         pre_upscaled: the best run with `pre_upscale`, or None.
     """
 
-    def metric(run: pd.Series | None, name: str) -> float:
+    def read_metric(run: pd.Series | None, name: str) -> float:
         return float("nan") if run is None else float(run.get(f"metrics.{name}", float("nan")))
 
-    mae, patches = metric(run, "test/mae"), metric(run, "test/patches_mae")
+    mae, patches = read_metric(run, "test/mae"), read_metric(run, "test/patches_mae")
     result = text.format(
         mae=format_number(mae),
         percent=format_percent(mae / FULL_SCALE),
         patches_mae=format_number(patches),
         patches_percent=format_percent(patches / FULL_SCALE),
-        mse=format_number(metric(run, "test/mse")),
-        draws=format_percent(metric(run, "test/draw_difference")),
-        gain=format_number(metric(run, "test/gain"), 3),
-        wins=format_percent(metric(run, "test/nearest_wins")),
-        bicubic=format_number(metric(run, "test/bicubic/mae")),
-        nearest=format_number(metric(run, "test/nearest/mae")),
-        pre_upscaled=format_number(metric(pre_upscaled, "val/best_mae")),
+        mse=format_number(read_metric(run, "test/mse")),
+        draws=format_percent(read_metric(run, "test/draw_difference")),
+        gain=format_number(read_metric(run, "test/gain"), 3),
+        wins=format_percent(read_metric(run, "test/nearest_wins")),
+        bicubic=format_number(read_metric(run, "test/bicubic/mae")),
+        nearest=format_number(read_metric(run, "test/nearest/mae")),
+        pre_upscaled=format_number(read_metric(pre_upscaled, "val/best_mae")),
         filter=DASH if pre_upscaled is None else pre_upscaled["settings.pre_upscale"],
-        input=format_number(metric(pre_upscaled, "val/input_mae")),
+        input=format_number(read_metric(pre_upscaled, "val/input_mae")),
     )
     return DASH if DASH in result else result
 

@@ -32,9 +32,8 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The newest run per point and seed, with the columns of `table`, `seed` and the keys of [search] (None if the
-        condition of a key does not hold). With `tune`, only the best point of each arm has rows, without
-        the first seed. The table is
-        empty if the sweep is not a grid.
+        condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the first
+        seed. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()

@@ -28,7 +28,7 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed of a trial: a parameter of a grid, or the only seed of a sampler."""
+    """Return the seed of a trial; a sampler uses the same seed for all trials."""
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
@@ -44,7 +44,7 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number; without effect for a grid."""
+    """Return the sampler of the trial with this number; a grid does not use it."""
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)

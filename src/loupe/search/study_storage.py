@@ -23,7 +23,7 @@ RETRY_INTERVAL_S = 1.0
 JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the first record creates a study
 MAX_FIRST_LINE_BYTES = 65536
 MAX_NAME_BYTES = 200  # Optuna's lock file has up to 48 bytes more
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
@@ -54,7 +54,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         raise UsageError(f"storage: {location!r} cannot be opened: {describe_error(error, location)}") from None
 
 
-def retry_database(work: Callable[[], T], timeout: float = RETRY_TIMEOUT_S) -> T:
+def retry_database(work: Callable[[], Result], timeout: float = RETRY_TIMEOUT_S) -> Result:
     """Call an idempotent function until the database answers, at most for `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

@@ -138,11 +138,11 @@ class SweepFile(BaseModel):
     def order_keys(self) -> list[str]:
         """Return the keys of [search], each after the keys of its condition."""
 
-        def depth(key: str) -> int:
+        def get_depth(key: str) -> int:
             condition = parse_condition(key)
             return 0 if condition is None else 1 if condition.field in ("network", "optimizer") else 2
 
-        return sorted(self.search, key=depth)
+        return sorted(self.search, key=get_depth)
 
     def list_choices(self, key: str) -> list[Any]:
         """Return the values of a key for Optuna and the settings; for a range, its ends."""

@@ -90,10 +90,12 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
 
 
 def _check_keys(sweep: SweepFile) -> None:
+    known_fields = {"network", "optimizer"}.union(
+        *(settings.model_fields for settings in (*NETWORKS.values(), *OPTIMIZERS.values()))
+    )
     for table_key in (*(f"train.{key}" for key in sweep.train), *(f"search.{key}" for key in sweep.search)):
         condition = parse_condition(table_key.partition(".")[2])
-        is_known = condition and (condition.field in ("network", "optimizer") or _is_field(condition.field))
-        if condition and not (condition.value and is_known):
+        if condition and not (condition.value and condition.field in known_fields):
             raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
     for key in (*sweep.train, *sweep.search):
         if parse_field(key) in RunSettings.__annotations__:
@@ -147,7 +149,3 @@ def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
         if parse_field(key) == field and sweep.is_active(key, params)
     )
     return next(prefixes, "")
-
-
-def _is_field(name: str) -> bool:
-    return any(name in settings.model_fields for settings in (*NETWORKS.values(), *OPTIMIZERS.values()))

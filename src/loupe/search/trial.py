@@ -149,7 +149,10 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
     tags |= {trials.CODE_TAG: hash_training_code()}
     continued = context.resumed_run if checkpoint else None
-    with trials.trial_run(settings, name, context.job.parent, tags, continued) as run_id, _convert_study_errors():
+    with (
+        trials.open_trial_run(settings, name, context.job.parent, tags, continued) as run_id,
+        _convert_study_errors(),
+    ):
         trial.set_user_attr(RUN, run_id)
         state, values, violated = TrialState.COMPLETE, None, list[str]()
         with context.stopwatch:

@@ -44,7 +44,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers, which share its `max_trials`; 0: no limit.
-        workers: the number of processes; by default, the changing number of cores of a Dask cluster.
+        workers: the number of processes; a Dask cluster whose size changes gets one per core.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -119,7 +119,7 @@ def _close_orphans(study: SweepStudy) -> None:
 class LocalWorkers:
     """The worker processes that this process started.
 
-    If a process of ProcessPoolExecutor is killed, the tasks of all processes fail.
+    ProcessPoolExecutor is not used: if one of its processes is killed, the tasks of all processes fail.
 
     Args:
         gpus: groups of GPUs; see `group_gpus`. A process gets the least used group.

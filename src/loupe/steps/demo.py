@@ -4,10 +4,9 @@ import logging
 import os
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from loupe.cli import signals
 from loupe.cli.progress import print_line
 from loupe.config.photos import Demo
 from loupe.errors import UsageError
+from loupe.imaging.threads import repeat
 
 if TYPE_CHECKING:
     import uvicorn
@@ -90,24 +90,11 @@ def _use_temporary_folder(folder: str) -> Iterator[None]:
             os.environ["GRADIO_TEMP_DIR"] = previous_variable
 
 
-@contextmanager
-def _clean(folder: Path) -> Iterator[None]:
+def _clean(folder: Path) -> AbstractContextManager[None]:
     """Delete old files of visitors until the block exits."""
     from loupe.web.storage import LIFETIME_S, delete_old_files
 
-    stop = threading.Event()
-
-    def clean() -> None:
-        while not stop.wait(CLEANING_INTERVAL_S):
-            delete_old_files(folder, time.time() - LIFETIME_S)
-
-    thread = threading.Thread(target=clean, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return repeat(lambda: delete_old_files(folder, time.time() - LIFETIME_S), CLEANING_INTERVAL_S)
 
 
 def _open_socket(settings: Demo) -> socket.socket:

@@ -46,7 +46,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
     networks = {"model": loaded, **others}
     methods = {"model": loaded.model, **baselines, **{name: other.model for name, other in others.items()}}
-    with runs.step_run(settings, f"evaluate {loaded.name} on {description}"):
+    with runs.open_step_run(settings, f"evaluate {loaded.name} on {description}"):
         records.log_model_tags(loaded.name, loaded.device)
         records.log_model_inputs(network.model_id for network in networks.values())
         table = protocols.score_images(settings, methods, pairs)

@@ -39,7 +39,7 @@ def run(settings: Main) -> None:
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
         preparation.find_photos(preprocess_settings)  # raises UsageError without photos
-    with runs.step_run(settings, f"main {settings.dataset}"):
+    with runs.open_step_run(settings, f"main {settings.dataset}"):
         location = location or preprocess.run(preprocess_settings).location
         train_fields = {"dataset": location, "threads": settings.threads} | shared
         trainings = [train.run(parse_settings("train", variant | train_fields)) for variant in VARIANTS]

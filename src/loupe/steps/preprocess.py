@@ -24,8 +24,7 @@ def run(settings: Preprocess) -> Dataset:
     from loupe.data.sources import name_sources
 
     photos = preparation.find_photos(settings)
-    # This import takes seconds. An error in `source` must be reported first. An import in a second thread saved no
-    # time, and hung after 3 of about 250 signals.
+    # This import takes seconds, so errors in `source` are reported before it.
     from loupe.tracking import dataset_inputs, records, runs
 
     runs.open_store()
@@ -34,7 +33,7 @@ def run(settings: Preprocess) -> Dataset:
     del photos  # frees memory
     figures = _draw_figures(dataset)
     seconds = time.perf_counter() - start_time
-    with runs.step_run(settings, f"preprocess {name_sources(settings.source)}"):
+    with runs.open_step_run(settings, f"preprocess {name_sources(settings.source)}"):
         counts = dataset.counts
         dataset_inputs.log_dataset(dataset, "prepared")
         records.log_file(dataset.folder / MANIFEST)

@@ -71,7 +71,7 @@ def _register(settings: Register) -> Registration:
     model = models.load_keras(candidate.reference)
     upscaler, champion = KerasUpscaler(model), models.get_champion(candidate.scale)
     dataset, gate_tags = gate.open_gate(settings, candidate, upscaler.geometry.luminance)
-    with runs.step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
+    with runs.open_step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
         result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
         _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
         licence = _describe_licences(candidate.dataset.settings["source"]) if candidate.dataset else "unknown"
@@ -122,7 +122,7 @@ def _move_champion(settings: Register) -> Registration:
         version = champions.find_previous_champion(scale)
     else:
         version = champions.get_version(scale, str(settings.version))
-    with runs.step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
+    with runs.open_step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
         if settings.rollback:
             photo_uri, reason = champions.move_champion(scale, version), "rolled back"
             evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"

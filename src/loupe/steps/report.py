@@ -167,14 +167,14 @@ def _load_network(row: "pd.Series") -> "UpscalingModel":
     from loupe.tracking import models
 
     run_id = row["run_id"]
-    return KerasUpscaler(models.load_keras(models.ModelReference.of_run(run_id, f"{row['name']} ({run_id})")))
+    return KerasUpscaler(models.load_keras(models.ModelReference.from_run(run_id, f"{row['name']} ({run_id})")))
 
 
 def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
     """Log the page and the number of claims per outcome."""
     from loupe.tracking import records, runs
 
-    with runs.step_run(settings, f"report on {report.dataset}"):
+    with runs.open_step_run(settings, f"report on {report.dataset}"):
         records.log_file(html)
         counts = {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
         records.log_metrics(counts)

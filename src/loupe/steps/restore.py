@@ -34,7 +34,7 @@ def run(settings: Restore) -> list[Path]:
         photos = files.list_photos(settings)
         if settings.dry_run:
             return []
-        with photo_runs.photo_run(settings):
+        with photo_runs.open_photo_run(settings):
             networks = _load_network(settings)
             if networks is None:
                 strength = DENOISING_STRENGTH

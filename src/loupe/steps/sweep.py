@@ -39,7 +39,7 @@ def run(settings: Sweep) -> str | None:
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
-    # Fails without a scheduler, before any file is written.
+    # This fails before any file is written if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     # An arm: the points of the grid that differ only in tuned fields.
@@ -49,7 +49,7 @@ def run(settings: Sweep) -> str | None:
     dataset = _open_dataset(settings, sweep)
     _refuse_running_sweep(sweep.name)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
-    with runs.step_run(settings, f"sweep {sweep.name}") as run_id, _show_dashboard(settings, location):
+    with runs.open_step_run(settings, f"sweep {sweep.name}") as run_id, _show_dashboard(settings, location):
         records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
@@ -234,7 +234,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
-        model = models.load_keras(models.ModelReference.of_run(run_id))
+        model = models.load_keras(models.ModelReference.from_run(run_id))
         weights = ridge.load_or_fit(dataset, train_settings.scale)
         with records.log_to_run(run_id):
             points = curves.load_points(run_id)

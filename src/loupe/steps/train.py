@@ -68,7 +68,7 @@ def run(settings: Train) -> Training:
     start_network = training_runs.load_start(settings)
     model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
     building_seconds = time.perf_counter() - start_time
-    with runs.step_run(settings, describe(settings), settings.resume) as run_id:
+    with runs.open_step_run(settings, describe(settings), settings.resume) as run_id:
         dataset_inputs.log_dataset(dataset, "training", "validation", "test")
         training_runs.log_ridge(ridge_weights, settings)
         fit = training_runs.fit_network(model, settings, train, validation, checkpoint)

@@ -18,7 +18,7 @@ def run(settings: Upscale) -> list[Path]:
         photos = files.list_photos(settings)
         if settings.dry_run:
             return []
-        with photo_runs.photo_run(settings):
+        with photo_runs.open_photo_run(settings):
             networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit, settings.megapixels)

@@ -61,7 +61,7 @@ def find_candidate(settings: Register) -> Candidate:
     if model is None:
         raise UsageError(f"run: must be a finished train run or trial with a model, got {run.info.run_id!r}")
     name = f"{run.info.run_name} ({run.info.run_id})"
-    reference = models.ModelReference.of_logged_model(model.model_id, name)
+    reference = models.ModelReference.from_logged_model(model.model_id, name)
     if "loupe.step" not in tags:
         return _describe_foreign_model(reference)
     if tags["loupe.step"] not in ("train", "trial") or run.info.status != "FINISHED":

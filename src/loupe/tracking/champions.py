@@ -89,8 +89,8 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return its URI.
 
-    It contains an ONNX file per scale factor: of the champion or the bundled network. There is one version per commit
-    and set of networks.
+    The version contains an ONNX file per scale factor, of the champion or the bundled network. The same networks and
+    the same commit have only one version.
 
     Args:
         scale: the scale factor of the new champion.
@@ -160,7 +160,7 @@ def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
     """Return the ONNX file of a champion or, for None, of the bundled network."""
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
-    reference = models.ModelReference.of_version(champion)
+    reference = models.ModelReference.from_version(champion)
     file = models.download_onnx(reference, str(folder / champion.name))
     if file is None:  # registered without Loupe
         file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")

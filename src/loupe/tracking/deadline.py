@@ -5,16 +5,16 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
-def call_within(seconds: float, function: Callable[[], T]) -> T:
+def call_within(seconds: float, function: Callable[[], Result]) -> Result:
     """Call a function in a thread and return its result.
 
     Raises:
         TimeoutError: the function did not return in time; it continues in its thread.
     """
-    results: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
 
     def call() -> None:
         try:

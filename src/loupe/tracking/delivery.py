@@ -23,7 +23,7 @@ from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, describe_error, mask_values
 from loupe.tracking import liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
-from loupe.tracking.record_handlers import RECORD_HANDLERS, now
+from loupe.tracking.record_handlers import RECORD_HANDLERS, get_time_ms
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
     describe_unreachable_server,
@@ -89,7 +89,7 @@ def end_run(run_id: str, status: str) -> None:
             buffer.close()
             _close_run(run_id, "FAILED")
             raise
-    buffer.append("end", {"status": status, "end_time": now()})
+    buffer.append("end", {"status": status, "end_time": get_time_ms()})
     if is_finished:
         buffer.append("remove checkpoint", {})
     buffer.close()

@@ -173,7 +173,7 @@ def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]
     """Load the defender with its name. A champion that cannot be loaded counts as missing."""
     if champion is not None:
         try:
-            reference = models.ModelReference.of_version(champion)
+            reference = models.ModelReference.from_version(champion)
             return KerasUpscaler(models.load_keras(reference)), reference.name
         except UsageError as error:
             print_error(f"{error}; the new model is compared with the bundled network")

@@ -2,15 +2,15 @@
 
 import os
 import socket
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from pathlib import Path
 
 import mlflow
 import psutil
 
+from loupe.imaging.threads import repeat
 from loupe.tracking.clock import read_clock
 from loupe.tracking.locations import get_sqlite_file
 from loupe.tracking.store import search_runs
@@ -19,8 +19,7 @@ HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 HEARTBEAT_TIMEOUT_S = 180.0  # then a process elsewhere counts as dead
 SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
-# Before the step tags the run of `mlflow run`, packages may be installed. Only used in a container, which hides
-# whether `mlflow run` is alive outside.
+# `mlflow run` may install packages before the step tags its run. A container hides whether `mlflow run` is alive.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes are visible
 
@@ -39,22 +38,9 @@ def make_process_tags() -> dict[str, str]:
     }
 
 
-@contextmanager
-def heartbeats(run_id: str) -> Iterator[None]:
+def send_heartbeats(run_id: str) -> AbstractContextManager[None]:
     """Send heartbeats of a run until the block exits."""
-    stopped = threading.Event()
-
-    def send() -> None:
-        while not stopped.wait(HEARTBEAT_INTERVAL_S):
-            send_heartbeat(run_id)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join(SHUTDOWN_TIMEOUT_S)
+    return repeat(lambda: send_heartbeat(run_id), HEARTBEAT_INTERVAL_S, SHUTDOWN_TIMEOUT_S)
 
 
 def send_heartbeat(run_id: str) -> None:

@@ -18,8 +18,7 @@ def get_sqlite_file(uri: str) -> Path | None:
 def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
-    MLflow creates the parent folder without decoding the URI: `a%20b` for the folder `a b`. With encoded slashes, it
-    finds no folder to create.
+    Slashes are encoded. Otherwise, MLflow would create a wrong parent folder: `a%20b` for the folder `a b`.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 

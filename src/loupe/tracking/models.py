@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 from loupe.config.fields import CHAMPION
-from loupe.errors import UsageError, describe_error
+from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
@@ -21,6 +21,7 @@ KERAS_FILE = "data/model.keras"  # in MLflow's model
 ONNX_FILE = "onnx/model.onnx"  # in a registered model
 EVIDENCE_TAG = "loupe.evidence"  # of a version that became champion
 NO_EVIDENCE = "not compared with another model by `loupe register`"
+MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files
 REGISTERED_NAMES = {
@@ -50,12 +51,12 @@ class ModelReference:
     evidence: str = ""
 
     @classmethod
-    def of_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
+    def from_run(cls, run_id: str, name: str | None = None) -> "ModelReference":
         """Create a reference to the model that a run logged."""
         return cls(name or run_id, f"runs:/{run_id}/model", run_id)
 
     @classmethod
-    def of_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
+    def from_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
         """Create a reference to a logged model."""
         try:
             model = mlflow.MlflowClient().get_logged_model(model_id)
@@ -66,12 +67,12 @@ class ModelReference:
         return cls(name, model.artifact_location, model.source_run_id, model_id, evidence)
 
     @classmethod
-    def of_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
+    def from_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
         """Create a reference to a model version."""
         name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
         if found is None:
             return cls(name, version.source, version.run_id, evidence=evidence)
-        return cls.of_logged_model(found[0], name, evidence)
+        return cls.from_logged_model(found[0], name, evidence)
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
@@ -121,7 +122,7 @@ def load_keras(reference: ModelReference) -> Any:
 
 
 def find_model(name: str) -> ModelReference:
-    """Find a model by a file name or MLflow URI; raise UsageError if it does not exist.
+    """Find a model by a file name or MLflow URI; raise UsageError if it does not exist, LoupeError if MLflow fails.
 
     Args:
         name: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/MODEL_ID`, `runs:/RUN_ID/NAME`, or a file.
@@ -132,12 +133,14 @@ def find_model(name: str) -> ModelReference:
             info = mlflow.models.get_model_info(name)
             if info.model_id is None:
                 return ModelReference(name, name, info.run_id)
-            found = ModelReference.of_logged_model(info.model_id, name)
+            found = ModelReference.from_logged_model(info.model_id, name)
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
-        except Exception as error:
-            raise UsageError(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
+        except Exception as error:  # of any class, for a damaged MLmodel or a wrong answer of a server
+            is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
+            error_class = UsageError if is_missing else LoupeError
+            raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
     raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
@@ -149,7 +152,7 @@ def find_champion(scale: Fraction) -> ModelReference | None:
     if version is None:
         return None
     name = f"models:/{version.name}@{CHAMPION} (version {version.version})"
-    return ModelReference.of_version(version, name, version.tags.get(EVIDENCE_TAG, NO_EVIDENCE))
+    return ModelReference.from_version(version, name, version.tags.get(EVIDENCE_TAG, NO_EVIDENCE))
 
 
 def get_champion(scale: Fraction) -> Any:
@@ -163,7 +166,7 @@ def get_champion(scale: Fraction) -> Any:
         raise
     except MlflowException as error:
         # Other codes, such as that of an unreachable server, do not mean a missing champion.
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in MISSING_CODES:
             raise
         return None
 

@@ -19,7 +19,7 @@ from loupe.errors import LoupeError, describe_error
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import SUFFIXES
 from loupe.photos.worker import PhotoRequest
-from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, StoppedError
+from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
 MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
@@ -101,7 +101,7 @@ class PhotoModel(PythonModel):
                 max_pixels=MAX_RESULT_PIXELS, max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES,
             )  # fmt: skip
             answer = self._workers.upscale(request, served.control)
-        except StoppedError as error:
+        except RequestStoppedError as error:
             raise RefusedError(f"photo {number}: {error}", DEADLINE_EXCEEDED) from None
         except BusyError as error:
             raise RefusedError(str(error), TEMPORARILY_UNAVAILABLE) from None

@@ -12,7 +12,7 @@ from loupe.photos.processing import Outcome, describe_assumptions
 
 
 @contextmanager
-def photo_run(settings: PhotoSettings) -> Iterator[None]:
+def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
     """Open a run under `mlflow run` or inside an open run; otherwise do nothing."""
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
@@ -24,7 +24,7 @@ def photo_run(settings: PhotoSettings) -> Iterator[None]:
             store.check_store(server.PROBE_TIMEOUT_S)
             server.check_reachable()
             runs.tag_project_run()
-            stack.enter_context(runs.step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
+            stack.enter_context(runs.open_step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
         except Exception as error:  # the step does not need the store
             print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield

@@ -17,11 +17,11 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
-# MLflow copies the metrics of a model's step without a link to the dataset; `_send_model_metrics` links them.
+# A model is logged at this step, which has no metrics that MLflow would copy to the model.
 NO_STEP = -1
 
 
-def now() -> int:
+def get_time_ms() -> int:
     """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from loupe.errors import mask_secrets, mask_values
 from loupe.tracking import delivery
-from loupe.tracking.record_handlers import now
+from loupe.tracking.record_handlers import get_time_ms
 
 _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
@@ -48,7 +48,7 @@ def log_metrics(
     """
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
-        log_record("metrics", {"values": values, "step": step or 0, "time": now(), "link": dict(link)})
+        log_record("metrics", {"values": values, "step": step or 0, "time": get_time_ms(), "link": dict(link)})
 
 
 def log_tags(tags: dict[str, str]) -> None:
@@ -73,18 +73,18 @@ def log_file(file: Path, folder: str | None = None) -> None:
 
 def log_figure(figure: Any, name: str) -> None:
     """Log a matplotlib figure, such as `plots/curves.png`."""
-    with _temporary_file(name) as (file, folder):
+    with _create_temporary_file(name) as (file, folder):
         figure.savefig(file)
         log_file(file, folder)
 
 
 def log_image(image: np.ndarray, key: str, step: int) -> None:
     """Log an image, uint8 (height, width), of a training step; `key` names the series."""
-    with _temporary_file("image.png") as (file, _):
+    with _create_temporary_file("image.png") as (file, _):
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, "PNG")
         file.write_bytes(stream.getvalue())
-        log_record("image", {"key": key, "step": step, "timestamp": now()}, file)
+        log_record("image", {"key": key, "step": step, "timestamp": get_time_ms()}, file)
 
 
 def log_json(value: Any, name: str) -> None:
@@ -94,21 +94,21 @@ def log_json(value: Any, name: str) -> None:
 
 def log_text(text: str, name: str) -> None:
     """Log a text file with masked secrets."""
-    with _temporary_file(name) as (file, folder):
+    with _create_temporary_file(name) as (file, folder):
         file.write_text(mask_secrets(text), encoding="utf-8")
         log_file(file, folder)
 
 
 def log_table(table: Any, name: str) -> None:
     """Log a pandas table as .json, which MLflow shows."""
-    with _temporary_file(name) as (file, _):
+    with _create_temporary_file(name) as (file, _):
         table.map(mask_values).to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)
 
 
 def log_array(array: np.ndarray, name: str) -> None:
     """Log an array as .npy."""
-    with _temporary_file(name) as (file, folder):
+    with _create_temporary_file(name) as (file, folder):
         stream = io.BytesIO()  # np.save to a file ignores a full disk
         np.save(stream, array)
         file.write_bytes(stream.getvalue())
@@ -116,7 +116,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 
 @contextmanager
-def _temporary_file(name: str) -> Iterator[tuple[Path, str | None]]:
+def _create_temporary_file(name: str) -> Iterator[tuple[Path, str | None]]:
     """Yield a temporary file for an artifact, and the artifact's folder."""
     parent = str(Path(name).parent)
     with tempfile.TemporaryDirectory() as folder:

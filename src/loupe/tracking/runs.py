@@ -30,7 +30,7 @@ RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's default names, such a
 
 
 @contextmanager
-def step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
+def open_step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
     """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
     Under `mlflow run`, the step joins the run that `mlflow run` created. Inside the run of another step, the new run
@@ -115,7 +115,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             # The URL of the project may contain a password.
             mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
-        with liveness.heartbeats(run_id):
+        with liveness.send_heartbeats(run_id):
             yield run_id
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):

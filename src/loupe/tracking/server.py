@@ -16,7 +16,7 @@ from loupe.cli.progress import print_line
 from loupe.errors import LoupeError, mask_secrets
 from loupe.tracking.deadline import call_within
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 PROBE_TIMEOUT_S = 5.0
 RETRY_INTERVAL_S = 1.0
 STARTUP_TIMEOUT_S = 10.0  # of a starting step
@@ -77,7 +77,7 @@ def wait_until_reachable() -> None:
         time.sleep(RETRY_INTERVAL_S)
 
 
-def retry_while_unreachable(function: Callable[[], T], seconds: float, quiet: bool) -> T:
+def retry_while_unreachable(function: Callable[[], Result], seconds: float, quiet: bool) -> Result:
     """Call an idempotent function while the server is unreachable, at most for `seconds`."""
     deadline, printed = time.monotonic() + seconds, False
     while True:

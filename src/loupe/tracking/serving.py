@@ -38,7 +38,7 @@ SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
 ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory; the bodies of further requests are not read yet
-# Otherwise, three slow clients would block all large bodies.
+# Limits for slow clients: without them, three clients could block all large bodies.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
 MARGIN_S = 5.0  # between the guard's time limit and MLflow's timeout
 GRACE_S = 2.0  # to return an error after the time limit
@@ -95,8 +95,9 @@ def guard_server() -> None:
 class RequestGuard:
     """ASGI middleware that limits the memory and the time of requests.
 
-    app: the app of MLflow.
-    timeout_s: the time for a request, without sending.
+    Args:
+        app: the app of MLflow.
+        timeout_s: the time for a request, without sending.
     """
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
@@ -111,7 +112,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # the default is cores + 4
+        if not self._has_threads:  # by default, too few: the number of cores + 4
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))

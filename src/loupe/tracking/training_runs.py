@@ -33,7 +33,7 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
-    # A resumed run already has points, also after the checkpoint. Under `mlflow run`, a new run does not have them.
+    # A resumed run already has these points. Under `mlflow run`, a new run does not have them.
     run_id = str(mlflow.active_run().info.run_id)
     logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
 
@@ -92,7 +92,7 @@ def log_diagnostics(
     if points:
         metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
-    else:  # one point, for charts of several runs
+    else:  # ridge: one point at step 0
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
@@ -103,7 +103,7 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log figures, and the test scores of the network and the baselines; return `scoring.summarise`.
+    """Log figures and the test scores of the network and the baselines; return a summary of the scores.
 
     Args:
         model: the network with its best weights.
@@ -119,7 +119,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
-    # The difference between draws of random patches is the noise of the study's scores.
+    # The study scored random patches; the difference between two draws is the noise of its scores.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)

@@ -37,7 +37,7 @@ def compute_key(settings: Settings, digest: str, code: str) -> str:
 
 
 @contextmanager
-def trial_run(
+def open_trial_run(
     settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
 ) -> Iterator[str]:
     """Open the run of a trial as a child of the sweep's run.

@@ -19,8 +19,8 @@ TIMING_LIMIT_S = 1.0  # of CPU time
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron that also reads pixels around a patch is trained on squares of up to 4x4 patches; otherwise, all
-    these pixels would be mirrored borders. `batch_size` counts patches.
+    A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches: around a single patch,
+    all pixels would be mirrored. `batch_size` counts patches.
 
     Args:
         settings: the settings of the network.
@@ -48,7 +48,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
     """Measure how many training steps fit into a time budget, at least 1. The weights do not change.
 
-    Other processes hardly change the CPU time of all cores, which is measured.
+    The CPU time of all cores is measured, because other processes hardly change it.
 
     Args:
         seconds: the budget, in seconds of one core.

@@ -37,7 +37,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest is better; see `compute_win_share`.
         val/gap: validation mae minus training mae, minus the same difference for Lanczos.
-        val/dark_lost: share of dark pixels that became bright, see `metrics.lost_dark_share`.
+        val/dark_lost: share of dark pixels that became bright, see `metrics.compute_lost_dark_share`.
         val/gradient_energy: gradient energy divided by that of the labels.
         val/seams: mean error at the borders of blocks divided by the mean error inside.
         val/input_mae: mae of the filter `pre_upscale`; only with this filter.
@@ -49,10 +49,10 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     batches: dict[str, list[np.ndarray]] = {}
     for inputs, labels in validation.batches(BATCH_SIZE):
         large = upscale(model, inputs, choose_recompose(settings))
-        border, inside = metrics.seam_errors(large, labels, model.geometry.p)
-        values = metrics.scores(large, labels, ("mae", "mse", "psnr")) | {
-            "dark": metrics.lost_dark_share(large, labels), "border": border, "inside": inside,
-            "energy": metrics.gradient_energy(large), "label energy": metrics.gradient_energy(labels),
+        border, inside = metrics.compute_seam_errors(large, labels, model.geometry.p)
+        values = metrics.compute_scores(large, labels, ("mae", "mse", "psnr")) | {
+            "dark": metrics.compute_lost_dark_share(large, labels), "border": border, "inside": inside,
+            "energy": metrics.compute_gradient_energy(large), "label energy": metrics.compute_gradient_energy(labels),
         } | {name: metrics.mae(upscale(each, inputs), labels) for name, each in baselines.items()}  # fmt: skip
         for name, value in values.items():
             batches.setdefault(name, []).append(value)

@@ -1,6 +1,6 @@
 """Removes noise by non-local means: the mean over pixels with a similar neighbourhood.
 
-scikit-image takes 198 MB on disk, and twice the time.
+scikit-image is not used: it takes 198 MB on disk, and twice the time.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
         if (right, down) <= (0, 0):
             continue  # added with the opposite shift, which has equal weights
         top, bottom = min(0, -down), max(height, height - down)
-        distances = _squared_distances(padded, (top, bottom), (-right, width), (down, right)) - noise_distance
+        distances = _sum_squared_differences(padded, (top, bottom), (-right, width), (down, right)) - noise_distance
         weights = np.exp(-np.maximum(distances, 0) / unit_distance)
         weights[weights < np.exp(-LARGEST_DISTANCE)] = 0
         # A shift, and the position of the first pixel of the image in `weights`
@@ -96,7 +96,7 @@ def estimate_noise(grey: np.ndarray) -> float:
     return float(np.quantile(means, 0.125) * math.sqrt(math.pi / 2) / 6) if largest else 0.0
 
 
-def _squared_distances(
+def _sum_squared_differences(
     padded: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], shift: tuple[int, int]
 ) -> np.ndarray:
     """Sum the squared differences between an image and its shifted copy over the 4x4 pixels around each pixel.

@@ -12,8 +12,8 @@ from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
 CPU = "cpu"
-# onnxruntime's providers and their options. TF32 changes pixels. By default, CUDA searches the fastest algorithm for
-# each size of a tile.
+# onnxruntime's providers and their options. TF32 would change pixels. By default, CUDA would measure all algorithms
+# for each tile size.
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
@@ -84,7 +84,11 @@ class OnnxUpscaler:
 
 
 def _choose_device(setting: str) -> tuple[str, str]:
-    """Return the device to try, and one line if it is not the requested device; raise UsageError without any."""
+    """Return the device to try, and one line if it is not the requested device.
+
+    Raises:
+        UsageError: onnxruntime is incomplete.
+    """
     import onnxruntime
 
     try:
@@ -105,7 +109,7 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal errors
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # doubles the memory if the sizes of images differ
+    options.enable_mem_pattern = False  # True would double the memory if the sizes of images differ
     # Waiting threads would take the cores that process the colour of the image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:

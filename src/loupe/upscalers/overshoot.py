@@ -1,7 +1,7 @@
 """Limits the overshoot of networks at the edges of text and line art.
 
 Networks learn from photos to increase the contrast of thin lines, and would turn grey text into black text. The limit
-hardly changes photos: at 3:2, 0.007 % of the pixels of kodak24.
+hardly changes photos: at 3:2, 0.01 % of the pixels of kodak24.
 """
 
 from dataclasses import replace
@@ -12,9 +12,9 @@ import numpy as np
 
 from loupe.upscalers.tiling import UpscalingModel
 
-RANGE_RADIUS = 2  # of the window whose lowest and highest value limit a pixel
+RANGE_RADIUS = 1  # of the window whose lowest and highest value limit a pixel
 FLAT_RADIUS = 5  # of the window in which flat areas are searched
-OVERSHOOT = np.float32(0.15)  # as a share of the window's range; Lanczos reaches this share
+OVERSHOOT = np.float32(0.12)  # as a share of the window's range; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
 MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
 # An image is drawn if at least FLAT_SHARE of the window has exactly the lightest or darkest value, and at least
@@ -76,10 +76,8 @@ def _compute_extreme(padded: np.ndarray, choose: np.ufunc) -> np.ndarray:
     """Compute the smallest or largest value within RANGE_RADIUS of each pixel."""
     margin = FLAT_RADIUS - RANGE_RADIUS
     padded = padded[margin:-margin, margin:-margin]
-    pairs = choose(padded[1:], padded[:-1])
-    rows = choose(choose(pairs[:-3], pairs[2:-1]), padded[4:])
-    pairs = choose(rows[:, 1:], rows[:, :-1])
-    extreme: np.ndarray = choose(choose(pairs[:, :-3], pairs[:, 2:-1]), rows[:, 4:])
+    rows = choose(choose(padded[:-2], padded[1:-1]), padded[2:])
+    extreme: np.ndarray = choose(choose(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
     return extreme
 
 

@@ -71,7 +71,7 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
-        # np.load returns another object for a zip archive.
+        # For a zip archive, np.load returns an object without a shape.
         raise LoupeError(
             f"ridge: {str(file)!r} is not a ridge of {format_value(scale)}: {describe_error(error)}"
         ) from None

@@ -129,7 +129,7 @@ def upscale_rows(
 def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    They are multiples of the largest divisor of q up to q/2 that is a whole number of pixels in the result.
+    Their unit is the largest divisor of q up to q/2 that is a whole number of pixels in the result.
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]

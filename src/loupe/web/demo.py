@@ -23,7 +23,7 @@ from loupe.web.storage import LIFETIME_S
 MAX_PHOTO_PIXELS = 30_000_000  # of all frames and pages
 MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder reads the result for the comparison
 MAX_PAGES = 500
-MAX_PREVIEW = 870, 660  # for a screen 1280 pixels wide
+MAX_PREVIEW = 870, 660  # width and height in pixels, for a screen 1280 pixels wide
 MAX_QUEUED = 60  # waiting photos of all visitors
 TIMEOUT_S = 55.0  # per photo
 
@@ -87,7 +87,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        # For updates of the visitor's progress bar by other threads
+        # Other threads update the visitor's progress bar in this context.
         context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale))

@@ -1,0 +1,132 @@
+"""Reads metadata that Pillow skips, and names the data of a file that results do not contain."""
+
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+MAX_BYTES, MAX_GIF_BYTES = 2**24, 2**22  # of a profile or packet; of the part of a GIF in which they are searched
+CREDENTIALS = "content credentials"  # of the standard C2PA
+# Names of JPEG 2000 and JPEG XL boxes, of the UUIDs of JPEG 2000 boxes, and of numbers of TIFF tags.
+BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
+COMPRESSED_BOXES = {b"Exif": "EXIF", b"xml ": "XMP", b"jumb": CREDENTIALS}
+XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+UUIDS = {
+    b"JpgTiffExif->JP2": "EXIF",
+    bytes.fromhex("33C7A4D2B81D4723A0BAF1A3E097AD38"): "IPTC",
+    bytes.fromhex("B14BF8BD083D4B43A5AE8CD7D5A6CE03"): "GeoTIFF",
+}
+TIFF_TAGS = {37724: "Photoshop layers", 52545: CREDENTIALS}
+PHOTOSHOP_TAG, RESOURCES = 34377, "Photoshop resources"
+# Photoshop resources that results contain in another form, or do not need: resolution, thumbnails, IPTC, profile,
+# EXIF, XMP, and the checksum of IPTC.
+KNOWN_RESOURCES = {0x03ED, 0x0409, 0x040C, 0x0404, 0x040F, 0x0422, 0x0423, 0x0424, 0x0425}
+GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe", b"\x21\xff\x0bICCRGBG1012"
+
+
+def read_skipped_metadata(image: Image.Image, source: bytes | Path) -> None:
+    """Add an XMP packet and a profile to `image.info`, and the names of other data as `attachments`."""
+    if image.format in READERS:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            image.info["attachments"] = [*dict.fromkeys(READERS[image.format](image, file))]
+
+
+def list_attachments(image: Image.Image) -> list[str]:
+    """Return names of the data that a file contains in addition to the image. This data is not read."""
+    names = [*image.info.get("attachments", ())]
+    for marker, content in getattr(image, "applist", ()):
+        if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
+            names.append("gain map")
+        elif marker == "APP2" and content.startswith(b"MPF\0"):
+            names.append("further images")
+        elif marker == "APP11" and content.startswith(b"JP"):
+            names.append(CREDENTIALS)
+    tags = getattr(image, "tag_v2", {})
+    names += [name for tag, name in TIFF_TAGS.items() if tag in tags]
+    content = tags.get(PHOTOSHOP_TAG)
+    found = re.findall(rb"(?s)8BIM(..)", content) if isinstance(content, bytes) else []
+    numbers = {int.from_bytes(number, "big") for number in found}
+    if ({*image.info.get("photoshop", ())} | numbers) - KNOWN_RESOURCES:
+        names.append(RESOURCES)
+    return names
+
+
+def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
+    """Name the texts of which Pillow keeps only the last: those with the same keyword."""
+    file.seek(8)  # after the signature
+    keywords = set[bytes]()
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            keyword = file.read(min(length, 80)).partition(b"\0")[0]
+            if keyword in keywords:
+                yield "texts with repeated keywords, except for the last"
+            keywords.add(keyword)
+            file.seek(-min(length, 80), io.SEEK_CUR)
+        elif kind == b"caBX":
+            yield CREDENTIALS
+        file.seek(length + 4, io.SEEK_CUR)  # the checksum has 4 bytes
+
+
+def _read_webp(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
+    file.seek(12)  # after the header
+    while len(head := file.read(8)) == 8:
+        if head[:4] == b"C2PA":
+            yield CREDENTIALS
+        length = int.from_bytes(head[4:], "little")
+        file.seek(length + length % 2, io.SEEK_CUR)
+
+
+def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
+    """Read the boxes of a JPEG 2000 (ISO/IEC 15444-1, annex I) or JPEG XL (ISO/IEC 18181-2)."""
+    for kind, content in _list_boxes(file):
+        if kind == b"jp2h":
+            for inner, colours in _list_boxes(io.BytesIO(content)):
+                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # the two kinds of profiles
+                    image.info["icc_profile"] = colours[3:]
+        elif kind == b"xml " and image.format == "JXL":
+            image.info["xmp"] = content
+        elif kind == b"uuid" and content.startswith(XMP_UUID):
+            image.info["xmp"] = content[16:]
+        elif kind == b"uuid":
+            yield UUIDS.get(content[:16], "a UUID box")
+        elif kind == b"brob":  # Brotli, which Python does not decompress
+            yield COMPRESSED_BOXES.get(content[:4], "a compressed box")
+        elif kind in BOXES:
+            yield BOXES[kind]
+
+
+def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and the content of each box, without the content of boxes that contain pixels."""
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
+        if length == -7:  # a length of 8 bytes follows
+            length = int.from_bytes(file.read(8), "big") - 16
+        if length < 0:  # the last box
+            break
+        end = file.tell() + length
+        is_read = kind in (b"jp2h", b"colr", b"xml ", b"uuid", b"brob")
+        yield kind, file.read(min(length, MAX_BYTES)) if is_read else b""
+        file.seek(end)
+
+
+def _read_gif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
+    content = file.read(MAX_GIF_BYTES)
+    if (start := content.find(GIF_XMP)) > 0:
+        image.info["xmp"] = content[start + len(GIF_XMP) :].partition(GIF_XMP_END)[0]
+    if (start := content.find(GIF_PROFILE)) > 0:
+        start, profile = start + len(GIF_PROFILE), b""
+        while length := int.from_bytes(content[start : start + 1], "big"):  # blocks that begin with their length
+            profile += content[start + 1 : start + 1 + length]
+            start += 1 + length
+        image.info["icc_profile"] = profile
+    yield from ()
+
+
+READERS: dict[str | None, Callable[[Image.Image, IO[bytes]], Iterator[str]]] = {
+    "PNG": _read_png, "WEBP": _read_webp, "JPEG2000": _read_boxes, "JXL": _read_boxes, "GIF": _read_gif
+}  # fmt: skip
