@@ -33,13 +33,16 @@ class Shallow(GradientTrain):
     DEFAULTS = {"skip": "ridge", "batch_size": 16}
 
 
+ACTIVATION = "relu"
+
+
 def add_body(image, settings, q, p, initializer):
     import keras
 
     from loupe.models.blocks import fold, pad, unfold
 
     x = pad(fold(image, q), 1)
-    hidden = keras.layers.Conv2D(settings.width, 3, activation="relu", **initializer(9 * q * q, settings.width))
+    hidden = keras.layers.Conv2D(settings.width, 3, activation=ACTIVATION, **initializer(9 * q * q, settings.width))
     blocks = keras.layers.Conv2D(p * p, 1, name="blocks", **initializer(settings.width, p * p))
     return unfold(blocks(hidden(x)), p)
 
@@ -101,8 +104,14 @@ def test_settings_help_and_sweeps_know_the_network(tmp_path: Path, capsys: pytes
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("registered")
-def test_the_network_is_trained_searched_registered_exported_and_used(tmp_path: Path) -> None:
+def test_the_network_is_trained_searched_registered_exported_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_step("preprocess", ["--smoke", "--quiet"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["shallow_network"], "ACTIVATION", "gelu")
+        assert run_step("train", ["--network", "shallow"]) == 2
+    assert "network: shallow cannot be exported to ONNX: activation: must be one of" in capsys.readouterr().err
     assert run_step("train", ["--network", "shallow", "--steps", "8", "--quiet", "--scale", "2"]) == 0
     (run,) = mlflow.search_runs(
         search_all_experiments=True, filter_string="tags.`loupe.step` = 'train'", output_format="list"

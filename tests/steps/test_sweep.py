@@ -205,7 +205,7 @@ def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(
     assert len(linked) == len(model.metrics)
     (version,) = open_store(smoke).search_model_versions("name = 'loupe'")
     assert version.run_id == best
-    assert "of the bundled network small of 3:2" in version.tags["why"]
+    assert "of the bundled network small of 3:2" in version.tags["loupe.evidence"]
     assert not open_store(smoke).get_registered_model("loupe").aliases
     assert not [run for run in children if list_files(smoke, run, "checkpoint")]
 

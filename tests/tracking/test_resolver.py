@@ -16,7 +16,7 @@ from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
 from loupe.errors import LoupeError, UsageError
 from loupe.steps import demo, evaluate, register, train, upscale
-from loupe.tracking import models, runs, training_runs
+from loupe.tracking import logged_models, models, runs, training_runs
 from loupe.upscalers import bundled
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -228,8 +228,8 @@ def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypa
 def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experiment(names, monkeypatch):
     client = mlflow.MlflowClient()
 
-    def log(experiment, digest, mae, smoke="false"):
-        tags = {"loupe.step": "train", "loupe.scale": "3:1", "loupe.smoke": smoke, "loupe.digest": digest}
+    def log(experiment, digest, mae, smoke="false", step="train"):
+        tags = {"loupe.step": step, "loupe.scale": "3:1", "loupe.smoke": smoke, "loupe.digest": digest}
         run_id = client.create_run(experiment, tags=tags).info.run_id
         client.log_metric(run_id, "val/best_mae", mae)
         client.set_terminated(run_id)
@@ -237,9 +237,14 @@ def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experimen
 
     mine, other = (client.create_experiment(name) for name in ("mine", "other"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    with pytest.raises(UsageError, match="run: must be a finished train run of scale 3:1 in the experiment 'mine'"):
+    with pytest.raises(
+        UsageError, match="run: must be a finished train run or trial of scale 3:1 in the experiment 'mine'"
+    ):
         runs.find_best_run("3:1", smoke=False)
-    best = [log(mine, "easy photos", 0.01), log(mine, "photos", 0.03), log(mine, "photos", 0.05)][1]
+    log(mine, "easy photos", 0.01)
+    best, deleted = log(mine, "photos", 0.03, step="trial"), log(mine, "photos", 0.02, step="trial")
+    log(mine, "photos", 0.05)
+    monkeypatch.setattr(logged_models, "find_model", lambda run_id: run_id != deleted)
     log(other, "photos", 0.02)
     log(mine, "photos", 0.001, smoke="true")
     assert runs.find_best_run("3:1", smoke=False).info.run_id == best

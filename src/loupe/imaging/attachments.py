@@ -9,9 +9,10 @@ from typing import IO
 
 from PIL import Image
 
-MAX_BYTES, MAX_GIF_BYTES = 2**24, 2**22  # of a profile or packet; of the part of a GIF in which they are searched
+MAX_BYTES = 2**24  # of a profile or an XMP packet
+MAX_GIF_BYTES = 2**22  # the start of a GIF, which is searched for both
 CREDENTIALS = "content credentials"  # of the standard C2PA
-# Names of JPEG 2000 and JPEG XL boxes, of the UUIDs of JPEG 2000 boxes, and of numbers of TIFF tags.
+# Names by kind of box (JPEG 2000, JPEG XL), by UUID of a JPEG 2000 box, and by number of a TIFF tag
 BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
 COMPRESSED_BOXES = {b"Exif": "EXIF", b"xml ": "XMP", b"jumb": CREDENTIALS}
 XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")

@@ -11,10 +11,10 @@ METRICS = {
     "weights": "weights",
     "macs_per_pixel": "macs_per_pixel",
     **{f"val/{score}": f"val/best_{score}" for score in ("mae", "mse", "psnr")},
-}  # the metrics of constraints, and the metrics of runs that contain their values
+}  # the metric of a run by its name in a constraint
 
 
-def _parse(text: str) -> tuple[str, str, float]:
+def _parse_constraint(text: str) -> tuple[str, str, float]:
     """Return the metric of a run, the operator and the limit of a constraint."""
     try:
         name, operator, limit = text.split()
@@ -28,19 +28,19 @@ def _parse(text: str) -> tuple[str, str, float]:
     return parsed
 
 
-def _format(text: str) -> str:
+def _format_constraint(text: str) -> str:
     """Return a constraint with single spaces, after a check of its parts."""
     text = " ".join(text.replace("<=", " <= ").replace(">=", " >= ").split())
-    _parse(text)
+    _parse_constraint(text)
     return text
 
 
-Constraint = Annotated[str, AfterValidator(_format)]
+Constraint = Annotated[str, AfterValidator(_format_constraint)]
 
 
 def compute_violations(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
     """Return by how much the metrics of a run violate each constraint; 0 or less if they satisfy it."""
-    parsed = {text: _parse(text) for text in constraints}
+    parsed = {text: _parse_constraint(text) for text in constraints}
     return {
         text: (metrics.get(name, math.nan) - limit) * (1 if operator == "<=" else -1)
         for text, (name, operator, limit) in parsed.items()

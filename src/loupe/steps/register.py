@@ -64,7 +64,7 @@ def run(settings: Register) -> Registration:
 
 def _register(settings: Register) -> Registration:
     from loupe.models.builder import KerasUpscaler
-    from loupe.tracking import champions, gate, models, records, registration, runs
+    from loupe.tracking import champions, gate, models, records, registration, run_notes, runs
     from loupe.tracking.candidates import find_candidate
 
     candidate = find_candidate(settings)
@@ -75,28 +75,26 @@ def _register(settings: Register) -> Registration:
         result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
         _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
         licence = _describe_licences(candidate.dataset.settings["source"]) if candidate.dataset else "unknown"
-        version_tags = models.make_geometry_tags(upscaler.geometry) | {
-            "digest": candidate.dataset.digest if candidate.dataset else "",
-            "commit": candidate.commit,
-            "data_licence": licence,
-            "onnx_difference": f"{difference:.1e}",
-        }
         trained_on = candidate.dataset.folder.name if candidate.dataset else "unknown photos"
         description = f"{candidate.name}, trained on {trained_on}. {_describe_input(upscaler.geometry)}. "
-        description += f"Data: {licence}."
-        version = registration.register_model(candidate.reference, candidate.scale, description, version_tags)
+        description += f"Its ONNX file differs by at most {difference:.1e}. Data: {licence}."
+        tags = {"loupe.digest": candidate.dataset.digest} if candidate.dataset else {}
+        version = registration.register_model(candidate.reference, candidate.scale, description, tags)
         was_champion = champion is not None and str(champion.version) == str(version.version)
         if not was_champion:
-            registration.tag_version(version, result.tags)
+            registration.tag_version(version, {models.EVIDENCE_TAG: result.reason})
         if settings.gate or (result.interval and not candidate.is_smoke):
             gate.record_gate(candidate.scale, gate_tags)
         reason, is_accepted = _judge(candidate, result, version, was_champion)
         if is_accepted:
             photo_uri = champions.promote(candidate.scale, version, result.reason)
             records.log_tags({"loupe.photo": photo_uri})
-        records.log_tags({"loupe.version": f"models:/{version.name}/{version.version}", **result.tags})
+        uri = f"models:/{version.name}/{version.version}"
+        records.log_tags({"loupe.version": uri, models.EVIDENCE_TAG: result.reason})
         records.log_metrics(result.metrics)
-    return Registration(version.name, str(version.version), was_champion or is_accepted, reason)
+        registered = Registration(version.name, str(version.version), was_champion or is_accepted, reason)
+        run_notes.log_note(settings, str(registered))
+    return registered
 
 
 def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champion: bool) -> tuple[str, bool]:
@@ -129,7 +127,8 @@ def _move_champion(settings: Register) -> Registration:
             reason += f"; {evidence}" if evidence else ""
         else:
             reason = "made champion by `loupe register --version`"
-            reason += f"; {version.tags['why']}" if "why" in version.tags else ""
+            evidence = version.tags.get(models.EVIDENCE_TAG)
+            reason += f"; {evidence}" if evidence else ""
             photo_uri = champions.promote(scale, version, reason)
         number = str(version.version) if version else ""
         records.log_tags({"loupe.photo": photo_uri, "loupe.version": f"models:/{name}/{number}"})

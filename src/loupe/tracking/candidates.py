@@ -28,7 +28,6 @@ class Candidate:
         dataset: the dataset of the training, or None.
         source: the name, folder or source of this dataset, or None.
         is_smoke: whether the training was a short test.
-        commit: the commit of the training code, or "".
     """
 
     reference: models.ModelReference
@@ -37,7 +36,6 @@ class Candidate:
     dataset: Dataset | None = None
     source: str | None = None
     is_smoke: bool = False
-    commit: str = ""
 
 
 def find_candidate(settings: Register) -> Candidate:
@@ -74,7 +72,6 @@ def find_candidate(settings: Register) -> Candidate:
         open_training_dataset(run, settings),
         texts["dataset"],
         is_smoke=settings.smoke or texts["smoke"] == "true",
-        commit=tags.get("loupe.commit", ""),
     )
 
 

@@ -77,17 +77,6 @@ class GateResult:
         )
 
     @property
-    def tags(self) -> dict[str, str]:
-        """The comparison as tags of a run or model version."""
-        return {
-            "mae": f"{self.mae:.6f}",
-            "defender": self.defender,
-            "defender_mae": f"{self.defender_mae:.6f}",
-            "gate": self.dataset,
-            "why": self.reason,
-        }
-
-    @property
     def metrics(self) -> dict[str, float]:
         """The comparison as metrics of a run."""
         return {

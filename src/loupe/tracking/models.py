@@ -19,7 +19,7 @@ from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # in MLflow's model
 ONNX_FILE = "onnx/model.onnx"  # in a registered model
-EVIDENCE_TAG = "loupe.evidence"  # of a version that became champion
+EVIDENCE_TAG = "loupe.evidence"  # of a version: its comparison with the champion
 NO_EVIDENCE = "not compared with another model by `loupe register`"
 MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
@@ -83,7 +83,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
         file = Path(folder) / "model.keras"
         # A copy without the variables of the optimizer
         keras.Model(model.input, model.output, name=model.name).save(file)
-        records.log_record("model", make_geometry_tags(Geometry.from_name(model.name)), file)
+        records.log_record("model", make_geometry_metadata(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 
 
@@ -93,8 +93,8 @@ def log_model_metrics(points: list[dict[str, Any]]) -> None:
     records.log_record("model metrics", {"step": best})
 
 
-def make_geometry_tags(geometry: Geometry) -> dict[str, str]:
-    """Return the geometry as tags of a model."""
+def make_geometry_metadata(geometry: Geometry) -> dict[str, str]:
+    """Return the geometry as metadata of a logged model."""
     names = ("q", "p", "min_side", "halo", "luminance", *(["condition"] if geometry.channels > 1 else []))
     return {name: str(getattr(geometry, name)) for name in names}
 

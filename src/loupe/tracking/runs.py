@@ -18,7 +18,7 @@ from loupe.cli.signals import defer_signals
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError, mask_secrets
-from loupe.tracking import delivery, liveness, run_notes, server
+from loupe.tracking import delivery, liveness, logged_models, run_notes, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.store import check_store, create_store, search_runs, set_experiment
@@ -235,7 +235,7 @@ def get_run(run_id: str, field: str) -> Any:
 
 
 def find_best_run(scale: str, smoke: bool) -> Any:
-    """Return the finished train run of the current experiment with the lowest validation mae.
+    """Return the train run or trial of the current experiment with a model and the lowest validation mae.
 
     Only runs on the dataset of the newest run are compared.
 
@@ -251,14 +251,18 @@ def find_best_run(scale: str, smoke: bool) -> Any:
     name = name or EXPERIMENT
     experiment = mlflow.get_experiment(experiment_id) if experiment_id else mlflow.get_experiment_by_name(name)
     without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
-    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` = 'train' and metrics.`val/best_mae` >= 0"
+    condition = "attributes.status = 'FINISHED' and tags.`loupe.step` LIKE 'tr%' and metrics.`val/best_mae` >= 0"
     condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
     newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
     if not newest:
         name = experiment.name if experiment else name
         raise UsageError(
-            f"run: must be a finished train run of scale {scale} in the experiment {name!r} of "
+            f"run: must be a finished train run or trial of scale {scale} in the experiment {name!r} of "
             f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
         )
     same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
-    return search_runs(condition + same_dataset, 1, ["metrics.`val/best_mae` ASC"], experiment.experiment_id)[0]
+    ranking = search_runs(
+        condition + same_dataset, order_by=["metrics.`val/best_mae` ASC"], experiment=experiment.experiment_id
+    )
+    # A sweep deletes the models of all trials but its best.
+    return next((run for run in ranking if logged_models.find_model(run.info.run_id)), ranking[0])

@@ -26,7 +26,8 @@ def build_network(
         start: the network of `settings.start`, or None.
 
     Raises:
-        UsageError: training crops are larger than the dataset's inputs, or no layer matches a layer of `start`.
+        UsageError: training crops are larger than the dataset's inputs, no layer matches a layer of `start`, or the
+            network has a layer or an activation that cannot be exported.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -39,6 +40,10 @@ def build_network(
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
         raise UsageError(f"start: must have a layer with weights of the same shapes, got {settings.start!r}")
+    try:
+        builder.measure_costs(model)
+    except ValueError as error:  # a network that a user added has layers or activations that cannot be exported
+        raise UsageError(f"network: {settings.network} cannot be exported to ONNX: {error}") from None
     return model
 
 
