@@ -1,6 +1,7 @@
 """Adding a network takes one module and one entry in NETWORKS. Every step then accepts the network."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -125,7 +126,8 @@ def test_the_network_is_trained_searched_registered_exported_and_used(
     assert run_step("register", ["--scale", "2", "--quiet"]) == 0
     model = mlflow.MlflowClient().get_model_version("loupe-2x", "1")
     assert model.run_id == run.info.run_id
-    (file,) = mlflow.MlflowClient().list_logged_model_artifacts(model.source.rpartition("/")[2], "onnx")
+    model_id = re.search(r"m-[0-9a-f]{32}", model.source)[0]
+    (file,) = mlflow.MlflowClient().list_logged_model_artifacts(model_id, "onnx")
     assert file.path == "onnx/model.onnx"
     Image.new("RGB", (20, 12), "red").save(tmp_path / "photo.png")
     words = ["photo.png", "--scale", "2", "--model", "models:/loupe-2x/1", "--out", "large.png", "--quiet"]
