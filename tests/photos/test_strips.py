@@ -44,7 +44,7 @@ loaded = load_bundled(sys.argv[1], Fraction(3, 2))
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
 before = read("VmRSS:")
 for rows, columns in ((168, 292), (168, 292), (168, 150), (232, 292), (232, 292)):
-    loaded.model(np.zeros((1, rows, columns, 1), "float32"))
+    loaded.model(np.zeros((1, rows, columns, loaded.model.geometry.channels), "float32"))
 print(read("VmHWM:") - before, loaded.layer_bytes)
 """
 

@@ -141,10 +141,10 @@ def photos(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("device", "available", "name", "line"),
     [
-        ("auto", [], "small of 2:1\n", ""),
-        ("cpu", ["cuda"], "small of 2:1\n", ""),
-        ("auto", ["cuda"], "small of 2:1 on cuda\n", ""),
-        ("cuda", [], "small of 2:1\n", MISSING.format("cuda", PROVIDER["cuda"])),
+        ("auto", [], "small of 2:1,", ""),
+        ("cpu", ["cuda"], "small of 2:1,", ""),
+        ("auto", ["cuda"], "small of 2:1 on cuda,", ""),
+        ("cuda", [], "small of 2:1,", MISSING.format("cuda", PROVIDER["cuda"])),
     ],
 )
 def test_upscale_names_the_device_and_reports_a_fallback_once(device, available, name, line, photos, install, capsys):
@@ -152,7 +152,7 @@ def test_upscale_names_the_device_and_reports_a_fallback_once(device, available,
     words = [photos, "--out", "out", "--size", "40x40", "--model", "small", "--device", device]
     assert main.run_step("upscale", words) == 0
     printed = capsys.readouterr()
-    assert printed.out.endswith(name)
+    assert name in printed.out
     assert [found for found in printed.err.splitlines() if found.startswith("device:")] == [line] * bool(line)
 
 
