@@ -350,6 +350,16 @@ def test_a_maker_note_keeps_its_position(image, tmp_path, position):
         previous = tmp_path / f"large.{suffix}"
 
 
+def test_the_orientation_of_a_jpeg_xl_is_not_applied_again(image, tmp_path):
+    """The decoder applies the orientation of the image; that of EXIF does not count."""
+    pytest.importorskip("pillow_jxl")
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(tmp_path / "photo.jxl", exif=exif.tobytes())
+    result, _ = upscale(tmp_path / "photo.jxl", tmp_path / "large.jpg")
+    assert (result.size, result.getexif()[274]) == ((96, 64), 1)
+
+
 def test_a_description_of_the_original_size_is_left_out(image, tmp_path):
     for options in ({}, {"ome": True}, {"imagej": True}):
         tifffile.imwrite(tmp_path / "photo.tif", np.asarray(image), **options)

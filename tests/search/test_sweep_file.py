@@ -121,7 +121,7 @@ def test_sweep_file_survives_json(file):
     ("old", "new", "line"),
     [
         ("[train]", "[trial]", "trial: Extra inputs are not permitted, got "),
-        ("repeats = 3", "repeat = 3", "study.repeat: Extra inputs are not permitted, got '3'"),
+        ("repeats = 3", "repeat = 3", "study.repeat: Extra inputs are not permitted, got '3'; did you mean repeats?"),
         ("repeats = 3", "repeats = 0", "study.repeats: must be greater than or equal to 1, got '0'"),
         ("repeats = 3", "repeats = 'many'", "study.repeats: must be a valid integer, .*, got 'many'"),
         ("repeats = 3", "keep = 0", "study.keep: must be greater than or equal to 1, got '0'"),

@@ -4,6 +4,7 @@ import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -223,6 +224,19 @@ def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypa
     with pytest.raises(LoupeError, match=f"model: '{CHAMPION_URI}' cannot be loaded: 'list' object has no") as caught:
         models.find_model(CHAMPION_URI)
     assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(("files", "expected"), [([], UsageError), (["data/model.keras"], LoupeError)])
+def test_a_failed_download_is_not_a_missing_file(files, expected, monkeypatch, tmp_path):
+    def fail(uri, dst_path):
+        raise mlflow.exceptions.MlflowException("no answer")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    found = [SimpleNamespace(path=file) for file in files]
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: found)
+    with pytest.raises(LoupeError, match=r"^model: good cannot be loaded: (no answer|it does not contain)") as caught:
+        models.download_keras_file(models.ModelReference("good", "models:/m-1"), str(tmp_path))
+    assert type(caught.value) is expected
 
 
 def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experiment(names, monkeypatch):

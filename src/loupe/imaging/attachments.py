@@ -96,7 +96,9 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
         elif kind == b"uuid":
             yield UUIDS.get(content[:16], "a UUID box")
         elif kind == b"brob":  # Brotli, which Python does not decompress
-            yield COMPRESSED_BOXES.get(content[:4], "a compressed box")
+            name = COMPRESSED_BOXES.get(content[:4], "a compressed box")
+            if name.lower() not in image.info:  # Pillow reads it from a reconstructed JPEG
+                yield name
         elif kind in BOXES:
             yield BOXES[kind]
 

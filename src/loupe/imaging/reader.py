@@ -127,6 +127,8 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
+        if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
+            image.getexif()[ORIENTATION] = 1  # the decoder rotates the pixels; EXIF does not count (ISO/IEC 18181-2)
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None

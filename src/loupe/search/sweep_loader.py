@@ -1,12 +1,13 @@
 """Reads a sweep file and checks its points against the settings of train."""
 
+import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loupe.config.base import RunSettings
 from loupe.config.fields import format_value, quote_value
@@ -15,7 +16,8 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
-from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile, parse_condition, parse_field
+from loupe.report.claims import Claim
+from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile, parse_condition, parse_field
 from loupe.search.values import Range
 
 MAX_FILE_BYTES = 2**20
@@ -44,10 +46,21 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
+        if first["type"] == "extra_forbidden":
+            value += _suggest_field(first["loc"])
         raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
     except (UsageError, ValueError, OverflowError) as error:
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
+
+
+def _suggest_field(location: Sequence[Any]) -> str:
+    """Return the known name that is most similar to an unknown table or field, as the end of an error message."""
+    tables: dict[Any, type[BaseModel]] = {"study": Study, "claim": Claim}
+    table = tables.get(location[0]) if len(location) > 1 else SweepFile
+    names = [field.alias or name for name, field in table.model_fields.items()] if table else []
+    similar = difflib.get_close_matches(str(location[-1]), names, 1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _read_tables(file: Path) -> dict[str, Any]:

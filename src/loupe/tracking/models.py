@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -203,9 +204,14 @@ def download_onnx(reference: ModelReference, folder: str) -> Path | None:
 
 
 def download_keras_file(reference: ModelReference, folder: str) -> Path:
-    """Download the `.keras` file of a model to a folder; raise UsageError if it does not exist."""
+    """Download the `.keras` file of a model; raise UsageError if it does not exist, LoupeError if MLflow fails."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
-    except (MlflowException, OSError):
-        reason = f"it does not contain {KERAS_FILE}, or the file cannot be read"
-        raise UsageError(f"model: {reference.name} cannot be loaded: {reason}") from None
+    except (MlflowException, OSError) as error:
+        reason = describe_error(error)
+    # A failed download must not count as a missing file: `register` replaces a champion whose file is missing.
+    with suppress(MlflowException, OSError):
+        files = mlflow.artifacts.list_artifacts(artifact_uri=f"{reference.uri}/{Path(KERAS_FILE).parent}")
+        if Path(KERAS_FILE).name not in [Path(file.path).name for file in files]:
+            raise UsageError(f"model: {reference.name} cannot be loaded: it does not contain {KERAS_FILE}")
+    raise LoupeError(f"model: {reference.name} cannot be loaded: {reason}")
