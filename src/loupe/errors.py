@@ -3,11 +3,13 @@
 import base64
 import os
 import re
+import traceback
 from typing import Any
 from urllib.parse import unquote
 
 LONGEST_DESCRIPTION = 300  # characters of a described error
 MASK = "***"
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # access the store of the runs
 SHORTEST_PART = 3  # characters of a part of a secret, which a library's message may quote
 
 # A password may contain `/`, `@` or `:`, so everything up to the last `@` before a space is masked.
@@ -148,3 +150,14 @@ def describe_error(error: BaseException, *urls: str) -> str:
     """Return the first line of an error message, or the class of the error; for `urls`, see `mask_secrets`."""
     text = mask_error(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]
+
+
+def was_raised_by_store(error: BaseException) -> bool:
+    """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
+
+    A damaged database, or a server that is not an MLflow server, causes errors of any class. After an empty result,
+    `loupe.tracking` itself raises the error.
+    """
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = [name for name in frames if name.startswith("loupe.")][-1]
+    return last.startswith("loupe.tracking.") or any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)

@@ -1,14 +1,27 @@
-"""The hash of the training code: results are reused as long as the code is the same, apart from its prose."""
+"""The hash of the training code, which ignores prose, and trials that fail."""
 
 import shutil
 from pathlib import Path
 
+import optuna
 import pytest
+from mlflow.protos.service_pb2 import GetMetricHistory
+from mlflow.utils.proto_json_utils import parse_dict
+from optuna.trial import TrialState
 
 import loupe
+from loupe.search import trial
+from loupe.search.study import SweepStudy
+from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import TRAINING_CODE, hash_training_code
+from loupe.search.trial_attributes import REASON
+from loupe.tracking import server
 
 PACKAGE = Path(loupe.__file__).parent
+SWEEP = {
+    "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
+    "search": {"activation": ["tanh", "relu"]},
+}
 CODE = '''"""A module."""
 
 
@@ -78,3 +91,21 @@ def test_missing_training_file_is_an_error(package):
     (package / "data" / "dataset.py").unlink()
     with pytest.raises(FileNotFoundError):
         hash_of(package)
+
+
+def test_a_wrong_answer_of_the_tracking_server_fails_the_trial_and_not_the_worker(monkeypatch):
+    def read(*given):
+        parse_dict({"metrics": 3}, GetMetricHistory.Response())
+
+    study = SweepStudy(SweepFile.model_validate(SWEEP), optuna.storages.InMemoryStorage(), "digest", "parent")
+    study.enqueue_missing(1)
+    monkeypatch.setattr(server, "is_server", lambda: True)
+    monkeypatch.setattr(trial, "suggest_params", read)
+    trial.run_trial(study.claim_trial({}), study, None)
+    (failed,) = study.optuna_study.trials
+    assert failed.state == TrialState.FAIL
+    assert "cannot be used: Failed to parse metrics field" in failed.user_attrs[REASON]
+    monkeypatch.setattr(trial, "suggest_params", lambda *given: 1 / 0)
+    study.enqueue_missing(1)
+    with pytest.raises(ZeroDivisionError):
+        trial.run_trial(study.claim_trial({}), study, None)

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
+from mlflow.utils.rest_utils import verify_rest_response
 
 from loupe.tracking import delivery, liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer
@@ -145,6 +147,22 @@ os.kill(os.getpid(), signal.SIGKILL)
     file = tmp_path / f"run{SUFFIX}"
     subprocess.run([sys.executable, "-c", code, file], check=False)
     assert send(RunBuffer(file)) == [0, 1, 2]
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_server_that_answers_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SimpleNamespace(status_code=200, text="[]")
+    handler = {"metrics": lambda *record: verify_rest_response(answer, "/api/2.0/mlflow/runs/log-batch")}
+    monkeypatch.setattr(delivery, "RECORD_HANDLERS", handler)
+    monkeypatch.setattr(delivery, "is_reachable", lambda: True)
+    monkeypatch.setattr(delivery, "PROBE_TIMEOUT_S", 0.2)
+    buffer = create(tmp_path / f"run{SUFFIX}")
+    uploader = delivery.RunUploader(buffer, quiet=True)
+    start = time.monotonic()
+    assert not uploader.finish(60)
+    assert time.monotonic() - start < 10
+    assert len(buffer.list_unsent()) == 1  # `loupe sync` uploads it
 
 
 def test_a_run_that_another_process_uploads_is_skipped(

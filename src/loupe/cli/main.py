@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from typing import NoReturn
 
@@ -23,7 +22,7 @@ from loupe.cli.native_logs import filter_native_logs
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams, use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
-from loupe.errors import LoupeError, UsageError, describe_error, mask_error
+from loupe.errors import STORE_LIBRARIES, LoupeError, UsageError, describe_error, mask_error, was_raised_by_store
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields without a flag
 MULTIPLE = {"upscale", "restore"}  # steps with any number of positional arguments
@@ -38,7 +37,6 @@ ENVIRONMENT_DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # access the store of the runs
 LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # no traceback
 
 
@@ -196,7 +194,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
         return f"tracking: the store cannot be used: {' '.join(mask_error(str(database_error), uri).split())}", 1
     if type(error).__module__.partition(".")[0] in LIBRARIES_WITH_USER_ERRORS:
         return describe_error(error, uri), 1
-    if _was_raised_by_store(error):
+    if was_raised_by_store(error):
         return f"tracking: the store cannot be used: {type(error).__name__}: {describe_error(error, uri)}", 1
     raise error
 
@@ -206,17 +204,6 @@ def _find_database_error(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__
     return getattr(error, "orig", None)
-
-
-def _was_raised_by_store(error: Exception) -> bool:
-    """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
-
-    A damaged database, or a server that is not an MLflow server, causes errors of any class. After an empty result,
-    `loupe.tracking` itself raises the error.
-    """
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = [name for name in frames if name.startswith("loupe.")][-1]
-    return last.startswith("loupe.tracking.") or any(name.partition(".")[0] in STORE_LIBRARIES for name in frames)
 
 
 def _fail(program: str, text: str, status: int) -> int:

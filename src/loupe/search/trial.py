@@ -27,7 +27,8 @@ from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import hash_training_code
 from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
-from loupe.tracking import curves, dataset_inputs, models, records, run_notes, training_runs, trials
+from loupe.tracking import curves, dataset_inputs, models, records, run_notes, server, training_runs, trials
+from loupe.tracking.store import describe_failure
 from loupe.training.variant import build_network, describe
 
 
@@ -109,6 +110,10 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         raise  # the worker exits; the trial continues later from its checkpoint
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
+    except Exception as error:
+        if not server.is_wrong_answer(error):  # for which a restarted worker would fail in the same way
+            raise
+        study.fail_trial(trial, FAILED, describe_failure(error))
 
 
 def _find_result(context: TrialContext) -> Any:

@@ -30,6 +30,7 @@ from loupe.tracking.server import (
     is_reachable,
     is_server,
     is_unreachable_error,
+    is_wrong_answer,
     limit_requests,
 )
 from loupe.tracking.store import create_store
@@ -183,6 +184,7 @@ class RunUploader:
     def __init__(self, buffer: RunBuffer, quiet: bool) -> None:
         self.buffer, self.quiet = buffer, quiet
         self._error: Exception | None = None
+        self._has_wrong_answer = False
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._upload, daemon=True)
         self._thread.start()
@@ -194,12 +196,15 @@ class RunUploader:
         self._raise_error()
 
     def finish(self, seconds: float) -> bool:
-        """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent."""
-        deadline = time.monotonic() + seconds
+        """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent.
+
+        After a wrong answer of the server, the wait is at most PROBE_TIMEOUT_S.
+        """
+        start = time.monotonic()
         # After another error than a rejection, the thread cannot continue.
         while (
             not self.buffer.is_sent()
-            and time.monotonic() < deadline
+            and time.monotonic() - start < (min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds)
             and isinstance(self._error, (*SERVER_ERRORS, type(None)))
         ):
             self._wake.set()
@@ -221,11 +226,13 @@ class RunUploader:
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
+            self._has_wrong_answer = False
             try:
                 self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:
+                self._has_wrong_answer = is_wrong_answer(error)
                 if not is_unreachable_error(error):
                     self._error = error
             if self.buffer.is_sent():

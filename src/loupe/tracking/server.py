@@ -13,7 +13,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
-from loupe.errors import LoupeError, mask_secrets
+from loupe.errors import LoupeError, mask_secrets, was_raised_by_store
 from loupe.tracking.deadline import call_within
 
 Result = TypeVar("Result")
@@ -55,6 +55,13 @@ def is_unreachable_error(error: BaseException) -> bool:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return bool(error.response.status_code >= 500)
     return isinstance(error, requests.RequestException)
+
+
+def is_wrong_answer(error: BaseException) -> bool:
+    """Return whether the server answered in another form than MLflow's."""
+    if isinstance(error, MlflowException):  # no class or status of its own for an answer that is not a JSON object
+        return "successful but the response body was not" in str(error)
+    return is_server() and not isinstance(error, OSError) and was_raised_by_store(error)
 
 
 def describe_unreachable_server() -> str:
