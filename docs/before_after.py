@@ -1,8 +1,8 @@
-"""Draw the first image of the README: one JPEG, upscaled 3 times by Lanczos and by Loupe.
+"""Draw the first image of the README: one JPEG, upscaled 2 times by Lanczos and by Loupe.
 
     python docs/before_after.py
 
-`images/macaw.jpg` is a region of Kodak photo 23, shrunk 3 times by Lanczos and saved as JPEG with quality 75. No network
+`images/macaw.jpg` is a region of Kodak photo 23, shrunk 2 times by Lanczos and saved as JPEG with quality 75. No network
 was trained on this photo.
 """
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from loupe import Upscaler
 
 IMAGES = Path(__file__).parent / "images"
-SCALE = 3
+SCALE = 2
 MARGIN = 10  # input pixels per side whose results depend on pixels outside the region
 GAP = 8
 
