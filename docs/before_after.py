@@ -2,8 +2,8 @@
 
     python docs/before_after.py
 
-`images/macaw.jpg` is a region of Kodak photo 23, shrunk 2 times by Lanczos and saved as JPEG with quality 75. No network
-was trained on this photo.
+`images/macaw.jpg` is a region of Kodak photo 23, shrunk 2 times by Lanczos and saved as JPEG with quality 75. No
+network was trained on this photo.
 """
 
 from pathlib import Path
