@@ -227,7 +227,7 @@ class SweepFile(BaseModel):
     def describe_space(self, digest: str) -> str:
         """Return the settings that all trials of a study share, with the dataset's digest, as JSON."""
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        names |= {"constraints"} if self.study.constraints else set()  # otherwise, the text of existing studies would change
+        names |= {"constraints"} if self.study.constraints else set()  # the text of old studies must not change
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
