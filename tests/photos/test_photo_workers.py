@@ -25,7 +25,7 @@ from loupe.tracking.resolver import resolve_model
 from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
-REFUSED = r"memory: must be at most \d+ MB per photo, got more; smaller scale factors, and JPEG, PNG and TIFF .*"
+REFUSED = r"needs more than \d+ MB of memory; try a smaller scale factor, or a JPEG, PNG or TIFF file"
 UNSUPPORTED = f"not an image of a supported format: {', '.join(READ_SUFFIXES)}"
 LARGE = 4500, 4500  # upscaling it takes seconds
 
@@ -210,7 +210,7 @@ def test_a_large_animation_is_upscaled(workers, tmp_path):
 
 def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
     monkeypatch.setattr(workers, "_waiting", threading.Semaphore(0))
-    with pytest.raises(BusyError, match="at most 32 large photos at a time"):
+    with pytest.raises(BusyError, match="busy with 32 large photos; try again later"):
         workers.upscale(ask(large), Control(60))
 
 

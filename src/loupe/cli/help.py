@@ -55,7 +55,7 @@ def _format_field(name: str, info: Any) -> str:
     if name == "categories":
         default = "default all"
     choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
-    allowed = "; ".join(part for part in (rule or choices, _describe_bounds(info), default) if part)
+    allowed = "; ".join(part for part in (_describe_bounds(info), rule or choices, default) if part)
     return f"{info.description} [{allowed}]" if allowed else str(info.description)
 
 

@@ -22,7 +22,9 @@ class Evaluate(DatasetSettings, LabelSettings):
         Fraction(3, 2), "scale factor, for a model with several scale factors", rule="1:1, 3:2, 2:1 or 3:1"
     )
     protocol: Literal["labels", "study-patches", "classical"] = field(
-        "labels", "labels: cut from photos. study-patches: 20 patches per photo. classical: whole photos"
+        "labels",
+        "what is scored. labels: labels cut from the photos. study-patches: 20 patches per photo. "
+        "classical: whole photos",
     )
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")

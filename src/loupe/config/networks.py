@@ -30,7 +30,7 @@ class Convolutional(GradientTrain):
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
-        rule="a multiple of 2 for scales 1:1 and 3:2",
+        rule="even at scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
         "none", "second input of the network; jpeg: the JPEG quality of the photo"
@@ -63,7 +63,7 @@ class Perceptron(GradientTrain):
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
         "sides of the input patch and the label patch in pixels; default 10:15 at scale 3:2. whole: the whole image",
-        rule="input side:label side, or whole",
+        rule="input:label, such as 10:15, or whole",
     )
     hidden: Hidden = field(
         (2048, 1024), "number of units of each hidden layer", rule="widths, comma-separated, or none"

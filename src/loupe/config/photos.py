@@ -122,7 +122,8 @@ class Upscale(PhotoSettings, NetworkFields):
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "for photos with another aspect ratio than `size`. inside: fit in it. cover: crop to it. exact: refuse",
+        "for photos with another aspect ratio than `size`. inside: the result fits in `size`. "
+        "cover: the result is cropped to `size`. exact: the photo fails",
     )
     longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(
         None, "longest side of the results in pixels, instead of a scale factor",
@@ -168,7 +169,9 @@ class Restore(PhotoSettings, NetworkFields):
         "network", "network: a network removes JPEG artefacts. nlm: the non-local means filter removes noise"
     )
     model: str = field(
-        "champion", "network of the scale factor 1:1: champion, bundled, an MLflow URI, or a .keras or .onnx file"
+        "champion",
+        "network that restores photos (scale factor 1:1); champion, bundled, an MLflow URI, or a .keras or "
+        ".onnx file",
     )
     mask: Text = field(
         None, "image with the size of the photos; only its white part is restored", rule="none or a file"
@@ -176,7 +179,8 @@ class Restore(PhotoSettings, NetworkFields):
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(
         None,
-        "weight of the restored image in the result; 0: the photo. none: 1, but 0.7 with nlm",
+        "weight of the restored image in the result; 0 does not change the photo. none: 1 for "
+        "method=network, 0.7 for nlm",
         rule="none, or 0 to 1",
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
@@ -196,6 +200,6 @@ class Demo(Settings):
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(
         (),
-        "further host names in the URL of the page, such as the name of a proxy",
+        "further host names under which browsers may open the page, such as the name of a proxy",
         rule="none, or host names, comma-separated",
     )

@@ -29,7 +29,9 @@ class Register(RunSettings):
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
-    smoke: bool = field(False, "include short tests in run=best; they never become champion")
+    smoke: bool = field(
+        False, "let run=best also choose a run of a short test; the registered network does not become champion"
+    )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
 
@@ -62,7 +64,9 @@ class Sweep(DatasetSettings):
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if the same trial was trained before")
-    champion: bool = field(True, "score the best trials on the test split, and register the best network")
+    champion: bool = field(
+        True, "score the best trials on the test split, and register the best network, so that it can become champion"
+    )
     scheduler: Text = field(
         None,
         "address of a Dask scheduler; none: everything runs on this machine",

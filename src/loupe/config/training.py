@@ -70,7 +70,9 @@ class GradientTrain(Train):
         "none", "filter that upscales the input before the first layer; none: the last layer upscales"
     )
     crops: Literal["aligned", "any"] = field(
-        "aligned", "positions of training crops. aligned: only whole pixels of the label. any: all (2016 study)"
+        "aligned",
+        "positions (not the number) of training crops. aligned: positions that match a whole pixel of the label. "
+        "any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -89,15 +91,15 @@ class GradientTrain(Train):
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
     batch_size: int = field(8, "number of crops or patches per training step", ge=1, le=65536)
     steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
-    decay_rate: float = field(
-        0.96, "factor of the learning rate per `decay_steps` steps, for schedule=exponential", gt=0, le=1
-    )
     seconds: Seconds = field(
         None, "duration of the training in CPU seconds (the sum of all cores), instead of `steps`", rule="none or > 0"
     )
+    decay_rate: float = field(
+        0.96, "factor of the learning rate per `decay_steps` steps, for schedule=exponential", gt=0, le=1
+    )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "number of steps per factor `decay_rate`; default 1.5 % of `steps`",
+        "number of steps in which the learning rate is multiplied by `decay_rate`; default 1.5 % of `steps`",
         rule=">= 1",
     )
     eval_every: Count = field(

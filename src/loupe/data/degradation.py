@@ -23,9 +23,9 @@ class Degradation:
     Args:
         shrink: a key of FILTERS.
         qualities: the quality of each JPEG compression.
-        shift: y and x, by which the 8x8 blocks of the first of two compressions are shifted.
+        shift: vertical and horizontal shift of the 8x8 blocks in the first compression, if there are two.
         subsampling: an element of SUBSAMPLINGS.
-        noise: standard deviation of the noise in the luminance of mid-grey pixels, from 0 to 255.
+        noise: standard deviation of the noise in the luminance of mid-grey pixels, in grey values (white is 255).
         shot: share of the noise's variance that is proportional to the brightness (Poisson); the rest is Gaussian.
         seed: determines the noise.
     """
@@ -98,7 +98,7 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
 
 
 def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
-    """Convert uint8, (height, width, 3), to luminance; return (height, width) unchanged."""
+    """Convert a colour image, uint8 (height, width, 3), to luminance. A grey image is returned unchanged."""
     return image if image.ndim == 2 else compute_luminance(Image.fromarray(image), luminance)
 
 
@@ -106,7 +106,7 @@ def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
     # The channels have independent noise; in the luminance, its deviation is multiplied by the norm of the weights.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
-    # The variance of a number of photons is its mean. The limit prevents a division by 0.
+    # The number of photons is Poisson-distributed: its variance equals its mean. `max` prevents a division by 0.
     photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
     noisy = rng.poisson(image * photons_per_grey_value) / photons_per_grey_value
     noisy += rng.normal(0, deviation * np.sqrt(1 - degradation.shot), image.shape)

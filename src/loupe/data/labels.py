@@ -84,10 +84,11 @@ def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Gener
         height, width = _scale_sides(photo, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # Datasets of earlier versions have these pixels. Python can free the resized photo after the copy.
+            # Without `crops_per_megapixel`, existing datasets have exactly these pixels. The copy lets Python free
+            # the resized photo.
             pixels = _resize(photo, factor)[y : y + size, x : x + size].copy()
         else:
-            # Resizing only the label is 19 times as fast; 1 of 5000 pixels is rounded differently.
+            # Resizing only the label is 19 times as fast, but rounds 1 of 5000 pixels differently.
             right, bottom = (x + size) * columns / width, (y + size) * rows / height
             box = (x * columns / width, y * rows / height, right, bottom)
             pixels = np.asarray(Image.fromarray(photo).resize((size, size), Image.Resampling.LANCZOS, box))
@@ -108,9 +109,9 @@ def _scale_sides(photo: np.ndarray, factor: float) -> tuple[int, int]:
     return height, width
 
 
-def shrink_label(label: np.ndarray, scale: Fraction, shrink: str) -> np.ndarray:
+def shrink_label(label: np.ndarray, scale: Fraction, filter_name: str) -> np.ndarray:
     """Downscale a label, uint8 (side, side) or (side, side, 3), by the scale factor with a filter of FILTERS."""
-    return np.asarray(_shrink(Image.fromarray(label), scale, shrink))
+    return np.asarray(_shrink(Image.fromarray(label), scale, filter_name))
 
 
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
@@ -119,11 +120,12 @@ def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str])
     For BATCHED_LABELS grey labels with one filter, Pillow computes the filter only once, which halves the time.
     """
     if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
-        return [shrink_label(label, scale, shrink) for label, shrink in zip(labels, filters, strict=True)]
-    image = Image.merge("CMYK", [Image.fromarray(label) for label in labels])  # Pillow multiplies RGBA by alpha
+        return [shrink_label(label, scale, name) for label, name in zip(labels, filters, strict=True)]
+    # not RGBA, whose colours Pillow would multiply by alpha
+    image = Image.merge("CMYK", [Image.fromarray(label) for label in labels])
     return list(np.moveaxis(np.asarray(_shrink(image, scale, filters[0])), 2, 0))
 
 
-def _shrink(image: Image.Image, scale: Fraction, shrink: str) -> Image.Image:
+def _shrink(image: Image.Image, scale: Fraction, filter_name: str) -> Image.Image:
     side = image.height * scale.denominator // scale.numerator
-    return image.resize((side, side), FILTERS[shrink])
+    return image.resize((side, side), FILTERS[filter_name])

@@ -28,9 +28,9 @@ MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG: 5 s
 
 
 @contextmanager
-def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[IsolatedReader]]":
+def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[PhotoReader]]":
     """Yield one reader per thread; the first uses `process`."""
-    readers = [IsolatedReader(process), *(IsolatedReader() for _ in range(count - 1))]
+    readers = [PhotoReader(process), *(PhotoReader() for _ in range(count - 1))]
     try:
         yield readers
     finally:
@@ -38,7 +38,7 @@ def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[l
             reader.stop()
 
 
-def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: int = 2) -> ImageData:
+def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int = 2) -> ImageData:
     """Read the first image of a file.
 
     Args:
@@ -48,7 +48,7 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
         copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: as in `IsolatedReader.open`, or reading takes more memory.
+        PhotoError: as in `PhotoReader.open`, or reading takes more memory.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:
@@ -64,16 +64,16 @@ def read_first_image(reader: "IsolatedReader", path: Path, memory: int, copies: 
             reader.close()
 
 
-class IsolatedReader:
+class PhotoReader:
     """Reads one image file after another, in one thread at a time.
 
     Args:
         process: a running `ChildProcess(READER)`; None starts a process on first use.
-        isolates: False reads in the calling process, whose memory and time must be limited.
+        isolated: read in a child process. False reads in the calling process, whose memory and time must be limited.
     """
 
-    def __init__(self, process: ChildProcess | None = None, isolates: bool = True) -> None:
-        self._process, self._isolates = process, isolates
+    def __init__(self, process: ChildProcess | None = None, isolated: bool = True) -> None:
+        self._process, self._isolated = process, isolated
         self._is_open = False  # whether the child has an open file
 
     def stop(self) -> None:
@@ -98,7 +98,7 @@ class IsolatedReader:
             PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images can
                 also raise this error.
         """
-        if not self._isolates or _is_direct(path):
+        if not self._isolated or _is_direct(path):
             return read_photo(path, strip)
         if self._process is None or self._process.process.poll() is not None:
             self._process = ChildProcess(READER)

@@ -1,4 +1,7 @@
-"""Opens image files with Pillow, including TIFFs that only libvips decodes, and lists the pages of a TIFF."""
+"""Opens image files with Pillow, and lists the pages of a TIFF.
+
+Pillow opens some TIFFs whose pixels only libvips can decode.
+"""
 
 import io
 from collections.abc import Iterator
@@ -79,13 +82,16 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image file of a supported format. Other formats are not tried: opening an ICO decodes it."""
+    """Open an image file of a supported format.
+
+    Pillow does not try other formats, because it would decode some of them, such as ICO, when it opens them.
+    """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
         return TiffImage(_to_file(source))
     Image.preinit()
-    # Formats with a missing plugin come last, because Pillow then loads all plugins.
+    # Pillow loads all plugins when it tries a format whose plugin is not loaded. Such formats come last.
     formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
         return Image.open(_to_file(source), formats=formats)
@@ -94,7 +100,7 @@ def open_image(source: bytes | Path) -> Image.Image:
             JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides
         if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
             image = Image.open(io.BytesIO(content), formats=["PNG"])
-            image.info["icc_profile"] = None  # reported as unsuitable
+            image.info["icc_profile"] = None  # `read_photo` then reports an unsuitable profile
             return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None

@@ -19,7 +19,7 @@ from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_bl
 from loupe.imaging.reader import Photo, read_photo
 
 # Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
-BASE_LIMIT_S, LIMIT_S_PER_MEGAPIXEL = 10, 0.2
+BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18  # for `return_freed_blocks`
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
@@ -37,7 +37,7 @@ def serve(connections: list[Connection]) -> None:
             if request == "decode" and photo is not None:
                 _send_images(connection, photo, own_bytes)
             elif request != "close":
-                with limit_process(own_bytes + request["opening_bytes"], BASE_LIMIT_S):
+                with limit_process(own_bytes + request["opening_bytes"], BASE_CPU_S):
                     photo = read_photo(Path(request["path"]), request["strip"])
                 names = [field.name for field in fields(photo) if field.name != "images"]
                 connection.send({name: getattr(photo, name) for name in names})
@@ -49,9 +49,9 @@ def serve(connections: list[Connection]) -> None:
 
 def _send_images(connection: Connection, photo: Photo, own_bytes: int) -> None:
     pixels = max(width * height for width, height in (photo.size, *photo.page_sizes))
-    limit_s = round(BASE_LIMIT_S + LIMIT_S_PER_MEGAPIXEL * pixels / 1e6)
+    cpu_s = round(BASE_CPU_S + CPU_S_PER_MEGAPIXEL * pixels / 1e6)
     while True:
-        with limit_process(own_bytes + photo.decoding_bytes + LIBRARY_BYTES, limit_s):
+        with limit_process(own_bytes + photo.decoding_bytes + LIBRARY_BYTES, cpu_s):
             image = next(photo.images, None)
         if image is None:
             break

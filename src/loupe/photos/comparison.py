@@ -153,10 +153,10 @@ def render_figure(
     after = replace(after, pixels=part)  # frees the other pixels
     before = read(job.photo)
     width, height = _get_size(before)
-    # `box` is the same part of the photo, with fractions of pixels.
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
+    # The same part of the photo, with fractions of pixels
     box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
     photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)

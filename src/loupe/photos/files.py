@@ -11,7 +11,7 @@ from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import LoupeError, UsageError
 
 if TYPE_CHECKING:
-    from loupe.imaging.isolated_reader import IsolatedReader
+    from loupe.imaging.isolated_reader import PhotoReader
     from loupe.photos.inputs import PhotoJob, PhotoList
     from loupe.photos.processing import Outcome, Transform
     from loupe.photos.streams import StepSettings
@@ -51,7 +51,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     return found
 
 
-def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[IsolatedReader]]":
+def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
     """Open the readers for `process_photos`. A child process starts before the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
@@ -71,7 +71,7 @@ def get_memory(settings: PhotoSettings) -> int:
 
 
 def process_photos(
-    settings: PhotoSettings, found: "PhotoList", transform: "Transform", readers: "Sequence[IsolatedReader]"
+    settings: PhotoSettings, found: "PhotoList", transform: "Transform", readers: "Sequence[PhotoReader]"
 ) -> "list[Outcome]":
     """Process each photo and write the file of `--compare`. Failed photos do not stop the others.
 

@@ -20,7 +20,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
 from loupe.imaging.image_data import ImageData, ImageStream
-from loupe.imaging.isolated_reader import IsolatedReader, open_readers
+from loupe.imaging.isolated_reader import PhotoReader, open_readers
 from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.imaging.memory import MemoryBudget, get_default_budget
 from loupe.imaging.reader import Photo
@@ -75,7 +75,7 @@ class ProcessingOptions:
     in_place: bool = False
     keep_times: bool = False
     memory: int = field(default_factory=get_default_budget)
-    readers: Sequence[IsolatedReader] | None = None
+    readers: Sequence[PhotoReader] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ class _Processor:
     """Processes single photos in several threads, and sums their progress."""
 
     def __init__(
-        self, options: ProcessingOptions, readers: Sequence[IsolatedReader], report_progress: Callable[[float], None]
+        self, options: ProcessingOptions, readers: Sequence[PhotoReader], report_progress: Callable[[float], None]
     ) -> None:
         self._options, self._report = options, report_progress
         self._budget = MemoryBudget(options.memory)
         self._opening = threading.Lock()  # see `MemoryBudget.reserve`
         self._stopped = threading.Event()
-        self._readers, self._idle_readers = readers, queue.SimpleQueue[IsolatedReader]()
+        self._readers, self._idle_readers = readers, queue.SimpleQueue[PhotoReader]()
         for reader in readers:
             self._idle_readers.put(reader)
         self._progress: dict[PhotoJob, float] = {}

@@ -19,7 +19,7 @@ from loupe.errors import LoupeError
 from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import FORMATS, READ_SUFFIXES, choose_suffix
-from loupe.imaging.isolated_reader import IsolatedReader
+from loupe.imaging.isolated_reader import PhotoReader
 from loupe.imaging.limits import STATUS, read_data_bytes, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.reader import read_photo
@@ -169,9 +169,9 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        # On Linux, the system limits the memory. Estimates, which would refuse more photos, are not needed.
+        # On Linux, the system limits the memory. Loupe's estimates are too high for some photos.
         memory=sys.maxsize if STATUS.exists() else max_bytes,
-        readers=[IsolatedReader(isolates=False)],
+        readers=[PhotoReader(isolated=False)],
     )
     for outcome in process_jobs([job], options, report):
         if outcome.reason:
@@ -207,5 +207,5 @@ def _render(job: PhotoJob, size: Size, request: PhotoRequest, networks: Networks
 def _refuse_for_memory(request: PhotoRequest, max_bytes: int) -> PhotoAnswer:
     if request.small:
         return PhotoAnswer(declined=True)
-    hint = "smaller scale factors, and JPEG, PNG and TIFF files, need less"
-    return PhotoAnswer(reason=f"memory: must be at most {max_bytes // 10**6} MB per photo, got more; {hint}")
+    hint = "try a smaller scale factor, or a JPEG, PNG or TIFF file"
+    return PhotoAnswer(reason=f"needs more than {max_bytes // 10**6} MB of memory; {hint}")

@@ -17,7 +17,7 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server
 MAX_SMALL_BYTES = 4_000_000  # file size of a small photo
-SMALL_TIMEOUT_S = 3.0  # for both the elapsed time and the CPU time of a small photo
+SMALL_TIMEOUT_S = 3.0  # a small photo stops when its elapsed time and its CPU time have both reached this
 MAX_WAITING = 32  # large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
@@ -106,7 +106,7 @@ class PhotoWorkers:
             if answer is not None:
                 return answer
         if not self._waiting.acquire(blocking=False):
-            raise BusyError(f"server: must have at most {MAX_WAITING} large photos at a time, try again later")
+            raise BusyError(f"server: is busy with {MAX_WAITING} large photos; try again later")
         try:
             with self._large.use(control):
                 answer = self._large.upscale(request, control, report)

@@ -99,7 +99,7 @@ class SweepFile(BaseModel):
 
     @property
     def objective(self) -> str:
-        """The metric that ranks trials: the score of a training's best weights."""
+        """The metric that ranks trials, measured with the best weights of each training."""
         return self.study.metric.replace("val/", "val/best_")
 
     @property
@@ -206,7 +206,7 @@ class SweepFile(BaseModel):
         return parse_settings("train", given)
 
     def group_arms(self) -> list[list[Params]]:
-        """Return the points of a grid by arm; the points of an arm differ only in tuned fields."""
+        """Return the points of each arm of a grid. The points of an arm differ only in tuned fields."""
         arms: dict[str, list[Params]] = {}
         for params in self.iterate_points():
             fixed = {
@@ -225,9 +225,9 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return, as JSON, the settings that all trials of a study share; `digest` is that of the dataset."""
+        """Return the settings that all trials of a study share, with the dataset's digest, as JSON."""
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        names |= {"constraints"} if self.study.constraints else set()  # studies of earlier versions lack this field
+        names |= {"constraints"} if self.study.constraints else set()  # the text of old studies must not change
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)

@@ -42,7 +42,7 @@ class Range(BaseModel):
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
-        between = min(max(between, self.low), self.high)  # after rounding
+        between = min(max(between, self.low), self.high)  # rounding errors can leave the interval
         return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from loupe.imaging.image_data import ImageData
-    from loupe.imaging.isolated_reader import IsolatedReader
+    from loupe.imaging.isolated_reader import PhotoReader
     from loupe.photos.networks import Networks
     from loupe.photos.processing import Transform
 
@@ -51,7 +51,7 @@ def run(settings: Restore) -> list[Path]:
             return files.report_outcomes(settings, photos, outcomes, method)
 
 
-def _read_mask(settings: Restore, reader: "IsolatedReader") -> "np.ndarray | None":
+def _read_mask(settings: Restore, reader: "PhotoReader") -> "np.ndarray | None":
     from loupe.imaging.isolated_reader import read_first_image
     from loupe.photos.restoration import read_mask
 

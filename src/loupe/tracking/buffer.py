@@ -147,7 +147,7 @@ class RunBuffer:
 
     def mark_sent(self, number: int) -> None:
         """Store that the server has the records up to this number."""
-        # In the header of the file: an update of a row would copy the row.
+        # Stored in the header of the file. A column would be slow: SQLite rewrites the whole row, with its content.
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:

@@ -17,7 +17,7 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
-# A model is logged at this step, which has no metrics that MLflow would copy to the model.
+# A model is logged at this step. The step has no metrics, so that MLflow does not copy any to the model.
 NO_STEP = -1
 
 
@@ -46,7 +46,7 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload an image of one step, which MLflow shows with a slider for the steps."""
+    """Upload the image of one step. MLflow shows a slider for the steps."""
     client, fields = mlflow.MlflowClient(), {name: body[name] for name in ("key", "step", "timestamp")}
     prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # a random suffix follows
     if not any(item.path.startswith(prefix) for item in client.list_artifacts(run_id, "images")):
@@ -61,7 +61,7 @@ def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
     entry, tables = {"path": name, "type": "table"}, []
-    with suppress(ValueError, TypeError):  # changed by another client
+    with suppress(ValueError, TypeError):  # another client has changed the tag
         tables = [*json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))]
     if entry not in tables:  # MLflow shows the tables in this tag
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
@@ -121,7 +121,7 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # the same time and step, so that the run gets no second point
+        if point is not None:  # with its own time and step, so that the run gets no second point
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)

@@ -26,7 +26,7 @@ def fit_network(
 
     Args:
         model: the network with its initial weights, changed in place.
-        settings: the settings of train. Ridge has no steps and no points.
+        settings: the settings of train. For ridge, the function does nothing.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
@@ -34,7 +34,7 @@ def fit_network(
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
 
-    # A resumed run already has these points. Under `mlflow run`, a new run does not have them.
+    # A resumed run already has points. Under `mlflow run`, the training continues in a new run without points.
     run_id = str(mlflow.active_run().info.run_id)
     logged_steps = dict(curves.load_curve(run_id, curves.METRIC)) if checkpoint else {}
 
@@ -125,7 +125,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
-    # The study scored random patches; the difference between two draws is the noise of its scores.
+    # The 2016 study scored random patches. The difference between two draws shows how precise such scores are.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     records.log_metrics(
         scoring.to_metrics(summary)

@@ -28,21 +28,23 @@ from loupe.upscalers.onnx_file import validate_network
 MAX_CONNECTIONS = 64
 LOADING_TIMEOUT_S = 20.0
 CALL_TIMEOUT_S = 30.0  # per image; a network with 512 channels takes 6 s
-LOADING_LIMIT_S, CALL_LIMIT_S = 10, 20  # CPU time for loading and for one image
+LOADING_CPU_S, CALL_CPU_S = 10, 20  # CPU time for loading and for one image
 DEVICE_BYTES = 8 * 2**30  # additional memory for the libraries of an accelerator
 
 
 class IsolatedOnnxUpscaler:
-    """An ONNX network of any origin, with the results of `OnnxUpscaler`, for several threads.
+    """An ONNX network of any origin, in a child process.
+
+    It gives the same results as `OnnxUpscaler`. Several threads may call it.
 
     Args:
         file: the ONNX file.
         threads: as in `OnnxUpscaler`.
-        device: as in `OnnxUpscaler`; `auto` is the CPU, because the limits do not cover other memory.
+        device: as in `OnnxUpscaler`; `auto` is the CPU, because the limits do not cover the memory of a GPU.
 
     Raises:
-        UsageError: as in `OnnxUpscaler`; also for parts that Loupe does not export, or if loading takes too much
-            memory or time.
+        UsageError: as in `OnnxUpscaler`; also for operators or tensors that Loupe does not export, or if
+            loading takes too much memory or time.
         PhotoError: a call takes too much memory or time.
     """
 
@@ -82,10 +84,10 @@ class IsolatedOnnxUpscaler:
             self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer. After an error, stop the process, because the rest of the answer may still arrive."""
+        """Receive an answer. After an error, stop the process: the next call would read the rest of this answer."""
 
         def check() -> None:
-            if is_signalled():  # the main thread waits for this thread
+            if is_signalled():  # the step can end only after this thread
                 raise PhotoError(f"model: {self._name!r} was stopped")
 
         try:
@@ -112,7 +114,7 @@ def serve(connections: list[Connection], file: str, threads: int, device: str) -
     """Load a network in the child process, and answer requests."""
     first, data_bytes = connections[0], get_default_budget() // 2
     try:
-        with limit_process(data_bytes + (0 if device == CPU else DEVICE_BYTES), LOADING_LIMIT_S):
+        with limit_process(data_bytes + (0 if device == CPU else DEVICE_BYTES), LOADING_CPU_S):
             validate_network(Path(file))
             network = OnnxUpscaler(Path(file), threads, device)
     except UsageError as error:
@@ -131,7 +133,7 @@ def _answer(network: OnnxUpscaler, connection: Connection, data_bytes: int, file
     while True:
         shape, (content,) = connection.receive()
         try:
-            with limit_process(data_bytes, CALL_LIMIT_S):
+            with limit_process(data_bytes, CALL_CPU_S):
                 large = np.ascontiguousarray(network(np.frombuffer(content, "float32").reshape(shape)), "float32")
         except Exception as error:
             connection.send({"error": f"model: {file!r} cannot upscale an image: {describe_error(error)}"})

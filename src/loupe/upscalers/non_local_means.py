@@ -16,7 +16,7 @@ REACH = 6  # largest shift between compared pixels, per axis
 MARGIN = REACH + 2  # pixels around a part of an image on which its result depends
 PAD = REACH + 3  # mirrored pixels on each side of an image
 COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
-PATCH_PIXELS = 25  # scikit-image's divisor of the distance, for patches of 5x5 pixels
+PATCH_PIXELS = 25  # divisor of the distance, as in scikit-image for patches of 5x5 pixels
 BANDWIDTH = 0.7  # distance with the weight 1/e, relative to the noise; better on kodak24 than 0.4, 0.6 and 0.8
 LARGEST_DISTANCE = 5.0  # relative to the distance with the weight 1/e; larger distances get the weight 0
 
@@ -73,8 +73,9 @@ def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
     The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
-    1996, Fast Noise Variance Estimation). Because texture also has a response, the 12.5 % quantile of 64 parts of the
-    image is used. Parts with mostly 0, such as a white border, are omitted.
+    1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function computes the mean
+    response of 64 parts of the image, and takes the 12.5 % quantile. It omits parts whose response is mostly 0, such
+    as a white border.
 
     Args:
         grey: (height, width), of any range.

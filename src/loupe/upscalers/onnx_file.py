@@ -1,6 +1,7 @@
-"""Checks that an ONNX file contains only parts that Loupe exports, before onnxruntime reads the file.
+"""Checks that an ONNX file contains only operators and tensors that Loupe exports, before onnxruntime reads the file.
 
-The base installation does not contain the package onnx. Field numbers are those of onnx.proto.
+This module parses the bytes itself, because the base installation does not contain the package onnx. Field numbers
+are those of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ NODES, INITIALIZERS = 1, 5
 OPERATOR, ATTRIBUTES, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_TENSOR = 5
 SHAPE, TYPE, FLOATS, INT32_VALUES, INT64_VALUES, NAME, RAW_DATA, DATA_LOCATION = 1, 2, 4, 5, 7, 8, 9, 14
-Fields = dict[int, list[int | memoryview]]  # the values of a message by the number of the field
+Fields = dict[int, list[int | memoryview]]  # the values of a message by field number
 
 
 def validate_network(file: Path) -> None:
@@ -96,7 +97,7 @@ def _validate_tensor(tensor: Fields) -> None:
 
 
 def _count_values(number: int, parts: list[int | memoryview]) -> int:
-    """Return the number of values of a field of numbers."""
+    """Count the values of a numeric field with this field number."""
     if number == FLOATS:
         return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
     return len(_read_integers(parts))

@@ -17,8 +17,9 @@ FLAT_RADIUS = 5  # of the window in which flat areas are searched
 OVERSHOOT = np.float32(0.12)  # as a share of the window's range; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
 MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
-# An image is drawn if at least FLAT_SHARE of the window has exactly the lightest or darkest value, and at least
-# EQUAL_SHARE of the pixels within NEAR_RANGE of this value. In photos, noise causes other values.
+# A window shows line art if two conditions hold. At least FLAT_SHARE of its pixels have exactly its lightest (or
+# darkest) value. Of the pixels within NEAR_RANGE of this value, at least EQUAL_SHARE have exactly this value. In
+# photos, noise causes other values.
 FLAT_SHARE, EQUAL_SHARE, NEAR_RANGE = 0.2, 0.8, np.float32(0.02)
 CHUNK = 4096  # windows per batch
 
@@ -60,7 +61,7 @@ def _limit(image: np.ndarray, large: np.ndarray, scale: Fraction) -> None:
     sources = _find_source(y, scale), _find_source(x, scale)
     affected = np.zeros(image.shape, bool)
     affected[sources] = True
-    affected[affected] = _is_drawn(padded, *np.nonzero(affected))
+    affected[affected] = _is_line_art(padded, *np.nonzero(affected))
     chosen = affected[sources]
     y, x = y[chosen], x[chosen]
     sources = _find_source(y, scale), _find_source(x, scale)
@@ -68,7 +69,7 @@ def _limit(image: np.ndarray, large: np.ndarray, scale: Fraction) -> None:
 
 
 def _find_source(position: Any, scale: Fraction) -> Any:
-    """Return the row or column of the image at the centre of a row or column of the result."""
+    """Return the image's row (or column) that contains the centre of a row (or column) of the result."""
     return (2 * position + 1) * scale.denominator // (2 * scale.numerator)
 
 
@@ -81,8 +82,8 @@ def _compute_extreme(padded: np.ndarray, choose: np.ufunc) -> np.ndarray:
     return extreme
 
 
-def _is_drawn(padded: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return whether the image is drawn within FLAT_RADIUS of each pixel, bool (n,)."""
+def _is_line_art(padded: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return for each pixel whether the window around it shows line art, bool (n,)."""
     side, stride = 2 * FLAT_RADIUS + 1, padded.shape[1]
     offsets = (np.arange(side)[:, None] * stride + np.arange(side)).reshape(-1, 1)
     starts, values = rows * stride + columns, padded.ravel()

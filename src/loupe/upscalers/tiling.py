@@ -84,14 +84,14 @@ def upscale(
 
 
 def match_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Give images, (n, h, w, 1 or 2), this number of channels; the added strength is 0."""
+    """Return images, (n, h, w, 1 or 2), with this number of channels. An added channel is 0 (no artefacts)."""
     if images.shape[3] < channels:
         return np.concatenate([images, np.zeros_like(images)], axis=-1)
     return images[..., :channels]
 
 
 class AssumedStrength:
-    """Makes a conditioned model a model of grey images, with one strength of artefacts in [0, 1]."""
+    """A conditioned model for grey images. All pixels get the same strength of artefacts, in [0, 1]."""
 
     def __init__(self, model: UpscalingModel, strength: float) -> None:
         self.geometry = replace(model.geometry, condition="none")
@@ -129,7 +129,7 @@ def upscale_rows(
 def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    Their unit is the largest divisor of q up to q/2 that is a whole number of pixels in the result.
+    The distance between shifts is the largest divisor of q, up to q/2, that is a whole number of result pixels.
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]
@@ -139,12 +139,12 @@ def _list_shifts(geometry: Geometry) -> list[int]:
 
 
 def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
-    """Return the smallest side in whole blocks, at least `min_side`, for `shift` pixels and the image."""
+    """Return the side of a padded image: whole blocks for `side + shift` pixels, but at least `min_side`."""
     return max(-(-(side + shift) // geometry.q) * geometry.q, geometry.min_side)
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Upscale with `down` and `right` mirrored pixels above and left of the image, and crop the result."""
+    """Add `down` mirrored rows at the top and `right` mirrored columns on the left, upscale, and crop the result."""
     geometry = model.geometry
     _, height, width, _ = images.shape
     rows, columns = _pad_side(height, down, geometry), _pad_side(width, right, geometry)

@@ -23,14 +23,14 @@ MAX_FORM_BYTES = 10_000  # of the rest of its form
 MAX_BODY_BYTES = 100_000  # of other requests
 BODY_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
-STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # read until the result arrives
+STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser reads these until the result arrives
 
 
 @dataclass(frozen=True)
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    Unknown names are refused, because a DNS rebinding attack uses a name; all addresses of this server are accepted.
+    Unknown names are refused, because a DNS rebinding attack needs such a name. An address must match `listening`.
 
     Args:
         listening: the address that the server listens on.
@@ -169,7 +169,7 @@ def _get_size(scope: "Scope") -> int:
 
 def _parse_host(host: str) -> str:
     """Return the name or address in a Host header; "" for a malformed header."""
-    if set(host) & set("/?#@"):  # accepted by urlsplit
+    if set(host) & set("/?#@"):  # `urlsplit` would accept them
         return ""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
