@@ -55,9 +55,9 @@ def test_opening_a_dataset_needs_little_memory_per_label():
 
 def test_bare_loop_makes_as_many_labels_as_preprocess(small_tar, tmp_path):
     file = scale_preprocess.write_tar(small_tar, tmp_path / "photos.tar", 40)
-    counts, seconds, listing = scale_preprocess.measure_in_new_process(file)
+    counts, seconds = scale_preprocess.measure_in_new_process(file)
     assert scale_preprocess.run_bare_loop(file)[0] == counts["labels"] == 40
-    assert 0 < listing < seconds
+    assert seconds > 0
 
 
 def test_number_of_waiting_trials_does_not_grow_with_the_sweep(tmp_path):

@@ -196,8 +196,9 @@ def test_results_are_those_in_the_own_process(tmp_path):
     from loupe.upscalers.onnx import OnnxUpscaler
 
     file = bundled.find_file("small", Fraction(3, 2))
-    images = np.random.default_rng(0).uniform(-1, 1, (2, 64, 32, 1)).astype("float32")
     network = IsolatedOnnxUpscaler(file)
+    shape = (2, 64, 32, network.geometry.channels)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
     assert network.geometry == OnnxUpscaler(file).geometry
     np.testing.assert_array_equal(network(images), OnnxUpscaler(file)(images))
 
