@@ -73,7 +73,7 @@ def records_of(place, run_id):
 def check_complete(url, run_id, steps):
     """Check that the run has each point of its curves once, its model, images and table, and no checkpoint."""
     run, client = client_of(url).get_run(run_id), client_of(url)
-    for metric in ("val/mae", "loss", "learning_rate"):
+    for metric in ("val/mae", "loss", "train/learning_rate"):
         assert steps_of(url, run_id, metric) == list(range(0, steps + 1, EVERY)), metric
     assert run.info.status == "FINISHED"
     assert {"test/mae", "val/best_mae", "training_seconds"} <= run.data.metrics.keys()
