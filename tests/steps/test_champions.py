@@ -60,3 +60,5 @@ def test_only_a_model_that_is_better_on_the_gate_dataset_becomes_champion(folder
     assert "of loupe version 3 on 9 photos of sharp-" in decision
     assert champion == 3
     assert client.get_registered_model("loupe").tags["loupe.gate_dataset"] == dataset.name
+    loupe("register", "--run", blurred.info.run_id, cwd=folder)
+    assert len(client.search_model_versions("name = 'loupe'")) == 4
