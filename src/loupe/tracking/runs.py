@@ -14,6 +14,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 import loupe
+from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
@@ -112,6 +113,10 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             data = mlflow.get_run(run_id).data
             tags = run_notes.remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
+            differing = [name for name, text in params.items() if data.params.get(name, text) != text]
+            if differing:  # MLflow refuses to change params
+                names = ", ".join(differing)
+                print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", quiet)
             # The URL of the project may contain a password.
             mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
