@@ -59,8 +59,17 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # for a joined run
+        mlflow.set_tag(NAME_TAG, name)  # for a run that existed
+        if is_joined:
+            _print_typed_params(run_id, settings)
         yield run_id
+
+
+def _print_typed_params(run_id: str, settings: Settings) -> None:
+    """Name the params that `mlflow run` logged in another spelling; MLflow refuses to change them."""
+    params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
+    if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
+        print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", settings.quiet)
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
@@ -113,10 +122,6 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             data = mlflow.get_run(run_id).data
             tags = run_notes.remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
-            differing = [name for name, text in params.items() if data.params.get(name, text) != text]
-            if differing:  # MLflow refuses to change params
-                names = ", ".join(differing)
-                print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", quiet)
             # The URL of the project may contain a password.
             mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
