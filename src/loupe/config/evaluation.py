@@ -7,7 +7,7 @@ from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.datasets import LIMIT, LabelSettings, Luminance
 from loupe.config.fields import DEVICE, Count, Device, Names, Qualities, Scale, Text, Unset, field
 from loupe.config.photos import ENSEMBLE, MODEL
-from loupe.config.training import DATASET, RECOMPOSE, Recompose
+from loupe.config.training import DATASET, RECOMPOSE, SCALE_RULE, Recompose
 
 LABEL_PROTOCOLS = frozenset({"labels", "study-patches"})  # the other protocol, `classical`, scores whole photos
 
@@ -18,9 +18,7 @@ class Evaluate(DatasetSettings, LabelSettings):
     STEP = "evaluate"
     model: str = field("champion", MODEL)
     beside: Names = field((), "further models to score", rule="none, or models, comma-separated")
-    scale: Scale = field(
-        Fraction(3, 2), "scale factor, for a model with several scale factors", rule="1:1, 3:2, 2:1 or 3:1"
-    )
+    scale: Scale = field(Fraction(3, 2), "scale factor, for a model with several scale factors", rule=SCALE_RULE)
     protocol: Literal["labels", "study-patches", "classical"] = field(
         "labels",
         "what is scored. labels: labels cut from the photos. study-patches: 20 patches per photo. "

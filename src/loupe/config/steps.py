@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
-from loupe.config.training import DATASET, THREADS
+from loupe.config.training import DATASET, SCALE_RULE, THREADS
 
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 
@@ -19,9 +19,7 @@ class Register(RunSettings):
     run: str = field(
         "best", "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae"
     )
-    scale: Scale = field(
-        Fraction(3, 2), "scale factor, for run=best, `rollback` and `version`", rule="1:1, 3:2, 2:1 or 3:1"
-    )
+    scale: Scale = field(Fraction(3, 2), "scale factor, for run=best, `rollback` and `version`", rule=SCALE_RULE)
     gate: Text = field(
         None,
         "dataset on which new models are compared with the champion; none: that of the last comparison",

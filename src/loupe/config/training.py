@@ -9,8 +9,9 @@ from pydantic import model_validator
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, field, format_value
 
-UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
-TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
+DEFAULT_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))  # of a prepared dataset
+TRAINED_SCALES = (Fraction(1), *DEFAULT_SCALES, Fraction(4))
+SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", ", 1))
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
 DATASET = "prepared dataset, or photos to prepare: sample, caltech256, a folder, a tar file or a URL"
@@ -31,7 +32,7 @@ class Train(DatasetSettings):
     scale: Scale = field(
         Fraction(3, 2),
         "scale factor: output size divided by input size; 1:1 restores degraded photos",
-        rule="1:1, 3:2, 2:1 or 3:1",
+        rule=SCALE_RULE,
     )
     limit: Count = field(None, "maximum number of training photos; none: all", rule="none or >= 1")
     threads: int = field(0, THREADS, ge=0, le=1024)
@@ -40,7 +41,7 @@ class Train(DatasetSettings):
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
         if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be 1:1, 3:2, 2:1 or 3:1, got {format_value(self.scale)}")
+            raise ValueError(f"scale: must be {SCALE_RULE}, got {format_value(self.scale)}")
         return self
 
 
