@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-from jobs import build_env
+from jobs import ROOT, build_env
 
 from loupe.cli import signals
 from loupe.cli.main import run_step
@@ -278,6 +279,39 @@ def test_a_joined_run_keeps_the_name_of_the_user(
     with runs.open_step_run(parse_settings("register", {}), "register x"):
         pass
     assert client.get_run(created.info.run_id).info.run_name == expected
+
+
+def test_a_search_by_a_setting_finds_the_runs_of_all_spellings(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mlflow run` logs the values of -P as typed, and quotes values with spaces, before the step starts."""
+    pattern = re.search(r"``(tags\.`loupe\.settings` LIKE .*)``", (ROOT / "docs" / "fields.md").read_text())
+    assert pattern
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    typed = {"learning_rate": "1e-3", "augment": "True", "network": "perceptron", "hidden": "'32, 16'"}
+    for given in (typed, typed | {"learning_rate": "1.0E-03"}, typed | {"learning_rate": "0.002"}):
+        run = create_run(client)
+        for name, text in given.items():
+            client.log_param(run, name, text)
+        monkeypatch.setenv("MLFLOW_RUN_ID", run)
+        unquoted = {name: text.strip("'") for name, text in given.items()}
+        with runs.open_step_run(parse_settings("train", unquoted), "train"):
+            pass
+        typed_names = "augment, hidden" if given["learning_rate"] == "0.002" else "learning_rate, augment, hidden"
+        assert f"params as typed: {typed_names}; " in capsys.readouterr().out
+    exact = {"learning_rate": "0.001", "augment": "true", "network": "perceptron", "hidden": "32,16"}
+    with runs.open_step_run(parse_settings("train", exact), "train"):
+        pass
+    assert "as typed" not in capsys.readouterr().out
+
+    def count(filter_string: str) -> int:
+        return len(mlflow.search_runs(search_all_experiments=True, filter_string=filter_string))
+
+    learning_rate = pattern.group(1)
+    assert count(learning_rate) == 3
+    assert count(learning_rate.replace('"0.001"', '"0.002"')) == 1
+    assert count("""tags.`loupe.settings` LIKE '%"augment": "true"%'""") == 4
+    assert count("""tags.`loupe.settings` LIKE '%"hidden": "32,16"%'""") == 4
 
 
 def test_a_step_that_did_not_start_says_why_in_the_run_of_mlflow_run(

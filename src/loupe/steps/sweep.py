@@ -1,7 +1,6 @@
 """Runs a sweep: trains the trials of a sweep file in workers, and registers the best network."""
 
 import math
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from loupe.cli.progress import print_line
 from loupe.config import parse_settings
 from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Sweep
-from loupe.errors import LoupeError, UsageError, is_masked, mask_secrets
+from loupe.errors import UsageError, is_masked, mask_secrets
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
     from loupe.search.sweep_file import SweepFile
     from loupe.search.worker_job import WorkerJob
 
-BEST_RUN_TAG = "loupe.best_run"
-
 
 def run(settings: Sweep) -> str | None:
     """Run a sweep; return the id of the best trial's run, or None."""
-    from loupe.search import worker_pool
+    from loupe.search import study_results, worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
     from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
@@ -58,13 +55,13 @@ def run(settings: Sweep) -> str | None:
         started = time.monotonic()
         job = _create_job(settings, study, location, dataset)
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
-        best_run = _log_study(study, time.monotonic() - started, worker_seconds)
-        _check_failures(study)
-        kept_runs = _delete_other_models(study)
+        best_run = study_results.log_study(study, time.monotonic() - started, worker_seconds)
+        study_results.check_failures(study)
+        kept_runs = study_results.delete_other_models(study)
         if best_run and settings.champion:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
-        run_notes.log_note(settings, _describe_study(study))
-    _print_summary(settings, study, best_run, location)
+        run_notes.log_note(settings, study_results.describe_study(study))
+    study_results.print_summary(study, best_run, location, settings.quiet)
     return best_run
 
 
@@ -157,66 +154,13 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
     )
 
 
-def _log_study(study: "SweepStudy", seconds: float, worker_seconds: float) -> str | None:
-    """Log the table of trials, Optuna's plots and the best run, and return its id.
-
-    Args:
-        study: the study.
-        seconds: the duration of the sweep.
-        worker_seconds: the run times of all workers; `overhead` is the share outside of trials.
-    """
-    from loupe.search import plots
-    from loupe.search.trial_attributes import RUN
-    from loupe.tracking import records
-
-    table = study.to_frame()
-    records.log_table(table, "trials.json")
-    counts = table["state"].value_counts()
-    records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
-    overhead = {"overhead": 1 - study.sum_work_seconds() / worker_seconds} if worker_seconds else {}
-    records.log_metrics({"sweep_seconds": seconds} | overhead)
-    for name, figure in plots.plot_study(
-        study.optuna_study, study.sweep.order_keys(), study.sweep.objectives
-    ).items():
-        records.log_figure(figure, f"plots/{name}.png")
-    best = study.find_best()
-    if best is None:
-        return None
-    run_id = str(best.user_attrs[RUN])
-    records.log_metrics({f"best/{study.sweep.objective}": float(best.values[0])})
-    records.log_tags({BEST_RUN_TAG: run_id, "loupe.best_trial": str(best.number)})
-    return run_id
-
-
-def _check_failures(study: "SweepStudy") -> None:
-    """Raise LoupeError if all trials failed."""
-    from loupe.search.trial_attributes import REASON
-
-    table = study.to_frame()
-    failed = table[table["state"] == "FAIL"]
-    if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
-        raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1]}")
-
-
-def _delete_other_models(study: "SweepStudy") -> list[str]:
-    """Delete the models of all but the best trials (the first `keep`, or the Pareto front); return their run ids."""
-    from loupe.search.trial_attributes import RUN
-    from loupe.tracking import logged_models, trials
-
-    run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
-    for run in trials.find_trials(study.parent):
-        if run.info.run_id not in kept_runs:
-            logged_models.delete_models(run.info.run_id)
-    return kept_runs
-
-
 def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
     """Score the kept networks on the test split, and register the best one.
 
     Returns:
         The id of the registered run: the best run, or a new run if its network was deleted.
     """
+    from loupe.search import study_results
     from loupe.steps import register, train
     from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
@@ -230,7 +174,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
         if logged_models.find_model(run_id) is None:
             if run_id == best_run:  # a reused result, whose sweep has deleted the model
                 best_run = train.run(train_settings).run_id
-                records.log_tags({BEST_RUN_TAG: best_run})
+                records.log_tags({study_results.BEST_RUN_TAG: best_run})
             continue
         if trials.SCORED_TAG in run.data.tags:
             continue
@@ -253,50 +197,3 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     except UsageError as error:  # for example, the gate dataset is for another task
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run
-
-
-def _print_summary(settings: Sweep, study: "SweepStudy", best_run: str | None, location: str) -> None:
-    from loupe.search.trial_attributes import REUSED
-
-    table = study.to_frame()
-    states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
-    reused = int(table[REUSED].sum()) if len(table) else 0
-    print_line(
-        f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs{_count_violating(study)}",
-        settings.quiet,
-    )
-    trial = study.find_best()
-    if trial:
-        fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
-        print_line(
-            f"best: {study.sweep.study.metric} {trial.values[0]:.5f}, run {best_run}: {fields}", settings.quiet
-        )
-    print_line(
-        f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", settings.quiet
-    )
-
-
-def _describe_study(study: "SweepStudy") -> str:
-    from loupe.search.trial_attributes import RUN
-
-    names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
-    counts = f"{study.count_ended()} trials{_count_violating(study)}"
-    text = f"Sweep {study.sweep.name}: {counts}. The names of the trials contain the values of {names}."
-    best = study.find_best()
-    if best is None:
-        return text
-    values = ", ".join(f"{name}={value}" for name, value in best.params.items())
-    score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
-    return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
-
-
-def _count_violating(study: "SweepStudy") -> str:
-    """Return the number of trials that violate a constraint, as the end of a sentence."""
-    from loupe.search.study import VIOLATED
-
-    limits = study.sweep.study.constraints
-    return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
-
-
-def _format_dashboard_command(location: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"

@@ -14,6 +14,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 import loupe
+from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
@@ -58,8 +59,17 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # for a joined run
+        mlflow.set_tag(NAME_TAG, name)  # for a run that existed
+        if is_joined:
+            _print_typed_params(run_id, settings)
         yield run_id
+
+
+def _print_typed_params(run_id: str, settings: Settings) -> None:
+    """Name the params that `mlflow run` logged in another spelling; MLflow refuses to change them."""
+    params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
+    if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
+        print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", settings.quiet)
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""The results of a sweep: its tables, plots and note in MLflow, and the models that it keeps."""
+
+import shlex
+
+from loupe.cli.progress import print_line
+from loupe.errors import LoupeError, mask_secrets
+from loupe.search import plots
+from loupe.search.study import VIOLATED, SweepStudy
+from loupe.search.trial_attributes import REASON, REUSED, RUN
+from loupe.tracking import logged_models, records, trials
+
+BEST_RUN_TAG = "loupe.best_run"
+
+
+def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str | None:
+    """Log the table of trials, Optuna's plots and the best run, and return its id.
+
+    Args:
+        study: the study.
+        seconds: the duration of the sweep.
+        worker_seconds: the run times of all workers; `overhead` is the share outside of trials.
+    """
+    table = study.to_frame()
+    records.log_table(table, "trials.json")
+    counts = table["state"].value_counts()
+    records.log_metrics({f"trials/{state.lower()}": float(count) for state, count in counts.items()})
+    overhead = {"overhead": 1 - study.sum_work_seconds() / worker_seconds} if worker_seconds else {}
+    records.log_metrics({"sweep_seconds": seconds} | overhead)
+    for name, figure in plots.plot_study(
+        study.optuna_study, study.sweep.order_keys(), study.sweep.objectives
+    ).items():
+        records.log_figure(figure, f"plots/{name}.png")
+    best = study.find_best()
+    if best is None:
+        return None
+    run_id = str(best.user_attrs[RUN])
+    records.log_metrics({f"best/{study.sweep.objective}": float(best.values[0])})
+    records.log_tags({BEST_RUN_TAG: run_id, "loupe.best_trial": str(best.number)})
+    return run_id
+
+
+def check_failures(study: SweepStudy) -> None:
+    """Raise LoupeError if all trials failed."""
+    table = study.to_frame()
+    failed = table[table["state"] == "FAIL"]
+    if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
+        raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1]}")
+
+
+def delete_other_models(study: SweepStudy) -> list[str]:
+    """Delete the models of all but the best trials (the first `keep`, or the Pareto front); return their run ids."""
+    run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
+    kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
+    for run in trials.find_trials(study.parent):
+        if run.info.run_id not in kept_runs:
+            logged_models.delete_models(run.info.run_id)
+    return kept_runs
+
+
+def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet: bool) -> None:
+    """Print the states of the trials, the best trial, and the commands that show the study.
+
+    Args:
+        study: the study.
+        best_run: the id of the best run, or None.
+        location: the location of Optuna's storage.
+        quiet: print nothing.
+    """
+    table = study.to_frame()
+    states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
+    reused = int(table[REUSED].sum()) if len(table) else 0
+    print_line(
+        f"sweep {study.sweep.name}: {states}; {reused} reused from earlier runs{_count_violating(study)}",
+        quiet,
+    )
+    trial = study.find_best()
+    if trial:
+        fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+        print_line(f"best: {study.sweep.study.metric} {trial.values[0]:.5f}, run {best_run}: {fields}", quiet)
+    print_line(f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", quiet)
+
+
+def describe_study(study: SweepStudy) -> str:
+    """Return the note of the sweep's run."""
+    names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
+    counts = f"{study.count_ended()} trials{_count_violating(study)}"
+    text = f"Sweep {study.sweep.name}: {counts}. The names of the trials contain the values of {names}."
+    best = study.find_best()
+    if best is None:
+        return text
+    values = ", ".join(f"{name}={value}" for name, value in best.params.items())
+    score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
+    return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
+
+
+def _count_violating(study: SweepStudy) -> str:
+    """Return the number of trials that violate a constraint, as the end of a sentence."""
+    limits = study.sweep.study.constraints
+    return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
+
+
+def _format_dashboard_command(location: str) -> str:
+    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
