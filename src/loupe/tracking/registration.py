@@ -45,7 +45,7 @@ def describe_scores(summary: dict[str, Any] | None, scale: Fraction) -> str:
     if summary is None:
         return "unknown."
     note = "with 95 % intervals" if summary["model"]["interval"]["mae"] else "too few for intervals"
-    texts = [f"means of {format_photos(summary['model']['photos'])}, {note}"]
+    texts = [f"mae, and psnr in dB, as means of {format_photos(summary['model']['photos'])}, {note}"]
     methods, forms = dict.fromkeys(("model", *get_references(scale))), {"mae": ".4f", "psnr": ".2f"}
     for method, (name, form) in itertools.product(methods, forms.items()):
         interval = summary[method]["interval"][name]
