@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops
@@ -11,6 +12,7 @@ from PIL import Image, ImageChops
 from loupe.config import STEPS
 from loupe.config.networks import NETWORKS
 from loupe.config.optimizers import OPTIMIZERS
+from loupe.upscalers import bundled
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -56,12 +58,26 @@ def test_commands_have_known_options(page: str, command: str) -> None:
             assert (ROOT / word).is_file(), f"{page}: {word}"
 
 
-def test_script_of_the_first_image() -> None:
-    spec = importlib.util.spec_from_file_location("before_after", ROOT / "docs" / "before_after.py")
+def load_script(name: str) -> Any:
+    """Load a script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec
     assert spec.loader
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_each_bundled_network_has_a_model_card_with_the_stored_scores() -> None:
+    script = load_script("model_cards")
+    page = script.CARDS.read_text()
+    names = {file.stem for file in bundled.FOLDER.glob("*.onnx")}
+    assert set(re.findall(r"^## (.*)$", page, re.MULTILINE)) == names == script.load_texts()["networks"].keys()
+    assert page == script.write_cards()
+
+
+def test_script_of_the_first_image() -> None:
+    script = load_script("before_after")
     sheet = script.draw_comparison(Image.open(script.IMAGES / "macaw.jpg"))
     stored = Image.open(script.IMAGES / "before-after.png")
     difference = ImageChops.difference(sheet, stored.convert("RGB"))

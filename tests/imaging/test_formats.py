@@ -519,6 +519,14 @@ def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile)
     assert "sRGB" in described
 
 
+@pytest.mark.parametrize("horizontal", [(0, 0), (1, 0), (0, 1), (10**9, 1)], ids=str)
+def test_an_invalid_resolution_of_a_tiff_is_not_written(horizontal, tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[282], tags[283], tags[296] = TiffImagePlugin.IFDRational(*horizontal), 72.0, 2
+    Image.new("RGB", (32, 24)).save(tmp_path / "small.tif", tiffinfo=tags)
+    assert next(iter(read_photo(tmp_path / "small.tif").images)).metadata.dpi is None
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

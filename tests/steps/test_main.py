@@ -86,7 +86,8 @@ def test_preprocess_run_has_manifest_counts_statistics_and_images(finished_main)
 def test_registered_version_has_geometry_scores_and_an_onnx_file(finished_main):
     version = open_store(finished_main).get_model_version_by_alias("loupe", "champion")
     assert version.tags.keys() == {"loupe.digest", "loupe.evidence", "loupe.replaced"}
-    assert "scikit-image" in version.description
+    card = ("scikit-image", version.tags["loupe.digest"], "model mae 0.", "lanczos psnr ")
+    assert all(text in version.description for text in card)
     model_id = re.search(r"m-[0-9a-f]{32}", version.source)[0]
     files = open_store(finished_main).list_logged_model_artifacts(model_id, "onnx")
     assert [item.path for item in files] == ["onnx/model.onnx"]

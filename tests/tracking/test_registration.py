@@ -1,11 +1,14 @@
-"""Registering twice at the same time makes one version."""
+"""Registering twice at the same time makes one version; the description of a version has its test scores."""
 
 from collections.abc import Callable
 from fractions import Fraction
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
+from loupe.evaluation import metrics, scoring
 from loupe.tracking import champions, models, registration
 
 
@@ -65,3 +68,14 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
         assert register(1) != "models:/loupe-photo/1"
     assert len(list_versions(models.PHOTO_MODEL)) == 2
     assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
+
+
+@pytest.mark.parametrize(("photos", "interval"), [(8, " (0.2075 to 0.7925)"), (7, "")])
+def test_a_description_has_the_scores_of_model_and_baselines_with_intervals(photos: int, interval: str) -> None:
+    values = np.arange(photos) / 7 if photos == 8 else np.full(photos, 0.5)
+    rows = {"photo": list("abcdefgh")[:photos], "image": range(photos)} | dict.fromkeys(metrics.SCORES, values)
+    table = pd.concat([pd.DataFrame(rows | {"method": name}) for name in ("model", "nearest", "lanczos")])
+    text = registration.describe_scores(scoring.summarise(table), Fraction(3, 2))
+    assert f"{photos} photos, {'with 95 % intervals' if interval else 'too few for intervals'};" in text
+    assert all(f"{name} mae 0.5000{interval};" in text for name in ("model", "nearest", "lanczos"))
+    assert registration.describe_scores(None, Fraction(3, 2)) == "unknown."

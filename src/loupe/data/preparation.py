@@ -149,11 +149,11 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
 
 def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of `prepare_shard`."""
-    numbers, texts = itertools.count(), settings.to_texts()
+    numbers = itertools.count()
     for crop in MIN_PHOTOS_PER_SHARD:
         group = [photo for photo in photos if choose_crop(settings, photo) == crop]
         for part in _split_into_shards(settings, crop, group):
-            yield next(numbers), part, crop, location, texts
+            yield next(numbers), part, crop, location, settings
 
 
 def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto]) -> Iterator[list[SourcePhoto]]:

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from loupe.config import parse_settings
 from loupe.config.datasets import Preprocess
 from loupe.data import reservations, storage
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs, to_grey
@@ -61,7 +60,7 @@ class ShardResult:
 
 
 def prepare_shard(
-    number: int, photos: list[SourcePhoto], crop: str, location: str, texts: dict[str, str]
+    number: int, photos: list[SourcePhoto], crop: str, location: str, settings: Preprocess
 ) -> ShardResult:
     """Decode photos, and write a shard of labels and a shard of inputs per scale factor.
 
@@ -70,12 +69,11 @@ def prepare_shard(
         photos: the photos of the shards.
         crop: as in `cut_labels`.
         location: the folder or URL of the dataset.
-        texts: the settings of preprocess as text.
+        settings: the settings of preprocess.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read it.
     """
-    settings = parse_settings("preprocess", texts)
     rows: list[dict[str, Any]] = []
     thumbnails: dict[str, np.ndarray] = {}  # by content hash of the photo
     with ExitStack() as files:

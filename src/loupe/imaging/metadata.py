@@ -17,6 +17,7 @@ IPTC_TAG = 33723  # number of a TIFF tag
 IPTC_START = b"\x1c"  # first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
+MAX_DPI = 65535  # that a JPEG can store
 RAW_PROFILE = "Raw profile type "  # start of the keywords of PNG texts in which ImageMagick stores metadata
 
 
@@ -56,7 +57,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
         decoded: metadata from the decoder: only `icc`, `colour_chunks`, `duration_ms` and `omitted`.
         orientation: the EXIF orientation of the file.
     """
-    dpi = image.info.get("dpi")
+    dpi = tuple(map(float, image.info.get("dpi") or ()))
     tags, unreadable = read_exif(image, exif)
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
@@ -67,7 +68,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
         exif=tags,
         icc=decoded.icc,
         xmp=xmp,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        dpi=(dpi[0], dpi[1]) if dpi and all(0 < value <= MAX_DPI for value in dpi) else None,
         texts=texts,
         colour_chunks=decoded.colour_chunks,
         duration_ms=decoded.duration_ms,

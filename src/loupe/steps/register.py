@@ -1,5 +1,6 @@
 """Registers a model, or makes an earlier version the champion."""
 
+import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,7 @@ def _register(settings: Register) -> Registration:
     with runs.open_step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
         result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
         _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
-        licence = _describe_licences(candidate.dataset.settings["source"]) if candidate.dataset else "unknown"
-        trained_on = candidate.dataset.folder.name if candidate.dataset else "unknown photos"
-        description = f"{candidate.name}, trained on {trained_on}. {_describe_input(upscaler.geometry)}. "
-        description += f"Its ONNX file differs by at most {difference:.1e}. Data: {licence}."
+        description = _describe_version(candidate, upscaler.geometry, difference, folder)
         tags = {"loupe.digest": candidate.dataset.digest} if candidate.dataset else {}
         version = registration.register_model(candidate.reference, candidate.scale, description, tags)
         was_champion = champion is not None and str(champion.version) == str(version.version)
@@ -135,9 +133,34 @@ def _move_champion(settings: Register) -> Registration:
     return Registration(name, number, version is not None, reason)
 
 
-def _describe_input(geometry: "Geometry") -> str:
+def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: float, folder: str) -> str:
+    """Write a short model card in Markdown.
+
+    Args:
+        candidate: the model.
+        geometry: its geometry.
+        difference: the largest difference of the results of Keras and ONNX.
+        folder: a folder for temporary files.
+    """
+    from loupe.tracking import models, registration
+
+    data, licence = "unknown photos", "unknown"
+    if candidate.dataset:
+        data = f"the dataset {candidate.dataset.folder.name} (digest {candidate.dataset.digest})"
+        licence = _describe_licences(candidate.dataset.settings["source"])
+    file = models.download_artifact(candidate.reference.run_id, models.TEST_SUMMARY, folder)
+    summary = json.loads(file.read_text()) if file else None
+    scale = format_value(candidate.scale)
+    task = "restoring grey photos" if candidate.scale == 1 else f"upscaling grey photos by {scale}"
     sides = f"sides multiples of {geometry.q}, at least {geometry.min_side}"
-    return f"Images (n, h, w, 1), float32 in [-1, 1], {sides}"
+    return "\n\n".join([
+        f"{candidate.name}, trained on {data}. Licence of the photos: {licence}.",
+        f"**Use**: {task} for people to look at. Not for evidence, diagnosis or measurement: details of a "
+        "result can be wrong. Not for screenshots and drawings, unless the dataset contains them.",
+        f"**Test scores**: {registration.describe_scores(summary, candidate.scale)}",
+        f"**Input**: images (n, h, w, {geometry.channels}), float32 in [-1, 1], {sides}. The results of the ONNX "
+        f"file differ by at most {difference:.1e}.",
+    ])  # fmt: skip
 
 
 def _describe_licences(sources: str) -> str:

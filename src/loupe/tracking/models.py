@@ -20,6 +20,7 @@ from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # in MLflow's model
 ONNX_FILE = "onnx/model.onnx"  # in a registered model
+TEST_SUMMARY = "test-summary.json"  # of a train run: the result of `scoring.summarise`
 EVIDENCE_TAG = "loupe.evidence"  # of a version: its comparison with the champion
 NO_EVIDENCE = "not compared with another model by `loupe register`"
 MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI

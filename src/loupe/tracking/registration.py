@@ -1,5 +1,6 @@
 """Registers networks in MLflow's model registry, with ONNX files."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,9 @@ from mlflow.exceptions import MlflowException
 
 from loupe.cli.signals import defer_signals
 from loupe.config.fields import format_value
+from loupe.evaluation.scoring import format_photos
 from loupe.tracking import models
+from loupe.upscalers.baselines import get_references
 
 
 def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tuple[Path, float]:
@@ -35,6 +38,20 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
         named = shutil.copyfile(file, Path(folder) / Path(models.ONNX_FILE).name)
         mlflow.MlflowClient().log_model_artifact(reference.model_id, str(named), str(Path(models.ONNX_FILE).parent))
     return file, difference
+
+
+def describe_scores(summary: dict[str, Any] | None, scale: Fraction) -> str:
+    """Describe the test scores of a model and of the baselines; `summary` is a result of `scoring.summarise`."""
+    if summary is None:
+        return "unknown."
+    note = "with 95 % intervals" if summary["model"]["interval"]["mae"] else "too few for intervals"
+    texts = [f"mae, and psnr in dB, as means of {format_photos(summary['model']['photos'])}, {note}"]
+    methods, forms = dict.fromkeys(("model", *get_references(scale))), {"mae": ".4f", "psnr": ".2f"}
+    for method, (name, form) in itertools.product(methods, forms.items()):
+        interval = summary[method]["interval"][name]
+        ends = f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
+        texts.append(f"{method} {name} {summary[method][name]:{form}}{ends}")
+    return "; ".join(texts) + "."
 
 
 @defer_signals()

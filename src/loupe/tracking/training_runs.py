@@ -133,7 +133,7 @@ def log_result(
         | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
     )
     records.log_table(table, "test.json")
-    records.log_json(summary, "test-summary.json")
+    records.log_json(summary, models.TEST_SUMMARY)
     run_notes.log_note(settings, _describe_result(settings, dataset, summary))
     if points:
         baseline_maes = scoring.score(baselines, validation, names=("mae",)).groupby("method")["mae"].mean()
