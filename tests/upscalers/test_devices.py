@@ -20,7 +20,7 @@ from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 from loupe.upscalers.onnx import CPU, PROVIDERS, OnnxUpscaler
 
 FILE = bundled.find_file("tiny", Fraction(3, 2))
-IMAGES = np.random.default_rng(0).uniform(-1, 1, (1, 20, 30, 1)).astype("float32")
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (1, 20, 30, 2)).astype("float32")  # with the strength of artefacts
 PROVIDER = {device: provider for device, (provider, _) in PROVIDERS.items()}
 MISSING = "device: {0} cannot be used: the installed onnxruntime has no {1}; the CPU is used"
 NOT_FOUND = "device: {0} cannot be used: onnxruntime does not find the device or its libraries; the CPU is used"

@@ -170,7 +170,7 @@ class Restore(PhotoSettings, NetworkFields):
     )
     model: str = field(
         "champion",
-        "network that restores photos (scale factor 1:1); champion, bundled, an MLflow URI, or a .keras or "
+        "network that restores photos (scale factor 1:1); champion, small, base, an MLflow URI, or a .keras or "
         ".onnx file",
     )
     mask: Text = field(
