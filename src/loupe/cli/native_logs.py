@@ -1,4 +1,4 @@
-"""Hides messages of TensorFlow on standard error, which its environment variables do not hide.
+"""Hides the messages on standard error that environment variables of TensorFlow do not hide.
 
 A separate process filters them, because a thread could not show the last messages of a crashed process.
 """
@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
-# Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors of
-# TensorFlow's GPU version on every machine
+# Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors
+# that TensorFlow's GPU version prints on every machine
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"

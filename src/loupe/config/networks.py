@@ -30,7 +30,7 @@ class Convolutional(GradientTrain):
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at other scales",
-        rule="even at scales 1:1 and 3:2",
+        rule="an even number at scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
         "none", "second input of the network; jpeg: the JPEG quality of the photo"

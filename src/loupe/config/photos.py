@@ -67,7 +67,7 @@ class PhotoSettings(Settings):
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "maximum memory for images, in MB; none: 2000, or half of a small machine's memory",
+        "maximum memory for images, in MB; none: 2000, but at most half of the machine's memory",
         rule="none, or 200 to 1000000",
     )
     suffix: Text = field(

@@ -28,7 +28,7 @@ class Register(RunSettings):
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     smoke: bool = field(
-        False, "let run=best also choose a run of a short test; the registered network does not become champion"
+        False, "with run=best, also consider runs of short tests; the registered network does not become champion"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}

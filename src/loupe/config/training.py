@@ -96,11 +96,11 @@ class GradientTrain(Train):
         None, "duration of the training in CPU seconds (the sum of all cores), instead of `steps`", rule="none or > 0"
     )
     decay_rate: float = field(
-        0.96, "factor of the learning rate per `decay_steps` steps, for schedule=exponential", gt=0, le=1
+        0.96, "factor of the learning rate after each `decay_steps` steps, for schedule=exponential", gt=0, le=1
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "number of steps in which the learning rate is multiplied by `decay_rate`; default 1.5 % of `steps`",
+        "number of steps after which the learning rate is multiplied by `decay_rate`; default 1.5 % of `steps`",
         rule=">= 1",
     )
     eval_every: Count = field(

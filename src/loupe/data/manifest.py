@@ -17,7 +17,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the ranges of `_hash_fraction`
-SMALL_COLLECTION = 200  # with fewer photos, ranges of hashes can contain very different shares
+SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from the shares of SPLITS
 ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
 DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # of datasets with degraded inputs
@@ -34,7 +34,7 @@ class Row:
     sha256: str
     width: int | None = None  # of the photo in pixels, upright
     height: int | None = None
-    x: int | None = None  # left edge of the label in the photo, resized by the factor `shrunk`
+    x: int | None = None  # left edge of the label, after the photo was resized by the factor `shrunk`
     y: int | None = None  # top edge
     shrunk: float | None = None  # at most 1
     split: str | None = None
@@ -122,10 +122,10 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 
 
 def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
-    """Fill the columns `group` and `split` of rows with a label.
+    """Fill the columns `group` and `split` of all rows that have a label.
 
     The split depends on the last 64 bits of the content hash (of the group, for near-duplicates), so that new photos
-    do not change it. `limit` selects photos by the first bits. In collections with fewer than SMALL_COLLECTION
+    do not change it. The field `limit` uses the first bits. In collections with fewer than SMALL_COLLECTION
     photos, the rank of the hash decides the split.
 
     Args:
@@ -164,7 +164,7 @@ def _find_split(sha256: str) -> str:
 def _rank_splits(hashes: set[str]) -> dict[str, str]:
     """Return the splits of a small collection by content hash; {} for a large collection.
 
-    With three hashes, no split is empty.
+    With three or more hashes, no split is empty.
     """
     count = len(hashes)
     if count >= SMALL_COLLECTION:

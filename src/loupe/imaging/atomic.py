@@ -14,8 +14,8 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A machine cannot always see the locks of others. It removes their partial files only after this time without
-# changes.
+# A machine cannot always see the locks of other machines. It removes their partial files only if these have not changed
+# for this time.
 LEFTOVER_AGE_S = 86_400.0
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
 PREFIX, SUFFIX = ".loupe-", ".part"  # of the name of a partial file
@@ -143,7 +143,7 @@ def _rename_new(partial: Path, final: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel, whose processes see each other's locks, even from containers."""
+    """Return an id of the running kernel. Its processes see each other's locks, also in different containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
@@ -171,7 +171,10 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change, measured with a new file, because the clocks of machines differ."""
+    """Return the seconds since the last change.
+
+    The current time is the time of a new file in the folder, because the clocks of machines differ.
+    """
     with tempfile.TemporaryFile(dir=partial.parent) as new_file:
         return os.fstat(new_file.fileno()).st_mtime - partial.stat().st_mtime
 

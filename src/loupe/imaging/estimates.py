@@ -1,4 +1,4 @@
-"""Estimates from an image's header the maximum memory for reading and writing, with measured constants."""
+"""Estimates the maximum memory for reading and writing an image, from its header and from measured constants."""
 
 import math
 import os
@@ -19,7 +19,7 @@ OTHER_BYTES = 24  # all other images
 ROW_BYTES = 20  # per pixel of a row
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
 JXL_BYTES = 1_000_000_000  # to open a JPEG XL; the number of pixels is not known before
-OPENING_BYTES = 150_000_000  # to open a file, without pixels and copies of the file
+OPENING_BYTES = 150_000_000  # to open a file; the pixels and copies of the file are added
 PIXEL_BYTES = {
     "1": 1,
     "L": 1,
@@ -33,8 +33,8 @@ PIXEL_BYTES = {
 DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
-# An AVIF animation takes AVIF_BYTES times this factor per pixel of a frame with a border. The border matters for
-# frames with few columns or rows.
+# An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame with AVIF_BORDER more columns and
+# rows, which matter for frames with few columns or rows.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 WHOLE_BYTES = 8  # other formats
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory

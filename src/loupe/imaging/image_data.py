@@ -33,7 +33,8 @@ class ImageStream:
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
         metadata: the metadata of the image.
-        assumed_quality: the JPEG quality that the network assumed (100: no compression); None if it does not adapt.
+        assumed_quality: the JPEG quality that the network assumed (100: no compression); None if the
+            network takes no quality.
     """
 
     size: tuple[int, int]

@@ -14,7 +14,7 @@ from loupe.imaging.png import encode_png
 
 
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
-    """Encode an image with libvips, which reads the rows as an uncompressed PNG. Pillow needs all pixels in memory.
+    """Encode an image with libvips, which reads the rows as an uncompressed PNG. Pillow would need all pixels.
 
     Args:
         file: the file to write.
@@ -72,6 +72,6 @@ def add_metadata(image: Any, metadata: Metadata) -> Any:
     for field, data in blobs.items():
         if data:
             image.set_type(pyvips.GValue.blob_type, field, data)
-    if metadata.dpi:  # per millimetre
+    if metadata.dpi:  # libvips counts pixels per millimetre
         image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
     return image
