@@ -14,8 +14,8 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A machine cannot always see the locks of other machines. It removes their partial files only if these have not changed
-# for this time.
+# A machine cannot always see the locks of other machines. It removes their partial files only if these have not
+# changed for this time.
 LEFTOVER_AGE_S = 86_400.0
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
 PREFIX, SUFFIX = ".loupe-", ".part"  # of the name of a partial file
