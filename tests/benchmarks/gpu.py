@@ -3,7 +3,8 @@
     KERAS_BACKEND=jax python tests/benchmarks/gpu.py [SECONDS PER NETWORK]
 
 The script takes under 4 minutes on a GPU with the default of 15 seconds. "of peak" is the share of the rate of a
-large matrix product. "Python" is the CPU time of the loop's thread, without the time that it waits for the device. "idle" compares the loop with the same calls on batches that were drawn before.
+large matrix product. "Python" is the CPU time of the loop's thread, without the time that it waits for the device.
+"idle" compares the loop with the same calls on batches that were drawn before.
 """
 
 import sys
