@@ -18,7 +18,7 @@ from loupe.config.fields import (
     field,
     format_value,
 )
-from loupe.config.training import DEFAULT_SCALES
+from loupe.config.training import UPSCALING_SCALES
 
 Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
@@ -67,7 +67,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
-        DEFAULT_SCALES,
+        UPSCALING_SCALES,
         "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )

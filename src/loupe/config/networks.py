@@ -14,7 +14,7 @@ from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 # Default number of q x q blocks per side of a training crop. The network extends a crop by mirroring the pixels at
 # its border. In smaller crops, the mirrored pixels affect a larger share of the result.
 CROP_BLOCKS = 32
-DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18), (4, 16))}
+DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18))}
 
 
 class Convolutional(GradientTrain):
@@ -29,7 +29,7 @@ class Convolutional(GradientTrain):
     expansion: int = field(2, "channels inside a residual layer, divided by `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
-        "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at other scales",
+        "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
         rule="an even number at scales 1:1 and 3:2",
     )
     condition: Literal["none", "jpeg"] = field(
