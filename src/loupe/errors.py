@@ -9,8 +9,8 @@ from urllib.parse import unquote
 
 LONGEST_DESCRIPTION = 300  # characters of a described error
 MASK = "***"
-STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # access the store of the runs
-SHORTEST_PART = 3  # characters of a part of a secret, which a library's message may quote
+STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # packages that access the store of the runs
+SHORTEST_PART = 3  # characters; shorter parts of a secret are not masked in messages of libraries
 
 # A password may contain `/`, `@` or `:`, so everything up to the last `@` before a space is masked.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
@@ -50,14 +50,14 @@ _HEADER = re.compile(
     """
 )
 _BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # an HTTP header with user and password, in base64
-# In each match of the three patterns above
+# Each match of _QUOTED, _HEADER and _BASIC contains one of these words.
 _SECRET_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
 # Environment variables whose values are masked in errors
 _SECRET_VARIABLE = re.compile(
     r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$"
 )
-SHORTEST_VALUE = 6  # of a variable; a shorter value may be part of a normal word
-# In a text that quotes a URL, the end of a password with a space is unknown.
+SHORTEST_VALUE = 6  # characters; a shorter value of a variable may be part of a normal word
+# Matches a URL only: in other texts, the end of a password with a space is unknown.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 
@@ -78,13 +78,13 @@ def mask_secrets(text: str, *urls: str) -> str:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
-    if _SECRET_WORD.search(text):  # a tenth of the time of the substitutions
+    if _SECRET_WORD.search(text):  # takes a tenth of the time of the substitutions
         text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
 
 def mask_error(text: str, *urls: str) -> str:
-    """Mask secrets as `mask_secrets`, and the values of environment variables with secrets."""
+    """Mask secrets as `mask_secrets` does, and mask the values of environment variables with secrets."""
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)
@@ -103,7 +103,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has changed a URL, which then cannot be opened."""
+    """Return whether `mask_secrets` has changed a URL. A masked URL cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 

@@ -31,7 +31,7 @@ SHEET_CANDIDATES = 500  # photos from which a sheet is selected
 
 
 def validate_format(sheet: Path) -> None:
-    """Raise UsageError if figures cannot have the suffix of a sheet's file."""
+    """Raise UsageError if Matplotlib cannot write a figure with the suffix of `sheet`."""
     suffixes = FigureCanvasBase.get_supported_filetypes()
     if sheet.suffix and sheet.suffix[1:].lower() not in suffixes:
         raise UsageError(f"sheet: must end in one of {', '.join(sorted(suffixes))}, got {str(sheet)!r}")
@@ -152,7 +152,7 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """Plot the results of every method and the label for three images, each above its most detailed crop.
+    """For three images, plot the result of every method and the label, each above a detailed crop.
 
     Args:
         methods: upscaling models by title.
@@ -225,7 +225,10 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """Return rows and columns of the square, a third of the label's shorter side, with the largest differences."""
+    """Return rows and columns of the square with the largest differences between neighbouring pixels.
+
+    The side of the square is a third of the label's shorter side.
+    """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))
     rows, columns = (sorted({*range(0, end - side, max(1, side // 2)), end - side}) for end in label.shape)

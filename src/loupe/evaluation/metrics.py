@@ -1,8 +1,8 @@
-"""Computes scores of images against their labels, (n,), for pixel values in [-1, 1]."""
+"""Computes scores of images against their labels, as arrays (n,). Pixel values are in [-1, 1]."""
 
 import numpy as np
 
-PEAK = 2.0
+PEAK = 2.0  # from black (-1) to white (1)
 MIN_MSE = 1e-9  # limits psnr to 96 dB
 SSIM_WINDOW = 11  # in pixels
 SCORES = ("mae", "psnr", "ssim", "mse")
@@ -53,12 +53,12 @@ def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def compute_scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
-    """Clip images to [-1, 1] and compute scores (a selection of SCORES) of each image.
+    """Clip images to [-1, 1] and compute scores of each image.
 
     Args:
         images: (n, height, width, 1).
         labels: (n, height, width, 1) in [-1, 1].
-        names: the scores.
+        names: a selection of SCORES.
     """
     clipped = np.clip(images, -1, 1)
     functions = {"mae": mae, "psnr": psnr, "ssim": ssim, "mse": mse}
@@ -66,7 +66,7 @@ def compute_scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...
 
 
 def compute_lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Compute the share of each label's dark pixels (below 0) that are not dark in the image; NaN without any."""
+    """Compute the share of a label's dark pixels (< 0) that are not dark in the image; NaN without dark pixels."""
     dark = labels < 0
     lost = (dark & (images >= 0)).sum(axis=(1, 2, 3))
     count = dark.sum(axis=(1, 2, 3))
@@ -74,7 +74,7 @@ def compute_lost_dark_share(images: np.ndarray, labels: np.ndarray) -> np.ndarra
 
 
 def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
-    """Compute the sum of squared differences between neighbouring pixels of each image, which blur reduces."""
+    """Compute the sum of squared differences between neighbouring pixels of each image. Blur reduces this sum."""
     vertical, horizontal = (
         np.square(np.diff(images.astype("float64"), axis=axis)).sum(axis=(1, 2, 3)) for axis in (1, 2)
     )
@@ -82,7 +82,9 @@ def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
 
 
 def compute_seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean absolute error at the borders of blocks and inside; NaN if all pixels are at borders.
+    """Compute the mean absolute errors at the borders of blocks and inside blocks.
+
+    The second is NaN if all pixels are at borders.
 
     Args:
         images: (n, height, width, 1).

@@ -20,9 +20,9 @@ from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
-# Fields of preprocess that do not change the images of given photos
+# The digest omits these fields of preprocess, which do not change the images of a photo.
 UNHASHED_FIELDS = frozenset({"source", "data_dir", "scheduler", "smoke", "limit", "categories"})
-CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # by split
+CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # use of images by split
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Images:
         digest: the digest of the dataset, or a hash of the photos and the settings.
         dataset: the prepared dataset; None for photos.
         context: the use of the images, such as `test`.
-        source: for photos, the source and the settings that cut the images.
+        source: for photos, their source and the settings that prepare the images.
     """
 
     pairs: Pairs | WholePhotos
@@ -48,7 +48,7 @@ class Images:
     source: dict[str, str] = field(default_factory=dict)
 
     def link_metrics(self, model_id: str | None) -> dict[str, str]:
-        """Return the link of scores to a logged model and to the images."""
+        """Return fields that link scores to a logged model and to the images; {} without a model."""
         names = {"dataset_name": self.name, "dataset_digest": self.digest}
         return {"model_id": model_id} | names if model_id else {}
 

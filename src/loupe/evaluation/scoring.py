@@ -17,7 +17,7 @@ from loupe.upscalers.baselines import build_classical
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-DRAWS = 20
+DRAWS = 20  # of `score_patches`
 CONFIDENCE = 0.95
 MIN_PHOTOS = 8  # for intervals with the coverage CONFIDENCE
 MIN_PATCH_SIDE = 8  # in pixels, for `score_patches`
@@ -26,7 +26,7 @@ MIN_PATCH_SIDE = 8  # in pixels, for `score_patches`
 def build_baselines(
     pairs: Pairs | WholePhotos, ridge: np.ndarray | None, luminance: str
 ) -> dict[str, UpscalingModel]:
-    """Return the baselines by name; ridge needs weights."""
+    """Return the baselines by name, with ridge only if its weights are given."""
     methods = build_classical(pairs.scale, luminance)
     return methods if ridge is None else methods | {"ridge": RidgeUpscaler(ridge, pairs.scale, luminance)}
 
@@ -150,8 +150,8 @@ def count_photos(table: pd.DataFrame) -> int:
 def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
     """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
 
-    The standard error is the jackknife's (Efron and Stein 1981), over means without one photo. Percentile bootstrap
-    intervals are too narrow for a few photos.
+    The standard error is the jackknife's (Efron and Stein 1981): each of its means leaves out one photo. Percentile
+    bootstrap intervals would be too narrow for a few photos.
 
     Args:
         values: (n, k), one row per image.
@@ -169,7 +169,7 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     means = values.mean(axis=0)
     residuals = np.zeros((photo_count, values.shape[1]))  # sums over the images of a photo
     np.add.at(residuals, index, values - means)
-    changes = residuals / (len(values) - np.bincount(index))[:, None]  # of the mean, without a photo
+    changes = residuals / (len(values) - np.bincount(index))[:, None]  # change of the mean without each photo
     errors = np.sqrt((photo_count - 1) / photo_count * np.square(changes).sum(axis=0))
     half_widths = t.ppf((1 + CONFIDENCE) / 2, photo_count - 1) * errors
     return np.stack([means - half_widths, means + half_widths], axis=1).tolist()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A machine cannot always see the locks of other machines. It removes their partial files only if these have not
-# changed for this time.
+# A machine cannot always see the locks of other machines. It removes a partial file of another machine only after
+# this time without a change.
 LEFTOVER_AGE_S = 86_400.0
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
 PREFIX, SUFFIX = ".loupe-", ".part"  # of the name of a partial file
@@ -62,7 +62,8 @@ def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     """Create and lock a file or folder with a temporary name, and yield its path.
 
-    At the end, a path that still has the temporary name is removed. The system releases the lock of a killed process.
+    At the end, a path that still has the temporary name is removed. The system releases the lock of a killed process,
+    whose files `remove_leftovers` removes.
 
     Args:
         folder: the parent folder; it must exist.
@@ -143,7 +144,7 @@ def _rename_new(partial: Path, final: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel. Its processes see each other's locks, also in different containers."""
+    """Return an id of the running kernel, whose processes see each other's locks, also in different containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads metadata that Pillow skips, and names the data of a file that results do not contain."""
+"""Reads metadata that Pillow skips, and lists the names of data that results do not contain."""
 
 import io
 import re
@@ -10,9 +10,9 @@ from typing import IO
 from PIL import Image
 
 MAX_BYTES = 2**24  # of a profile or an XMP packet
-MAX_GIF_BYTES = 2**22  # the start of a GIF, which is searched for both
+MAX_GIF_BYTES = 2**22  # the start of a GIF, in which a profile and an XMP packet are searched
 CREDENTIALS = "content credentials"  # of the standard C2PA
-# Names by kind of box (JPEG 2000, JPEG XL), by UUID of a JPEG 2000 box, and by number of a TIFF tag
+# Names of data by kind of box (JPEG 2000, JPEG XL), by UUID of a JPEG 2000 box, and by number of a TIFF tag
 BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
 COMPRESSED_BOXES = {b"Exif": "EXIF", b"xml ": "XMP", b"jumb": CREDENTIALS}
 XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
@@ -57,7 +57,7 @@ def list_attachments(image: Image.Image) -> list[str]:
 
 
 def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
-    """Name the texts of which Pillow keeps only the last: those with the same keyword."""
+    """Report texts with the same keyword, of which Pillow keeps only the last, and content credentials."""
     file.seek(8)  # after the signature
     keywords = set[bytes]()
     while len(head := file.read(8)) == 8:
@@ -97,14 +97,14 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
             yield UUIDS.get(content[:16], "a UUID box")
         elif kind == b"brob":  # Brotli, which Python does not decompress
             name = COMPRESSED_BOXES.get(content[:4], "a compressed box")
-            if name.lower() not in image.info:  # Pillow reads it from a reconstructed JPEG
+            if name.lower() not in image.info:  # Pillow has read the metadata of a reconstructed JPEG
                 yield name
         elif kind in BOXES:
             yield BOXES[kind]
 
 
 def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind and the content of each box, without the content of boxes that contain pixels."""
+    """Yield the kind and the content of each box; the content is b"" if `_read_boxes` does not need it."""
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
         if length == -7:  # a length of 8 bytes follows

@@ -14,11 +14,11 @@ from loupe.imaging.image_data import ImageStream
 
 HEAD_BYTES = 2**16  # the properties of an image precede its pixels
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
-BT601, FULL_RANGE = 6, 0x80  # matrix and range of libvips
+BT601, FULL_RANGE = 6, 0x80  # codes of the matrix and the range that libvips writes
 HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
 CHROMA_BYTE, FULL_CHROMA = 16, (b"\xff", b"\x03")  # byte of the HEVC configuration, and its values for 4:4:4
-BITS, EFFORT = 10, 3  # as Pillow's default speed
-# libvips' sizes of the fields of the box iloc, and the resulting size of an item
+BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
+# Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
@@ -43,7 +43,7 @@ def has_deep_samples(source: bytes | Path) -> bool:
 
 
 def is_subsampled(source: bytes | Path) -> bool:
-    """Return whether an AVIF or HEIF stores fewer samples of colour; True if its configuration is missing."""
+    """Return whether an AVIF or HEIF stores fewer samples of colour than of brightness; True without a configuration."""
     if configuration := read_head(source).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
         return configuration[CHROMA_BYTE : CHROMA_BYTE + 1] not in FULL_CHROMA
     return bool(_read_flags(source) & SUBSAMPLED)
@@ -56,7 +56,7 @@ def _read_flags(source: bytes | Path) -> int:
 
 
 def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
-    """Make white 65535: libvips sets the lowest bits to 0."""
+    """Fill the lowest bits, which libvips sets to 0, so that white becomes 65535."""
     return pixels | pixels >> BITS
 
 
@@ -84,7 +84,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
-        # libvips would make EXIF tags of its own.
+        # Without tags to write, libvips would add EXIF tags of its own.
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
@@ -106,8 +106,8 @@ def set_cicp(content: bytes, chunk: bytes) -> bytes:
 def _insert_colour_box(head: bytearray) -> bytes:
     """Add a `colr` box to the first image of a file that libvips wrote.
 
-    A box begins with its length and name, 4 bytes each. ipco contains all properties, ipma the numbers of each
-    image's properties, and iloc the positions of the pixels.
+    A box begins with its length and name, 4 bytes each. ipco contains all properties, ipma the property
+    numbers of each image, and iloc the positions of the pixels.
     """
     box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
@@ -116,7 +116,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     while end < properties + size:
         property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
     associations = head.index(b"ipma", end) + 14  # after flags, item count and first item number
-    growth = len(box) + 1  # ipma grows by the number of the property
+    growth = len(box) + 1  # the box, and 1 byte in ipma for its number
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)

@@ -23,17 +23,17 @@ from typing import Any
 
 import loupe
 
-# -I and -S: neither the working directory nor the environment adds modules; 20 ms faster.
+# With -I and -S, the working directory and the environment add no modules, and the child starts 20 ms faster.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # for less memory, and a faster import of numpy
-ENDING_TIMEOUT_S = 5.0  # for a process that has closed a connection
+ENDING_TIMEOUT_S = 5.0  # maximum wait for the exit of a child that has closed a connection
 CHECK_INTERVAL_S = 0.05
 READER = "loupe.imaging.reader_process:serve"
 LENGTH = struct.Struct("<Q")  # a message begins with the length of its JSON text
 
 
 class Connection:
-    """Exchanges messages over one of a pair of sockets. A message is a JSON value, followed by byte strings."""
+    """Exchanges messages with another process over a socket. A message is a JSON value, followed by byte strings."""
 
     def __init__(self, stream: socket.socket) -> None:
         self.stream = stream
@@ -162,6 +162,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent ends, which closes the standard input."""
+    """Exit when the end of the parent closes the standard input."""
     os.read(0, 1)
     os._exit(0)

@@ -74,11 +74,11 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
     PNG and AVIF store `Metadata.colour_chunks`. In other formats, the values get the transfer function of sRGB, and a
-    profile describes the primaries. Without a profile, the result is sRGB.
+    profile describes the primaries. If the format cannot store the profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # The colour space of an AVIF has the fields of cICP.
+    # An AVIF can store the fields of a cICP chunk only.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})
@@ -131,7 +131,7 @@ def _interpret(
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     table = np.rint(encoded * white).astype(dtype)
-    # y = 0 is invalid.
+    # Chromaticities with y = 0 are invalid.
     is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
     return (
         None if (table == np.arange(white + 1)).all() else table,

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-PART_PIXELS = 2**20
+PART_PIXELS = 2**20  # pixels that `to_pixels` converts in one step
 
 
 def to_floats(grey: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image to an array (height, width, bands), in parts: numpy.asarray takes twice the memory."""
+    """Convert a Pillow image to (height, width, bands) part by part; one numpy.asarray takes twice the memory."""
     width, height = image.size
     pixels: np.ndarray | None = None
     columns = min(width, PART_PIXELS)

@@ -16,9 +16,9 @@ from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, make_profile
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
-CHUNK_UNIT = 1e5  # unit of the numbers in gAMA and cHRM
-BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124
-BMP_SPACE, CALIBRATED = slice(70, 74), bytes(4)  # field with the kind of colour space; value for colorimetry
+CHUNK_UNIT = 1e5  # gAMA and cHRM store numbers multiplied by this factor
+BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124  # position of the header; bytes of versions 4 and 5
+BMP_SPACE, CALIBRATED = slice(70, 74), bytes(4)  # field with the kind of colour space; its value with colorimetry
 MAX_PROFILE_BYTES = 2**24
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # brightness of HDR images
 
@@ -61,7 +61,7 @@ def read_exif_profile(exif: Image.Exif) -> bytes:
 
 
 def read_bmp_profile(source: bytes | Path) -> bytes | None:
-    """Return the profile of a BMP, which Pillow skips; b"" if it is in another file, None without a profile."""
+    """Return a BMP's profile, which Pillow skips; b"" if the profile is in another file, None without a profile."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(BMP_HEADER_START + BMP_V5_BYTES)
         if len(head) < BMP_HEADER_START + BMP_V5_BYTES or head[BMP_HEADER_START] < BMP_V5_BYTES:
@@ -87,7 +87,7 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
 
 
 def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
-    """Read the colorimetry of a BMP (BITMAPV4HEADER) as gAMA and cHRM chunks; its white is D65."""
+    """Read the colorimetry of a BMP (BITMAPV4HEADER) as gAMA and cHRM chunks; the white of cHRM is D65."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(BMP_HEADER_START + BMP_V4_BYTES)
     if len(head) < BMP_HEADER_START + BMP_V4_BYTES or head[BMP_HEADER_START] < BMP_V4_BYTES:

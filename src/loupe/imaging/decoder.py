@@ -12,9 +12,9 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-# In Pillow's errors for intact files of an unsupported kind
+# One of these words is in Pillow's errors for intact files of an unsupported kind.
 UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
-MAX_PIXELS = 178_956_970  # Pillow checks this limit only for the first image of a file
+MAX_PIXELS = 178_956_970  # Pillow's limit, which Pillow checks only for the first image of a file
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a profile or text; some profiles exceed Pillow's default of 1 MB
 
 

@@ -11,14 +11,14 @@ from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # images with one transparent value
+TRANSPARENT_BYTES = 13  # the same for images with one transparent value
 DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by number of bands
-# formats whose decoders keep several copies
+# The same by format, for decoders that keep several copies
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
-OTHER_BYTES = 24  # all other images
-ROW_BYTES = 20  # per pixel of a row
+OTHER_BYTES = 24  # the same for all other images
+ROW_BYTES = 20  # additional, per pixel of one row
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
-JXL_BYTES = 1_000_000_000  # to open a JPEG XL; the number of pixels is not known before
+JXL_BYTES = 1_000_000_000  # to open a JPEG XL, whose number of pixels is unknown until then
 OPENING_BYTES = 150_000_000  # to open a file; the pixels and copies of the file are added
 PIXEL_BYTES = {
     "1": 1,
@@ -28,17 +28,17 @@ PIXEL_BYTES = {
     "RGB": 3,
     "CMYK": 3,
     "LAB": 3,
-}  # decoded pixels with 8 bits, by mode
+}  # bytes per decoded pixel with 8 bits per sample, by Pillow's mode
 # Bytes per pixel while one image is encoded
 DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
-# An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame with AVIF_BORDER more columns
-# and rows, which matter for frames with few columns or rows.
+# An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame. The estimate adds AVIF_BORDER
+# columns and rows to the frame, which matter if it has few columns or rows.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 WHOLE_BYTES = 8  # other formats
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory
-WEBP_ALPHA_BYTES = 42  # minimum with alpha
+WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha
 OPAQUE_PIXEL_BYTES = 1, 3, 6  # results of `get_pixel_bytes` without alpha
 FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional, per pixel of all frames together
 

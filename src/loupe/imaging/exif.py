@@ -51,7 +51,7 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # Read by a copy, because Pillow would also write the interoperability directory to the first directory.
+        # A copy reads the interoperability directory, because Pillow would also write it to the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -62,7 +62,7 @@ def load_exif(content: bytes) -> PlacedExif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable truncated EXIF tags, after which Pillow does not read further tags; return their names."""
+    """Disable truncated EXIF tags and return their names. Pillow would ignore all tags after a truncated tag."""
     changed, names = bytearray(content), list[str]()
     start = 6 if content.startswith(b"Exif\0\0") else 0
     order = "<" if content[start : start + 2] == b"II" else ">"
@@ -189,7 +189,7 @@ def _remove_unreadable(exif: Image.Exif) -> list[str]:
 
 
 def _validate_tag(group: int | None, tag: int, value: Any) -> None:
-    """Raise an exception if Pillow cannot write a tag of a nested directory (None: the first directory)."""
+    """Raise an exception if Pillow cannot write a tag of the directory `group` (None: the first directory)."""
     directory = TiffImagePlugin.ImageFileDirectory_v2(group=group)
     directory[tag] = value
     directory.tobytes()

@@ -30,7 +30,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             return
         except OSError:  # a file system without locks
             break
-        if _is_same_file(stream.fileno(), file):  # else the previous owner removed the file: try again
+        if _is_same_file(stream.fileno(), file):  # if not, the previous owner removed the file: try again
             break
         stream.close()
     try:

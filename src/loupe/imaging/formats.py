@@ -21,7 +21,7 @@ ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF")
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
 STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # images above MAX_WHOLE_PIXELS are encoded strip by strip
 MAX_WHOLE_PIXELS = 60_000_000
-# libavif writes larger AVIFs than it reads.
+# libavif can write larger AVIFs, but cannot read them.
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
 
 
@@ -36,7 +36,7 @@ def get_format(out: Path) -> str:
 
 
 def choose_suffix(suffix: str) -> str:
-    """Return the suffix of the result; .jpg for formats that are only read."""
+    """Return the suffix of the result: the suffix of the photo, or .jpg for formats that are only read."""
     return suffix if suffix.lower() in FORMATS else SUFFIXES["JPEG"][0]
 
 

@@ -13,13 +13,13 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, the time is 1.4 times as long, and the error is 13 % smaller.
-# Pixels with smaller differences to the previous frame do not change. Networks change pixels around a moving object
-# by up to 3 levels, which would flicker.
+# A pixel that differs from the previous frame by at most this number of levels does not change. Networks change
+# pixels around a moving object by up to 3 levels, which would flicker.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
-MAX_COLOURS = 255  # of a palette with a transparent entry
-SAMPLE_PIXELS = 2**16  # for a shared palette
-COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, 24
+MAX_COLOURS = 255  # of a palette, without its transparent entry
+SAMPLE_PIXELS = 2**16  # pixels from which a shared palette is computed
+COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, section 24
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
@@ -67,7 +67,7 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
 
 
 def _fill(target: np.ndarray, strip: np.ndarray) -> None:
-    """Write pixels to uint8 (rows, width, 4) with the alpha 0 or 255; transparent pixels become black."""
+    """Write a strip to uint8 (rows, width, 4) with the alpha 0 or 255; transparent pixels become black."""
     target[..., 3] = 255
     if has_alpha(strip.shape[2]):
         visible = strip[..., -1:] >= OPAQUE_ALPHA
@@ -77,7 +77,7 @@ def _fill(target: np.ndarray, strip: np.ndarray) -> None:
 
 
 def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
-    """Copy the pixels of the previous frame whose difference is at most MAX_DIFFERENCE."""
+    """Copy a pixel from the previous frame if it differs from the new pixel by at most MAX_DIFFERENCE."""
     difference = np.abs(pixels.astype(np.int16) - previous).max(-1, keepdims=True)
     np.copyto(pixels, previous, where=difference <= MAX_DIFFERENCE)
 
@@ -85,7 +85,7 @@ def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
 def _find_shared_palette(frames: np.ndarray) -> list[int]:
     """Choose one palette for all frames if a visible pixel becomes transparent; otherwise return [].
 
-    libvips writes the next frame as a whole. If this frame had its own palette, colours would change.
+    libvips writes a frame with such a pixel as a whole. If this frame had its own palette, colours would change.
 
     Args:
         frames: uint8, (frames, height, width, 4).

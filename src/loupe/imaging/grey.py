@@ -32,7 +32,7 @@ MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # byte
 COLOUR_BYTES = 4  # bytes per pixel in other modes
 # Additional bytes per pixel of a format's decoder
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
-OTHER_DECODER_BYTES = 36  # JPEG 2000
+OTHER_DECODER_BYTES = 36  # the same for other formats, such as JPEG 2000
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
 KEPT_ROWS = 8  # rows that a decoder keeps
 COEFFICIENT_BYTES = 2  # bytes per pixel and band of a JPEG with several scans
@@ -72,7 +72,7 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
-        self._grey: Image.Image | None = None  # all pixels as rec601, after `shrink` of a small photo
+        self._grey: Image.Image | None = None  # all pixels as rec601; set by `shrink` if the photo is one strip
         is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 

@@ -21,10 +21,10 @@ from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.reader import Photo, read_photo
 
-# JPEG and PNG files within these limits are decoded directly; starting a process takes 60 ms.
+# JPEG and PNG files within these limits are decoded in this process, because starting a child takes 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
 MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG: 5 s
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG, which take 5 s
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int
         copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: as in `PhotoReader.open`, or reading takes more memory.
+        PhotoError: as in `PhotoReader.open`, or reading takes more than `memory`.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:

@@ -14,7 +14,9 @@ from loupe.imaging.png import encode_png
 
 
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
-    """Encode an image with libvips, which reads the rows as an uncompressed PNG. Pillow would need all pixels.
+    """Encode an image with libvips, which reads the rows as an uncompressed PNG.
+
+    Pillow would need all pixels in memory.
 
     Args:
         file: the file to write.
@@ -41,7 +43,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Return a read function for libvips; it collects exceptions, which libvips does not pass on."""
+    """Return a read function for libvips. It adds exceptions to `errors`, because libvips does not pass them on."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:

@@ -22,7 +22,7 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
     differences of the logarithms.
     """
     tables: dict[int, Any] = getattr(image, "quantization", None) or {}
-    # The lowest number is for luminance.
+    # The table with the lowest number is for luminance.
     table = np.maximum(np.array(tables[min(tables)]) if tables else 0, 1)
     if table.size != LUMINANCE_TABLE.size:
         return None
@@ -32,7 +32,7 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
 
 
 def compute_table_percent(quality: Any) -> Any:
-    """Return libjpeg's factor in percent for the tables of quality 50, by quality (1 to 100)."""
+    """Return the factor in percent by which libjpeg multiplies the tables of quality 50 for a quality (1 to 100)."""
     return np.where(np.less(quality, 50), 5000 // np.maximum(quality, 1), 200 - 2 * quality)
 
 
@@ -47,4 +47,4 @@ def compute_strength(quality: Any) -> Any:
 
 def _compute_smallest_step(quality: Any) -> Any:
     """Return the smallest quantisation step of a quality, not rounded."""
-    return compute_table_percent(quality) / 10  # 10 * percent / 100
+    return compute_table_percent(quality) / 10  # 10 (smallest step of quality 50) * percent / 100

@@ -10,7 +10,7 @@ WINDOW = 2 * BLOCK - 1  # contains a whole block at any offset
 MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks hardly improve estimates
 QUALITIES = np.arange(5, 99)  # higher qualities have steps below the rounding of pixels
 MIN_STEP = 3  # smaller quantisation steps are ignored
-MIN_COEFFICIENTS = 100
+MIN_COEFFICIENTS = 100  # qualities with fewer counted coefficients are ignored
 # Share of coefficients that are multiples of their steps: above 0.9 with the right table, 0.4 without compression
 MIN_SHARE = 0.75
 WEIGHTS = np.array([0.299, 0.587, 0.114], "float32")  # luminance of a JPEG (JFIF)
@@ -51,7 +51,7 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
 def _transform_blocks(pixels: np.ndarray) -> np.ndarray:
     """Return the DCT coefficients of JPEG blocks without their means, (blocks, 63).
 
-    In a cropped image, the offset of the blocks is unknown: most coefficients are 0 at the right offset.
+    The offset of the blocks in a cropped image is unknown. The offset with the most coefficients near 0 is selected.
     """
     rows, columns = (
         np.unique(np.linspace(0, (side - WINDOW) // BLOCK, MAX_SAMPLES, dtype=int)) * BLOCK

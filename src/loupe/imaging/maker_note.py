@@ -6,7 +6,7 @@ from PIL import Image
 
 EXIF_IFD, MAKER_NOTE = 0x8769, 0x927C  # numbers of EXIF tags
 BYTE, UNDEFINED = 1, 7  # types of tags
-PREFIX = b"Exif\0\0"  # precedes the header (TIFF 6.0) with the byte order and the position of the first directory
+PREFIX = b"Exif\0\0"  # precedes the TIFF header (byte order, position of the first directory)
 HEADER_BYTES = 8
 INLINE_BYTES = 4  # a tag itself contains a value of up to this size
 MAX_POSITION = 2**16  # a JPEG has at most this number of bytes of EXIF
@@ -16,7 +16,7 @@ class PlacedExif(Image.Exif):
     """EXIF tags whose maker note keeps its position; the directories follow the maker note.
 
     Attributes:
-        note_position: the position of the maker note after the header's start; 0 if any position is valid.
+        note_position: bytes from the start of the header to the maker note; 0 if any position is valid.
     """
 
     note_position = 0
@@ -47,7 +47,7 @@ class PlacedExif(Image.Exif):
 
 def link_note(directories: bytes, note: bytes, position: int, entry_format: str) -> bytes:
     """Replace the empty maker note in directories by a link to the position of the note."""
-    empty = struct.pack(entry_format, MAKER_NOTE, BYTE, 0, 0)  # Pillow writes bytes with this type
+    empty = struct.pack(entry_format, MAKER_NOTE, BYTE, 0, 0)  # the type that Pillow writes for bytes
     link = struct.pack(entry_format, MAKER_NOTE, UNDEFINED, len(note), position)
     return directories.replace(empty, link, 1)
 

@@ -73,7 +73,7 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
-                # In a container, `folder` is often the group itself, the last parent.
+                # In a container, the group of this process is often `folder` itself, which is the last part.
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
                     if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():

@@ -17,7 +17,7 @@ IPTC_TAG = 33723  # number of a TIFF tag
 IPTC_START = b"\x1c"  # first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
-MAX_DPI = 65535  # that a JPEG can store
+MAX_DPI = 65535  # the highest that a JPEG can store
 RAW_PROFILE = "Raw profile type "  # start of the keywords of PNG texts in which ImageMagick stores metadata
 
 
@@ -75,7 +75,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
         iptc=_read_iptc(image) or raw.get("iptc", b""),
         omitted=tuple(dict.fromkeys((*decoded.omitted, *unreadable, *linked, *attached))),
     )
-    # Pillow rotates the size of a TIFF.
+    # For a rotated TIFF, Pillow has already exchanged width and height.
     size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size
     orientation = orientation if orientation in range(1, 9) else 1
     upright = size[::-1] if orientation in ROTATED else size
@@ -96,7 +96,7 @@ def read_duration(info: dict[Any, Any]) -> float:
 
 
 def use_raw_profiles(image: Image.Image) -> None:
-    """Use the EXIF tags and the profile that ImageMagick wrote as the texts `Raw profile type ...` of a PNG."""
+    """Add the EXIF tags and the profile in ImageMagick's texts `Raw profile type ...` of a PNG to `image.info`."""
     if image.format == "PNG":
         texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
         found = _take_raw_profiles(texts)

@@ -8,11 +8,11 @@ from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATIO
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
-MAX_SEGMENT_BYTES = 65_533  # of a JPEG
+MAX_SEGMENT_BYTES = 65_533  # content of a segment of a JPEG
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 # Numbers of EXIF tags, and a value of RESOLUTION_UNIT
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
-LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}  # can exceed a segment
+LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}  # may be too long for a segment
 COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
@@ -28,7 +28,7 @@ METADATA_KINDS = {
 def fit_metadata(metadata: Metadata, name: str) -> Metadata:
     """Select the metadata that a format can store; add the names of other metadata to `Metadata.omitted`.
 
-    Where the format has no place for texts and the resolution, they become EXIF tags.
+    Texts and a resolution that the format cannot store become EXIF tags, if the format stores EXIF.
     """
     kinds = METADATA_KINDS[name]
     omitted = [*metadata.omitted]
@@ -65,7 +65,7 @@ def _move_to_exif(
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
     if texts:
         nested = exif.get_ifd(EXIF_IFD)
-        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # 8 bytes for the encoding
+        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # the comment after 8 bytes for the encoding
             return exif, texts
         # Image generators write `parameters` first, without the keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]

@@ -1,6 +1,6 @@
 """Opens image files with Pillow, and lists the pages of a TIFF.
 
-Pillow opens some TIFFs whose pixels only libvips can decode.
+`TiffImage` also opens TIFFs whose pixels only libvips can decode.
 """
 
 import io
@@ -20,8 +20,8 @@ PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
 NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
-MAX_SKIPPED = 5000  # maximum number of these in a TIFF, because opening each takes time
-WEBP_COMPRESSION = 50001  # only for libvips
+MAX_SKIPPED = 5000  # thumbnails and masks per TIFF; opening each of them takes time
+WEBP_COMPRESSION = 50001  # such pages are decoded only with libvips
 # libvips often returns black pixels for other compressions.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
@@ -38,7 +38,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         self._is_unknown = False
         try:
             super()._setup()
-        except (KeyError, SyntaxError):  # unknown to Pillow
+        except (KeyError, SyntaxError):  # Pillow does not know the pixel format
             tags = {tag: self.tag_v2.pop(tag) for tag in PIXEL_TAGS if tag in self.tag_v2}
             super()._setup()
             self.tag_v2.update(tags)

@@ -14,7 +14,7 @@ from loupe.imaging.opening import TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
-# Colour bands of libvips' interpretations. Further bands are alpha or masks.
+# Number of colour bands by libvips' interpretation. Further bands are alpha or masks.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
 PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSamples
 
@@ -36,7 +36,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Convert RGB pixels to grey if the profile is for grey images; if the pixels have colours, remove the profile.
+    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove this profile.
 
     Args:
         pixels: (height, width, bands).
@@ -97,7 +97,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
 
 
 def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
-    """Open an image with its colours and alpha only. libvips removes premultiplication."""
+    """Open an image with its colours and alpha only. libvips makes premultiplied alpha straight."""
     import pyvips
 
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}

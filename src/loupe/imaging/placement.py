@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# EXIF orientations: ROTATED exchanges width and height; then MIRRORED exchanges left and right, UPSIDE_DOWN top and
-# bottom.
+# EXIF orientations. ROTATED exchanges width and height. Then MIRRORED exchanges left and right, and UPSIDE_DOWN
+# exchanges top and bottom.
 ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image
