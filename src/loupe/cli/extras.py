@@ -1,7 +1,7 @@
 """Finds the extra of Loupe that installs a missing module, such as `train` for `mlflow`."""
 
 PACKAGE = "loupe-upscale"
-# As in pyproject.toml. Loupe also runs from a checkout, which has no metadata.
+# The packages of the extras in pyproject.toml, repeated because a checkout of Loupe has no package metadata.
 EXTRAS = {
     "train": (
         "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",
@@ -15,7 +15,7 @@ EXTRAS = {
     "heic": ("pi-heif",),
     "jxl": ("pillow-jxl-plugin",),
 }  # fmt: skip
-# Names for `import` that differ
+# Packages that are imported under another name
 IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-it-py": "markdown_it",
                 "pi-heif": "pi_heif", "pillow-jxl-plugin": "pillow_jxl"}  # fmt: skip
 

@@ -7,7 +7,7 @@ from loupe.config import STEPS, group_fields
 from loupe.config.base import list_choices
 from loupe.config.fields import format_value
 
-WIDTH = 84  # of a field's help, in characters
+WIDTH = 84  # maximum length of a line of a field's help, in characters
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -30,7 +30,7 @@ def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
 
     Args:
         step: a key of STEPS.
-        positional: the field without a flag, or None.
+        positional: the field whose values need no flag, or None.
         multiple: whether this field takes several values.
     """
     usage = f" [{positional}{' …' if multiple else ''}]" if positional else ""

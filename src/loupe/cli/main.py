@@ -24,7 +24,7 @@ from loupe.cli.streams import open_streams, use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
 from loupe.errors import STORE_LIBRARIES, LoupeError, UsageError, describe_error, mask_error, was_raised_by_store
 
-POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields without a flag
+POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields whose values need no flag
 MULTIPLE = {"upscale", "restore"}  # steps with any number of positional arguments
 BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as in pydantic
 # Defaults that silence libraries, make Arrow return memory, and keep pydantic from searching for plugins.
@@ -37,7 +37,7 @@ ENVIRONMENT_DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # no traceback
+LIBRARIES_WITH_USER_ERRORS = (*STORE_LIBRARIES, "distributed")  # their errors are printed without a traceback
 
 
 def entry() -> NoReturn:
@@ -52,7 +52,7 @@ def entry() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `loupe <step> …` and return the exit status; by default, with the arguments of the process."""
+    """Run `loupe <step> …` and return the exit status. None means the arguments of the process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for position, word in enumerate(words):
         if word in STEPS:
@@ -87,7 +87,7 @@ def run_step(step: str, words: list[str]) -> int:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         text, exit_status = _describe_failure(error)
-        if "MLFLOW_RUN_ID" in os.environ:  # the step has not started the run
+        if "MLFLOW_RUN_ID" in os.environ:  # MLflow deletes this variable when the run starts
             with suppress(ImportError):
                 importlib.import_module("loupe.tracking.runs").log_project_failure(text)
         return _fail(program, text, exit_status)
@@ -106,7 +106,7 @@ def _enter_callers_folder() -> None:
         return
     import psutil
 
-    if "PYTHONPATH" in os.environ:  # for worker processes
+    if "PYTHONPATH" in os.environ:  # worker processes would not find relative paths
         folders = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
     for parent in psutil.Process().parents():  # MLflow is the first Python process
@@ -212,6 +212,6 @@ def _fail(program: str, text: str, status: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    # pydantic-settings' command line adds 35 ms per start, and shows neither ranges nor fields of each network.
+    # The command line of pydantic-settings would add 35 ms per start, without ranges and fields of each network.
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
-# Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two errors
-# that TensorFlow's GPU version prints on every machine
+# Matches Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two
+# errors that TensorFlow's GPU version prints on every machine.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-SIGNAL_STATUS = 128  # plus the number of the signal: the exit status
+SIGNAL_STATUS = 128  # the exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-CHECKS_UNTIL_LOST = 2  # in a row: a library may store an exception and raise it later
+CHECKS_UNTIL_LOST = 2  # failed checks in a row; after only one, a library may still raise a stored exception
 
-_received: list[int] = []  # in the open block of `raise_on_signals`
+_received: list[int] = []  # numbers of the signals in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []  # raised when the last of these blocks exits
+_deferred: list[int] = []  # number of the signal to raise when the last block of `defer_signals` exits
 
 
 class Terminated(SystemExit):
@@ -31,7 +31,7 @@ class Terminated(SystemExit):
 def raise_on_signals() -> Iterator[None]:
     """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
-    Ignored signals (`nohup`) are still ignored. Only the main thread can handle signals.
+    Ignored signals (`nohup`) are still ignored. In other threads than the main thread, signals are not handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +39,7 @@ def raise_on_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _received:
-            with suppress(RuntimeError):  # no further thread
+            with suppress(RuntimeError):  # the system cannot start another thread
                 # threading.Thread needs locks that the interrupted thread may hold
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)
@@ -81,8 +81,8 @@ def stop_at_signal() -> Iterator[None]:
 def defer_signals() -> Iterator[None]:
     """Defer the first signal until the block exits. A second signal ends the block.
 
-    MLflow rolls a transaction back only after an `Exception`, which the exceptions of signals are not: without this
-    function, the database stayed locked in 21 of 40 tries.
+    MLflow rolls back a transaction only after an `Exception`. KeyboardInterrupt and Terminated are not subclasses of
+    `Exception`: without this function, the database stayed locked in 21 of 40 tries.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -128,4 +128,4 @@ def _repeat_lost_signal(number: int) -> None:
         failed_checks = 0 if _deferring or _is_signal(current) else failed_checks + 1
         if failed_checks >= CHECKS_UNTIL_LOST:
             failed_checks = 0
-            signal.pthread_kill(main_thread, number)  # interrupts a system call
+            signal.pthread_kill(main_thread, number)  # also interrupts a system call of the main thread

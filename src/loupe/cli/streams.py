@@ -1,4 +1,4 @@
-"""The standard streams of a command, which continues if the reader of its output ends, such as `head`."""
+"""Replaces the standard streams: a command continues when the reader of its output, such as `head`, exits."""
 
 import errno
 import io
@@ -22,8 +22,8 @@ def use_utf8() -> None:
 def open_streams() -> None:
     """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 
-    After its first error, a stream discards all output. A closed stream becomes `/dev/null`; otherwise, the next
-    opened file would get its descriptor, and the messages of libraries.
+    After its first error, a stream discards all output. A closed stream is replaced by `/dev/null`. If it stayed
+    closed, the next opened file would get its descriptor, and libraries would write messages to this file.
     """
     for number in DESCRIPTORS.values():
         try:
@@ -52,7 +52,7 @@ class _MaskingStream(io.TextIOWrapper):
 
 
 class _TolerantFile(io.FileIO):
-    """A stream that discards its output after the first error, and prints this error if it has a title."""
+    """A stream that discards its output after the first error. A stream with a title prints this error."""
 
     title = ""
 

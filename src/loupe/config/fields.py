@@ -82,7 +82,7 @@ def parse_scale(value: Any) -> Fraction:
     try:
         if not str(value).isascii():
             raise ValueError(rule)
-        # `x` makes exponents invalid: Fraction("1e999999999") would take minutes.
+        # Replacing `e` makes exponents invalid: Fraction("1e999999999") would take minutes.
         scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
@@ -92,10 +92,10 @@ def parse_scale(value: Any) -> Fraction:
 
 
 def get_block_sides(scale: Fraction) -> tuple[int, int]:
-    """Return q and p, the sides of the smallest blocks of a scale factor p/q.
+    """Return q and p: at the scale factor p/q, a block of q x q input pixels becomes p x p pixels.
 
-    The sides are the terms of the reduced fraction p/q. At 1:1, both sides are 2, because convolutions on 2x2 blocks
-    take a quarter of the time of convolutions on pixels.
+    q and p are the terms of the reduced fraction p/q. At 1:1, both are 2, because convolutions on 2x2 blocks take a
+    quarter of the time of convolutions on pixels.
     """
     return (2, 2) if scale == 1 else (scale.denominator, scale.numerator)
 

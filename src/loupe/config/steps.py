@@ -1,4 +1,4 @@
-"""The settings of the steps that register, search, report, upload runs, and run the main steps."""
+"""The settings of the steps `register`, `sweep`, `report`, `sync` and `main`."""
 
 from fractions import Fraction
 from typing import Literal

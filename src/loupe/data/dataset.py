@@ -32,7 +32,7 @@ class Dataset:
 
     Attributes:
         location: the folder or URL.
-        folder: the local folder: the location, or the cache of a URL, to which shards are downloaded on demand.
+        folder: the location, or the local cache of a URL, to which shards are downloaded on demand.
         counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
             labels per split.
         skip_reasons: the number of skipped photos per reason.
@@ -119,7 +119,7 @@ class Dataset:
         shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
         raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
-        last_positions = np.zeros(len(shard_numbers), np.int64)  # of the images to read, per shard
+        last_positions = np.zeros(len(shard_numbers), np.int64)  # position of the last image to read, per shard
         np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
             [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]
@@ -152,7 +152,7 @@ class Dataset:
         except (OSError, ValueError, EOFError) as error:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         file_map: Any = images.base
-        file_map.madvise(mmap.MADV_RANDOM)  # Linux would read megabytes around each image
+        file_map.madvise(mmap.MADV_RANDOM)  # by default, Linux reads megabytes around each image
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:

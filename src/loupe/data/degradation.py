@@ -23,7 +23,7 @@ class Degradation:
     Args:
         shrink: a key of FILTERS.
         qualities: the quality of each JPEG compression.
-        shift: vertical and horizontal shift of the 8x8 blocks in the first compression, if there are two.
+        shift: vertical and horizontal shift of the 8x8 blocks in the first of two compressions, in pixels.
         subsampling: an element of SUBSAMPLINGS.
         noise: standard deviation of the noise in the luminance of mid-grey pixels, in grey values (white is 255).
         shot: share of the noise's variance that is proportional to the brightness (Poisson); the rest is Gaussian.
@@ -90,7 +90,7 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
     if degradation.noise:
         image = _add_noise(image, degradation)
     for number, quality in enumerate(degradation.qualities, 1):
-        # Added rows and columns, removed after the compression, shift the blocks.
+        # To shift the blocks, rows and columns are added before the compression and removed after it.
         rows, columns = degradation.shift if number < len(degradation.qualities) else (0, 0)
         widths = ((rows, 0), (columns, 0), (0, 0))[: image.ndim]
         image = compress_jpeg(np.pad(image, widths, mode="edge"), quality, degradation.subsampling)[rows:, columns:]
@@ -104,7 +104,8 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
 
 def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
-    # The channels have independent noise; in the luminance, its deviation is multiplied by the norm of the weights.
+    # The channels have independent noise. The deviation of the noise in the luminance, a weighted sum of the
+    # channels, is the deviation in a channel times the norm of the weights.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
     # The number of photons is Poisson-distributed: its variance equals its mean. `max` prevents a division by 0.
     photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)

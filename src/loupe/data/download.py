@@ -10,7 +10,7 @@ from loupe.imaging.atomic import publish
 
 CHUNK_BYTES = 1 << 20
 MAX_TRIES = 8  # consecutive connections without data
-FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # doubled after each failure
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between two tries; the pause doubles after each failure
 
 
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
@@ -55,7 +55,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the remaining bytes of `url` to `part`; return the reason if this ends early, else ""."""
+    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
     import requests
     import urllib3
 
@@ -66,7 +66,7 @@ def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
             resumed = response.status_code == requests.codes.partial_content
             size = received if resumed else 0
             with part.open("ab" if resumed else "wb") as stream:
-                while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content waits for whole chunks
+                while chunk := response.raw.read1(CHUNK_BYTES):  # iter_content would wait for whole chunks
                     stream.write(chunk)
                     size += len(chunk)
                     bar.update(size)

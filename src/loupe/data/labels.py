@@ -27,7 +27,7 @@ class Label:
         pixels: uint8, (label_size, label_size), or (label_size, label_size, 3) in colour.
         x: the left edge in the resized photo, in pixels.
         y: the top edge.
-        factor: the factor, at most 1.
+        factor: the factor by which the photo was resized, at most 1.
     """
 
     pixels: np.ndarray
@@ -75,7 +75,7 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
 
 
 def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
-    """Cut labels at random positions, every second label from a copy that is downscaled by 0.5 to 1."""
+    """Cut labels at random positions, every second label from a photo that is resized by a factor of 0.5 to 1."""
     size, rate = settings.label_size, settings.crops_per_megapixel
     rows, columns = photo.shape[:2]
     labels = []
@@ -84,8 +84,8 @@ def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Gener
         height, width = _scale_sides(photo, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # Without `crops_per_megapixel`, existing datasets have exactly these pixels. The copy lets Python free
-            # the resized photo.
+            # Existing datasets without `crops_per_megapixel` contain exactly these pixels. A copy of the label lets
+            # Python free the resized photo.
             pixels = _resize(photo, factor)[y : y + size, x : x + size].copy()
         else:
             # Resizing only the label is 19 times as fast, but rounds 1 of 5000 pixels differently.
@@ -115,13 +115,13 @@ def shrink_label(label: np.ndarray, scale: Fraction, filter_name: str) -> np.nda
 
 
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
-    """Downscale each label with its own filter, as `shrink_label`.
+    """Downscale each label with its own filter, like `shrink_label`.
 
     For BATCHED_LABELS grey labels with one filter, Pillow computes the filter only once, which halves the time.
     """
     if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
         return [shrink_label(label, scale, name) for label, name in zip(labels, filters, strict=True)]
-    # not RGBA, whose colours Pillow would multiply by alpha
+    # The labels become the bands of a CMYK image. In an RGBA image, Pillow would multiply the colours by alpha.
     image = Image.merge("CMYK", [Image.fromarray(label) for label in labels])
     return list(np.moveaxis(np.asarray(_shrink(image, scale, filters[0])), 2, 0))
 

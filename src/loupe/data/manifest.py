@@ -20,7 +20,7 @@ SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the 
 SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from the shares of SPLITS
 ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
-DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # of datasets with degraded inputs
+DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only in datasets with degraded inputs
 INDEX_COLUMNS = ["split", "shard", "row"]
 TABLES_PER_WRITE = 256
 
@@ -91,7 +91,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return rows
 
     def _read(self, columns: list[str] | None) -> Any:
-        """Read columns of the row groups that contain these rows."""
+        """Read columns of these rows, only from the row groups that contain the rows; None reads all columns."""
         import pyarrow as pa
         import pyarrow.parquet
 
@@ -124,9 +124,9 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of all rows that have a label.
 
-    The split depends on the last 64 bits of the content hash (of the group, for near-duplicates), so that new photos
-    do not change it. The field `limit` uses the first bits. In collections with fewer than SMALL_COLLECTION
-    photos, the rank of the hash decides the split.
+    The last 64 bits of a photo's content hash decide its split, so that new photos do not change the split. For
+    near-duplicates, the smallest content hash of the group decides. The field `limit` uses the first bits. In
+    collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
 
     Args:
         tables: the tables.

@@ -10,14 +10,14 @@ import numpy as np
 from loupe.data.patches import apply_symmetry
 
 SIDE = 16  # of a thumbnail in pixels
-MIN_CONTRAST = 1.0  # standard deviation of a thumbnail that is compared
+MIN_CONTRAST = 1.0  # minimum standard deviation of a compared thumbnail, in grey values from 0 to 255
 # Minimum correlation of near-duplicates. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
 # Caltech-256 have at least 0.9915, different photos at most 0.983.
 MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
-BATCH_SIZE = 1 << 17  # thumbnails or pairs of thumbnails
-NEIGHBOURS = 4  # a photo is compared with this many photos of its cell, sorted by a further feature
+BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, per batch
+NEIGHBOURS = 4  # a photo is compared with this many next photos of its cell, in the order of a further feature
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
@@ -46,11 +46,11 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
     indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos with contrast
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
-    smallest = np.arange(len(hashes))  # smallest number of a photo in each photo's group
+    smallest = np.arange(len(hashes))  # per photo, the smallest number of a photo in its group
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
-        keys = np.floor(cells).astype(np.int64) @ multipliers  # one per cell, modulo 2**64
+        keys = np.floor(cells).astype(np.int64) @ multipliers  # a hash of each photo's cell, modulo 2**64
         order = np.lexsort((features[:, GRID_FEATURES + grid], keys))
         for distance in range(1, NEIGHBOURS + 1):
             pairs = np.stack([order[:-distance], order[distance:]])
@@ -68,7 +68,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
 def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Merge the groups of each pair (2, n); return the smallest number in the group of each photo.
 
-    SciPy is not used: the import of its graphs takes as long as the preparation of 200 photos.
+    SciPy's graph functions are not used: their import takes as long as the preparation of 200 photos.
     """
     while pairs.size:
         pairs = smallest[pairs]
@@ -84,8 +84,8 @@ def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
     """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), equal for all flips and rotations.
 
-    A flip changes only signs; a rotation swaps magnitudes, which are sorted. The distance of two rows is at most the
-    distance of the normalised thumbnails.
+    A flip changes only signs. A quarter turn swaps the magnitudes at (row, column) and (column, row), so that each
+    such pair is sorted. The distance of two rows is at most the distance of the normalised thumbnails.
     """
     rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))
     order = np.argsort(rows + columns, kind="stable")  # low frequencies first
@@ -105,7 +105,7 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return whether the thumbnails of each pair (2, n) are similar in one of the 8 symmetries."""
     first, second = pairs
-    # A lower bound of the distance of the thumbnails is computed faster.
+    # First exclude pairs by the distance of their features: a lower bound, which is computed faster.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

@@ -19,7 +19,7 @@ class Pairs:
     Args:
         rows: the rows of the manifest, one per pair.
         stacks: the stacks of inputs, uint8 (count, side, side), and the stacks of labels.
-        index: (n, 2), stack and position of each pair.
+        index: (n, 2), the number of each pair's stack, and the position in the stack.
         scale: the scale factor.
         raise_if_damaged: raises LoupeError if a damaged shard was found in the background.
     """
@@ -162,14 +162,14 @@ class Pairs:
 
 
 def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:
-    """Append strengths, (n,), to images, (n, h, w), as a second channel; None adds one channel."""
+    """Append strengths, (n,), to images, (n, h, w), as a second channel; with None, images have one channel."""
     if strengths is None:
         return images[..., None]
     return np.stack([images, np.broadcast_to(strengths[:, None, None], images.shape)], axis=-1)
 
 
 def _prefetch(images: Any, first: int, last: int) -> None:
-    """Start to read images of a memory map, which otherwise happens at first use."""
+    """Start to read images `first` to `last` of a memory map; by default, the system reads them at first use."""
     if isinstance(images, np.memmap):
         bytes_per_image = images.shape[1] * images.shape[2]
         start = images.offset + first * bytes_per_image

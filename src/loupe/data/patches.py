@@ -8,7 +8,7 @@ from loupe.data.pairs import Pairs, add_strengths
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory: four times as fast
+MEMORY_LIMIT_BYTES = 2**28  # size of the images; smaller splits are copied into memory, which is four times as fast
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Positions:
 
 
 class Patches:
-    """Draws the batch of any step, which depends only on the seed and the step.
+    """Draws the batch of any step. The batch depends only on the seed, the step and the batch size.
 
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
-        crops: `aligned`: only positions of the input at a whole pixel of the label. `any`: all positions; the
-            position in the label is rounded down (2016 study).
+        crops: `aligned`: only positions in the input that match a whole pixel of the label. `any`: all positions;
+            the position in the label is rounded down (2016 study).
         augment: flip and rotate each crop at random.
         seed: determines the random numbers.
 
@@ -115,7 +115,10 @@ def cut_squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, si
 
 
 def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:
-    """Apply symmetry 0 to 7 of a square to images (…, side, side): from 4 a flip, and symmetry % 4 quarter turns."""
+    """Apply one of the 8 symmetries of a square to images (…, side, side).
+
+    Symmetries 4 to 7 first flip the images. Each symmetry rotates the images by symmetry % 4 quarter turns.
+    """
     if symmetry >= 4:
         images = images[..., ::-1]
     return np.rot90(images, symmetry % 4, axes=(-2, -1))

@@ -1,6 +1,6 @@
 """Prepares a dataset from photos in parallel, on this machine or with a Dask cluster.
 
-The memory does not depend on the number of photos. The files depend only on the photos and the settings.
+The memory for decoded photos does not depend on their number. The files depend only on the photos and the settings.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 2  # of the prepared data; increase it with every change of labels, inputs or splits
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`
-MAX_SHARD_BYTES = 96 * 2**20  # of labels
-TILES_PER_PHOTO = 24  # estimate, for a photo of 0.5 megapixels
-PIXELS_PER_BYTE = 2  # estimate; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # so that all cores finish at about the same time
+MAX_SHARD_BYTES = 96 * 2**20  # of labels per shard
+TILES_PER_PHOTO = 24  # estimated number of tiles in a photo of 0.5 megapixels
+PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
+MIN_TASKS = 64  # minimum for many photos, so that all cores finish at about the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -71,7 +71,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             try:
                 publish(partial, folder)
             except OSError:
-                if not folder.exists():  # otherwise, another process has prepared the dataset
+                if not folder.exists():  # if it exists, another process has prepared the dataset
                     raise
     return Dataset(folder)
 
@@ -84,7 +84,7 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # no effect, or hashed below
+        texts.pop(name, None)  # these settings have no effect, or are hashed below
     has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
@@ -93,7 +93,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
-    # The hash of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]), with little memory
+    # Hash the text of json.dumps([VERSION, texts, [[path, sha256, crop], ...]]) in parts, to save memory.
     digest = hashlib.sha256(f"[{VERSION}, {json.dumps(texts, sort_keys=True)}, [".encode())
     for number, photo in enumerate(photos):
         entry = json.dumps([photo.path, photo.sha256, choose_crop(settings, photo)])
@@ -139,7 +139,7 @@ def _sort_parts(parts: dict[int, Any]) -> list[Any]:
     import pyarrow as pa
 
     ordered = [parts[number] for number in sorted(parts)]
-    # Photos with different values of `crop` are in different tables, whose ranges can overlap.
+    # Photos with different values of `crop` are in different tables, whose ranges of paths can overlap.
     ends = [tuple(part[name][at].as_py() for name in ("path", "sha256")) for part in ordered for at in (0, -1)]
     if ends == sorted(ends):
         return ordered

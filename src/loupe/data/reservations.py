@@ -15,18 +15,18 @@ from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
 from loupe.imaging.threads import count_cores
 
-UNIT_BYTES = 16 * 10**6  # per unit of the semaphore
-PROCESS_BYTES = 150 * 10**6  # per worker, not for photos
-SPARE_BYTES = 64 * 10**6  # for strips, libraries and threads
-LARGE_BLOCK_BYTES = 2**22
+UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
+PROCESS_BYTES = 150 * 10**6  # memory of a worker without photos
+SPARE_BYTES = 64 * 10**6  # allowed in addition to a reservation, for strips, libraries and threads
+LARGE_BLOCK_BYTES = 2**22  # freed blocks of at least this size are returned to the system
 
 _semaphore: Any = None  # its units are free memory; None if the process is not a worker
-_waiting_lock: Any = None  # two workers that wait for units could block each other
+_waiting_lock: Any = None  # only one worker waits for units: two could block each other
 
 
 @cache  # saves a tenth of the time for a small photo
 def get_budget() -> int:
-    """Return the bytes for the photos of all workers: the default budget without the workers' other memory."""
+    """Return the bytes for the photos of all workers: the default budget minus the workers' other memory."""
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
 
@@ -48,8 +48,8 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """Reserve memory for one photo until the block exits.
 
     Yields:
-        A function that reserves a number of bytes, and releases those of an earlier call with a smaller number. It
-        raises PhotoError if the number exceeds the budget. Without other workers, it only checks the number.
+        A function that reserves a number of bytes. A larger number replaces the earlier reservation. The function
+        raises PhotoError if the number exceeds the budget. Outside of a worker, it only checks the number.
     """
     budget = get_budget()
     units = 0

@@ -31,7 +31,7 @@ GREY_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
 BLACK = np.zeros((SIDE, SIDE), np.float32)  # thumbnail of an unusable photo
-# A worker reads smaller files immediately, and waits for the whole memory budget before it reads larger ones.
+# Before a worker reads a larger file, it reserves the whole memory budget, not an estimate from the file size.
 LARGE_FILE_BYTES = 32 * 10**6
 MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, to limit the memory
 
@@ -41,10 +41,10 @@ class ShardResult:
     """The result of a task, which writes the shards of some photos.
 
     Args:
-        number: the number of the shards.
+        number: the number in the names of the shards.
         rows: the rows of the manifest.
         checksums: the SHA-256 of each file by name.
-        sums: the sums of the pixels by kind of shard.
+        sums: the sums of the pixel values by kind of shard.
         photo_count: the number of photos.
         hashes: the content hashes of the photos.
         thumbnails: the thumbnails of the photos, for `near_duplicates.find_groups`.
@@ -65,7 +65,7 @@ def prepare_shard(
     """Decode photos, and write a shard of labels and a shard of inputs per scale factor.
 
     Args:
-        number: the number of the shards.
+        number: the number in the names of the shards.
         photos: the photos of the shards.
         crop: as in `cut_labels`.
         location: the folder or URL of the dataset.
@@ -155,7 +155,7 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
         reason = error.strerror or str(error)
-    if reason:  # a machine that cannot read the source would skip all photos
+    if reason:  # without the error, a machine that cannot read the source would skip all photos
         raise LoupeError(
             "source: must be a URL or a folder that all machines share, and must not change; on "
             f"{socket.gethostname()}, {photo.file!r}: {reason}"
@@ -204,7 +204,7 @@ class Shard:
         self._histogram = np.zeros(256, "int64")
 
     def append(self, image: np.ndarray) -> None:
-        """Write an image. np.save ignores a full disk."""
+        """Write an image. np.save is not used, because it ignores a full disk."""
         if not self.count:
             self._side = len(image)
             self._write_header(1)  # `complete` replaces the number of images
@@ -249,7 +249,7 @@ class _Shards:
     def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
         """Append a label, and later its inputs; return its row in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
-        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo
+        self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
         if len(self._waiting) == BATCHED_LABELS or self._settings.label_size > MAX_BATCHED_SIDE:
             self._add_inputs()
         return self.shards["labels"].count - 1

@@ -92,7 +92,7 @@ def list_photos(
         photos = [photo for photo in photos if photo.category in categories]
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
-    # Threads mostly wait for the network if the files have URLs.
+    # Threads that read URLs mostly wait for the network. With None, Python starts up to 4 more threads than cores.
     thread_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
     with ThreadPoolExecutor(thread_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
@@ -198,7 +198,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """Yield the files of an uncompressed tar. A single top-level folder that contains all others is omitted."""
+    """Yield the files of an uncompressed tar. Paths omit a single top-level folder that has only subfolders."""
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)

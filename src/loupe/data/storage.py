@@ -13,7 +13,7 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import create_partial, publish, write_atomically
 
-# To report an unreachable store within seconds; s3fs itself repeats requests after temporary errors.
+# These options report an unreachable store within seconds. s3fs itself repeats requests after temporary errors.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
 READ_AHEAD_BYTES = 4 << 20  # bytes per request, for several headers of a tar
 
@@ -68,9 +68,9 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Replace `file` by the file with its name from a URL; return False if it does not exist.
+    """Replace `file` by the file with the same name under a URL; return False if the URL has no such file.
 
-    fsspec's `filecache::` is not atomic, and keeps a damaged copy.
+    fsspec's `filecache::` is not used, because it is not atomic, and keeps a damaged copy.
     """
     if not is_url(location):
         return False

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from loupe.data import storage
 from loupe.errors import UsageError
 
-MAX_HEADER_BYTES = 2**20  # of an extended header, which contains a long name
+MAX_HEADER_BYTES = 2**20  # maximum size of an extended header, which contains a long name
 
 
 class _HeaderReader(io.BufferedReader):
@@ -21,7 +21,7 @@ class _HeaderReader(io.BufferedReader):
 
 
 class Member(NamedTuple):
-    """The needed fields of a header, with less memory than tarfile's objects."""
+    """The fields of a header that Loupe needs. It takes less memory than tarfile's objects."""
 
     name: str
     offset: int  # of the content in the tar, in bytes
@@ -51,7 +51,8 @@ def list_members(location: str) -> list[Member]:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
                 tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
-            stream.seek(tar.offset)  # tarfile stops silently at a damaged header, which is not a block of zeros
+            # tarfile stops silently at a damaged header. After an intact tar, the next block contains only zeros.
+            stream.seek(tar.offset)
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError) as error:

@@ -15,7 +15,7 @@ from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
 
-MIN_SIDE = 11  # without the border, for SSIM
+MIN_SIDE = 11  # minimum side without the border, in pixels: the window of SSIM
 
 
 def compute_border(scale: Fraction) -> int:
@@ -24,7 +24,7 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """One pair per photo, of any size, decoded when it is used.
+    """One pair per photo, of any size. A photo is decoded when its pair is used.
 
     The label is the rounded luma, from 16 to 235, or the values of a grey photo, from 0 to 255, cropped to multiples
     of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) without
@@ -84,7 +84,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # added p x p blocks per side; the filter reads 2
+    margin = 3  # p x p blocks added per side; the filter reads 2 of them
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

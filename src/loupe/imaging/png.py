@@ -1,6 +1,7 @@
 """Encodes a PNG (ISO/IEC 15948) while its rows are computed, with 8 or 16 bits per sample.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips would need 729 MB for 18,000x13,500 pixels.
+Pillow's encoder needs all pixels in memory and has no 16-bit colour. The encoder of libvips would need 729 MB for
+18,000x13,500 pixels.
 """
 
 import io
@@ -20,9 +21,9 @@ from loupe.imaging.metadata import RAW_PROFILE, Metadata, make_iptc_resource
 from loupe.imaging.threads import run_in_order
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of bands
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour type by the number of bands
 UP = 2  # the PNG filter that subtracts the byte above; good for smooth images
-ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950 and RFC 1951
+ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950; an empty last block of deflate (RFC 1951)
 Encoded = tuple[np.ndarray, bytes]  # filtered rows, and the compressed rows
 
 
@@ -38,7 +39,7 @@ def encode_png(stream: ImageStream, compress_level: int, options: dict[str, Any]
         The parts of the file.
     """
     bits = 8 * stream.dtype.itemsize
-    # deflate, adaptive filters, no interlacing
+    # The zeros select deflate, adaptive filters and no interlacing.
     header = struct.pack(">IIBBBBB", *stream.size, bits, COLOUR_TYPES[stream.bands], 0, 0, 0)
     yield SIGNATURE + _make_chunk(b"IHDR", header) + _encode_metadata(options)
     checksum, zlib_header = zlib.adler32(b""), ZLIB_HEADER

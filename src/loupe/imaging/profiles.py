@@ -6,7 +6,7 @@ import struct
 import numpy as np
 from PIL import ImageCms
 
-# x and y of white, red, green and blue (ITU-T H.273, table 2; Adobe RGB (1998))
+# Chromaticities x and y of white, red, green and blue (ITU-T H.273, table 2; Adobe RGB (1998))
 SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
@@ -14,7 +14,7 @@ SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # parameters g
 D50 = np.array([0.9642, 1, 0.8249])  # XYZ of white in every profile
 # From XYZ to cone responses (ICC.1:2022, annex E)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-HEAD_BYTES, ENTRY_BYTES = 132, 12  # header with the number of tags, and entry of a tag
+HEAD_BYTES, ENTRY_BYTES = 132, 12  # sizes of the header with the number of tags, and of a tag's entry
 COLOUR_SPACE, CREATION_TIME = slice(16, 20), slice(24, 36)  # fields of the header (7.2)
 VERSION = 0x04300000  # 4.3
 DATE = struct.pack(">6H", 2016, 1, 1, 0, 0, 0)  # fixed, so that equal photos give equal files

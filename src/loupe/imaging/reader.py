@@ -37,8 +37,8 @@ from loupe.imaging.pixels import (
 from loupe.imaging.placement import ROTATED
 
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
-PADDING, TAIL_BYTES = b"\0\xff\r\n ", 2**16  # bytes that may follow the marker, and the length of the searched end
-# Data after the image, to which the metadata can link
+PADDING, TAIL_BYTES = b"\0\xff\r\n ", 2**16  # allowed bytes after the marker; number of searched bytes at the end
+# Names with which the metadata lists data after the image
 LINKED_DATA = {
     "further images",
     "gain map",
@@ -59,7 +59,7 @@ class Photo:
         loop: how often an animation runs (0: forever); None if the file is not an animation.
         images: the frames or pages, decoded on demand.
         lossless: whether the file is a lossless WebP.
-        subsampled: whether the colours have a lower resolution.
+        subsampled: whether the colours have a lower resolution than the luminance.
         page_sizes: upright width and height of each page of a TIFF.
         decoding_bytes: maximum memory for decoding the largest image.
         pixel_bytes: maximum bytes per decoded pixel.
@@ -128,7 +128,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
         if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
-            image.getexif()[ORIENTATION] = 1  # the decoder rotates the pixels; EXIF does not count (ISO/IEC 18181-2)
+            image.getexif()[ORIENTATION] = 1  # the decoder rotates the pixels, and EXIF is not used (ISO/IEC 18181-2)
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
@@ -154,7 +154,7 @@ def read_pillow_image(image: Image.Image) -> ImageData:
 
 
 def _read_start(source: bytes | Path) -> bytes:
-    """Return the start of a file, in which a maker note can keep its position."""
+    """Return the start of a file, with any maker note that a result can store at the same position."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return file.read(2 * MAX_POSITION)
 
@@ -166,7 +166,7 @@ def _count_bytes(source: bytes | Path) -> int:
 def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
     """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
-    # Opened again, because Pillow keeps the metadata of all visited pages.
+    # Open the file a second time, because Pillow keeps the metadata of all visited pages.
     with open_image(source) as pages:
         for number in list_pages(pages):
             _validate_not_empty(pages)

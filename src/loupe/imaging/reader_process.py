@@ -1,8 +1,8 @@
 """Decodes images in the child process of `isolated_reader`.
 
 A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
-"decode" requests the images; the answers are one message per image and an empty message. "close" closes the file,
-without an answer. An error is answered with its reason.
+The request "decode" is answered with one message per image and then an empty message. The request "close" closes the
+file and has no answer. If a request fails, the answer contains the reason.
 """
 
 from dataclasses import fields
@@ -20,7 +20,7 @@ from loupe.imaging.reader import Photo, read_photo
 
 # Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
 BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
-LARGE_BLOCK_BYTES = 2**18  # for `return_freed_blocks`
+LARGE_BLOCK_BYTES = 2**18  # freed blocks of at least this size return to the system
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
 
 

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def repeat(
     function: Callable[[], object], interval_s: float, ending_timeout_s: float | None = None
 ) -> Iterator[None]:
-    """Call a function in a thread at intervals until the block exits; then wait for the end of a call."""
+    """Call a function in a thread at intervals until the block exits; then wait for the end of a running call."""
     stopped = threading.Event()
 
     def call() -> None:
@@ -53,8 +53,8 @@ def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         while waiting:
             yield waiting.popleft().result()
     except GeneratorExit:
-        # The garbage collector can close this generator while it holds a lock of `threading`. Waiting for the threads
-        # could then block forever.
+        # The garbage collector can close this generator in a thread that holds a lock of `threading`. Waiting for the
+        # pool's threads could then block forever.
         for future in waiting:
             future.cancel()
         raise

@@ -1,7 +1,7 @@
 """Writes a TIFF (TIFF 6.0), compressed by deflate, while its rows are computed.
 
-Pillow needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile no directories
-for EXIF and GPS.
+Pillow's writer needs all pixels in memory and has no 16-bit colour. libvips does not write EXIF, and tifffile cannot
+write directories for EXIF and GPS.
 """
 
 import os
@@ -22,7 +22,7 @@ from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif, link_note
 from loupe.imaging.metadata import IPTC_TAG, Metadata
 from loupe.imaging.threads import run_in_order
 
-MAX_BYTES = 2**32 - 2**24  # 4 GB minus the metadata; a BigTIFF has no limit
+MAX_BYTES = 2**32 - 2**24  # of the pixels in a TIFF: 4 GB minus the metadata; larger files are BigTIFFs
 STRIP_BYTES = 2**20
 # Numbers of tags
 WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, IMAGE_DESCRIPTION = 256, 257, 258, 259, 262, 270
@@ -40,10 +40,10 @@ class Layout(NamedTuple):
 
     Args:
         header: the header of the file; the offset of the first directory is still 0.
-        link: the position of this offset.
+        link: the position of the offset of the first directory.
         count_bytes: the size of the number of tags.
         entry_bytes: the size of a tag.
-        value_start: the position in a tag of the value or its offset.
+        value_start: the position of the value, or of its offset, within a tag.
         offset_type: the tag type of offsets.
         offset_format: the format of offsets for `struct`.
     """
@@ -139,7 +139,7 @@ def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
-    """Compress differences of neighbouring pixels. Run-length encoding is 8 times as fast as zlib's level 6."""
+    """Compress differences of neighbouring pixels by run-length encoding, 8 times as fast as zlib's level 6."""
     pixels = strip.astype("<u2") if sample_bytes == 2 else to_8_bits(strip)
     differences = np.concatenate([pixels[:, :1], pixels[:, 1:] - pixels[:, :-1]], axis=1)
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
@@ -147,7 +147,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Set the offsets of the strips, which Pillow expects after the directory."""
+    """Set the offsets of the strips; Pillow assumes that the strips follow the directory."""
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes

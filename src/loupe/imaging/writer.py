@@ -25,11 +25,12 @@ from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 FULL_COLOUR_QUALITY = 90  # from this quality, an AVIF has the colours in full resolution
-# Method 2 takes 9 bytes per pixel instead of 29 (default method 4); without loss, method 0 takes 24 instead of 41.
+# Methods of the WebP encoder. Method 2 takes 9 bytes per pixel instead of 29 (default method 4); for a lossless WebP,
+# method 0 takes 24 instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
 MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
-RUN_LENGTH = 3  # zlib's strategy Z_RLE makes six photos 2 to 10 % smaller
+RUN_LENGTH = 3  # zlib's strategy Z_RLE, which made the PNGs of six photos 2 to 10 % smaller
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class EncodeOptions:
         overwrite: whether an existing file is replaced.
         attributes_of: a file whose permissions the written file gets, or None.
         keep_times: whether the written file also gets the times of `attributes_of`.
-        low_memory: whether encoders take less memory, for larger WebPs and AVIFs with 4:2:0.
+        low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
     """
 
     quality: int | None = None
@@ -106,7 +107,7 @@ def write_photo(
 
 
 def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> ImageStream:
-    """Convert the colours and select the metadata for a format; collect the names of other metadata in `omitted`."""
+    """Convert the colours and select the metadata for a format; add the names of omitted metadata to `omitted`."""
     image = fit_colours(image, name)
     metadata = fit_metadata(image.metadata, name)
     omitted |= dict.fromkeys(metadata.omitted)
@@ -128,7 +129,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         with file.open("wb") as opened:
-            # Pillow would write to the file descriptor, and ignore a full disk.
+            # Given the file itself, Pillow would write to its descriptor and ignore a full disk.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_make_pillow_options(name, stream.metadata, options))
         _write_colour_space(file, name, stream.metadata)

@@ -13,7 +13,7 @@ ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
 CONTAINER = f"{GOOGLE}container/"  # lists the images in a file
-SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # their names in messages
+SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # names in messages, by Semantic
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
 # Links to further images or data in the file: namespace, pattern of the property's name ("": all), and the name of
@@ -32,7 +32,8 @@ LINKS = (
     (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
-# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so its property is searched.
+# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so its property Thumbnails
+# is searched instead.
 LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
 POSITION_PATTERN = re.compile(
@@ -172,11 +173,11 @@ def _place_person(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
-    """Update a rectangle, circle or point of a polygon (IPTC image regions)."""
+    """Update a rectangle, a circle, or a point of a polygon (IPTC image regions)."""
     if not {"rbX", "rbY"} <= {*fields}:
         return
     owner, units = element, fields
-    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # the unit of a polygon's point
+    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # a point has its polygon's unit
         owner = owner.parentNode
         units = _read_fields(owner, IPTC)
     pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"

@@ -21,7 +21,7 @@ from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 MAX_BATCH_BYTES = 2**29  # of the largest intermediate result of a call
-MAX_UNSPLIT_PIXELS = 2**18  # of all images of a call that is never split
+MAX_UNSPLIT_PIXELS = 2**18  # a call with at most this number of input pixels is never split
 COMPILED_MODELS = 8
 
 
@@ -76,7 +76,7 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
     The additional input channel of a conditioned model gets zeros.
 
     Returns:
-        The number of copied layers, of those with weights.
+        The number of layers whose weights were copied.
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
     copied_layers = 0
@@ -92,7 +92,7 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
 
 
 def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -> Geometry:
-    """Compute the geometry of a network of `build`."""
+    """Compute the geometry of the network that `build` returns."""
     scale: Fraction = settings.scale
     q, reach = import_module(settings.MODULE).compute_blocks(settings, input_side)
     if settings.pre_upscale != "none":
@@ -161,9 +161,10 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
     """Return a function that makes the initializers of the next layer, with a new seed.
 
-    `xavier` is the formula in the text of the 2016 study. Glorot and Bengio (2010) use sqrt(2 / (inputs + outputs)).
+    `xavier` uses the formula in the text of the 2016 study, which differs from the original formula of Glorot and
+    Bengio (2010), sqrt(2 / (inputs + outputs)).
     """
-    seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # for weights and biases
+    seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # two seeds per layer: for weights and biases
 
     def make_initializers(inputs: int, outputs: int) -> dict[str, Any]:
         stddev = {"xavier": 6**0.5 / (inputs**0.5 + outputs**0.5), "gaussian": settings.stddev}.get(

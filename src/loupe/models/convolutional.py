@@ -1,4 +1,4 @@
-"""A residual convolutional network between fold and unfold, at the resolution of blocks."""
+"""A residual convolutional network, which computes at the resolution of blocks, between fold and unfold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,7 +44,7 @@ def add_body(
 
 
 def _fold_channels(image: Any, q: int) -> Any:
-    """Fold the first channel to q*q channels; append the mean of each block of a second channel."""
+    """Fold the first channel to q*q channels; if there is a second channel, append its mean per block."""
     if image.shape[-1] == 1:
         return fold(image, q)
     luminance, strength = keras.ops.split(image, 2, axis=-1)
@@ -53,6 +53,6 @@ def _fold_channels(image: Any, q: int) -> Any:
 
 
 def compute_blocks(settings: Convolutional, input_side: int) -> tuple[int, int]:
-    """Return the side q of an input block, and the pixels around a block on which its result depends."""
+    """Return the side q of an input block, and the margin in pixels around it on which its result depends."""
     q = get_block_sides(settings.scale)[0]
     return q, (settings.layers + 1) * q

@@ -12,9 +12,9 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # of the allowed members
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # of the allowed files in the archive
 MAX_RESULT_BYTES = 2**29  # of the largest intermediate result of a tile
-MAX_PRODUCTS = 2 * 10**12  # multiplications of a tile, about a minute on one core
+MAX_PRODUCTS = 2 * 10**12  # multiplications per tile, which take about a minute on one core
 
 
 def load(file: Path) -> keras.Model:
@@ -34,7 +34,7 @@ def load(file: Path) -> keras.Model:
     channels = Geometry.from_name(config["config"]["name"]).channels
     if not isinstance(model, keras.Model) or [part.shape for part in model.inputs] != [(None, None, None, channels)]:
         raise ValueError(f"must take images of {channels} channels")
-    # Keras warns about models whose only input is a list.
+    # Replaces a list of one input by the input, because Keras warns about such a list.
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 

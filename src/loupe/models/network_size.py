@@ -1,6 +1,6 @@
 """Computes the size of a network from the configuration in its `.keras` file, without building it.
 
-Only layers of `builder` are accepted: with other layers, a file of a few bytes could fill the memory.
+Only layers that `builder` uses are accepted: with other layers, a file of a few bytes could fill the memory.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])  # without and with the strength of artefacts
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-# The builder never changes these values.
+# All networks of `builder` have these values.
 FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
@@ -77,19 +77,19 @@ def measure_network(model: Any, side: int) -> NetworkSize:
 
 
 def _list_inputs(layer: Any) -> list[str]:
-    """Return the names of the layers before a layer."""
+    """Return the names of the layers whose results a layer reads."""
     nodes = layer["inbound_nodes"]
     if not nodes:
         return []
     if len(nodes) > 1:
         raise ValueError(f"inbound_nodes: must be at most 1 per layer, got {len(nodes)}")
     parts = nodes[0]["args"]
-    parts = parts[0] if isinstance(parts[0], list) else parts  # the list of a concatenation
+    parts = parts[0] if isinstance(parts[0], list) else parts  # a concatenation has a list of inputs
     return [part["config"]["keras_history"][0] for part in parts if part is not None]
 
 
 def _validate_config(config: dict[str, Any]) -> None:
-    """Check that the configuration of a layer contains only values of `builder`, except for sizes."""
+    """Check that the values in the configuration of a layer, except for sizes, are values that `builder` uses."""
     for name, value in config.items():
         if name in FIXED_VALUES and (tuple(value) if isinstance(value, list) else value) != FIXED_VALUES[name]:
             raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")
@@ -169,7 +169,7 @@ def _measure_concatenation(size: NetworkSize, config: Any, inputs: list[Shape]) 
 
 
 def _get_shape(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
-    """Return the shape of the inputs and of the result."""
+    """Return the common shape of all inputs and the result."""
     if len(set(inputs)) > 1:
         raise ValueError(f"inputs of a layer Add: must have the same shape, got {str(inputs)[:80]}")
     return inputs[0]

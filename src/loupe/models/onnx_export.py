@@ -64,7 +64,7 @@ def _merge_padding(network: Any) -> Any:
         chain = [node]
         while len(chain) < len(kinds) and chain[0].input and chain[0].input[0] in producers:
             chain.insert(0, producers[chain[0].input[0]])
-        # The second input is the width per side.
+        # The second input of a node Pad is the width of the padding per side.
         if [part.op_type for part in chain] == kinds and constants[chain[1].input[1]].max() == 1:
             node.op_type = "Pad"
             node.input[:] = [chain[0].input[0], chain[1].input[1]]

@@ -8,7 +8,7 @@ import keras
 from loupe.config.networks import Perceptron
 from loupe.models.blocks import fold, pad, unfold
 
-ENTRY_FILTERS = 8  # channels
+ENTRY_FILTERS = 8  # channels of an entry convolution
 
 
 def add_body(
@@ -37,7 +37,7 @@ def add_body(
 
 
 def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
-    """Return the side of an input block, and the receptive field; see `convolutional.compute_blocks`."""
+    """Return the side of an input block, and the width of its margin; see `convolutional.compute_blocks`."""
     return input_side if settings.patch == "whole" else int(settings.patch.split(":")[0]), settings.entry_convolutions
 
 

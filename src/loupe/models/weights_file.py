@@ -12,7 +12,7 @@ from loupe.imaging.limits import limit_process
 
 WEIGHTS = "model.weights.h5"
 CPU_LIMIT_S = 10
-TIMEOUT_S = 30  # more than the CPU time, for a busy machine
+TIMEOUT_S = 30  # more than CPU_LIMIT_S, because the machine can be busy
 MAX_MEMORY_BYTES = 2**30
 MAX_OBJECTS = 20_000
 
@@ -33,7 +33,7 @@ def validate_weights(file: Path, count: int) -> None:
 
 
 def serve(connections: list[Connection], file: str, count: int) -> None:
-    """Check a file in the child process; send the fault, or ""."""
+    """Check a file in the child process; send the reason for its refusal, or ""."""
     reason = ""
     try:
         with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):

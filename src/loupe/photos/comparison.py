@@ -136,7 +136,7 @@ def render_figure(
     """Render the first frame or page of a photo and its result as HTML for STYLE.
 
     Args:
-        job: the two files.
+        job: the photo and its result.
         max_size: maximum width and height of the figure, which shows the centre of the result.
         number: the number of the figure in its document.
         note: appended to the caption.
@@ -156,7 +156,7 @@ def render_figure(
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
-    # The same part of the photo, with fractions of pixels
+    # The edges of the same part in the photo, with fractions of pixels
     box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
     photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)

@@ -14,7 +14,7 @@ from loupe.upscalers.non_local_means import MARGIN, denoise, estimate_noise
 STRIP_PIXELS = 300_000  # larger strips do not fit the cache and take 1.5 times as long
 STRIP_BYTES = 120  # bytes per pixel of a strip
 NOISE_BYTES = 32  # bytes per pixel for estimating the noise
-NOISE_SIDE = 2000  # of the part of the image in which the noise is estimated
+NOISE_SIDE = 2000  # maximum side in pixels of the central part in which the noise is estimated
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DenoiseTransform:
     """Denoises the images of photo files; see `Transform`. The results contain floats.
 
     Args:
-        noise: standard deviation of the noise, from 0 to 255; None estimates it.
+        noise: standard deviation of the noise, on a scale from 0 to 255; None estimates it per image.
     """
 
     noise: float | None = None

@@ -52,7 +52,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
-    """Open the readers for `process_photos`. A child process starts before the imports."""
+    """Open the readers for `process_photos`. A child process starts first, so that it loads during the imports."""
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)

@@ -221,4 +221,4 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_within(link: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # Path.resolve fails for loops
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # resolve fails for loops of links

@@ -28,7 +28,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
-RGBA_BYTES = 4  # only 16 bits per sample take more bytes per pixel
+RGBA_BYTES = 4  # bytes per pixel; an image with more has 16 bits per sample
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another is transformed
 
@@ -41,7 +41,7 @@ class Transform(Protocol):
         ...
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate the bytes for the computation, without the image (size, bytes per pixel) and the whole result."""
+        """Estimate the bytes for the computation, without those of the image and of the whole result."""
         ...
 
     def __call__(self, image: ImageData) -> ImageStream:
@@ -141,7 +141,7 @@ class _Processor:
     ) -> None:
         self._options, self._report = options, report_progress
         self._budget = MemoryBudget(options.memory)
-        self._opening = threading.Lock()  # see `MemoryBudget.reserve`
+        self._opening = threading.Lock()  # only one thread at a time reserves memory; see `MemoryBudget.reserve`
         self._stopped = threading.Event()
         self._readers, self._idle_readers = readers, queue.SimpleQueue[PhotoReader]()
         for reader in readers:
@@ -229,7 +229,7 @@ class _Processor:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:
             writing = pixels + work + encoded
-        # This process and the reader's process store the pixels. The next image is decoded during the writing.
+        # Both this process and the reader's process store the pixels. The next image is decoded during the writing.
         reading = max(photo.decoding_bytes, 2 * pixels)
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""
@@ -241,7 +241,7 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        # Different qualities would change the unchanged pixels of an animation.
+        # If each frame had its own quality, constant pixels of an animation would change.
         if photo.loop is not None:
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)

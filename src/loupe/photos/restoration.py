@@ -16,7 +16,7 @@ from loupe.imaging.luminance import compute_luminance
 from loupe.photos.processing import Transform
 from loupe.photos.sizes import Size
 
-BLEND_PIXELS = 300_000  # strips are blended in parts of this size
+BLEND_PIXELS = 300_000  # strips are blended in parts of about this number of pixels
 BLEND_BYTES = 40  # bytes per pixel of a part
 
 
@@ -44,7 +44,7 @@ class BlendTransform:
     """Blends the results of another transform with the images; see `Transform`.
 
     Args:
-        restore: makes results of the same size, possibly floats.
+        restore: the other transform; its results have the image's size and can contain floats.
         strength: weight of the restored image, 0 to 1.
         mask: uint8, (height, width): 255 restores a pixel, 0 keeps it. None restores all pixels.
     """

@@ -36,7 +36,7 @@ class Rows(Protocol):
 class VisibleColours:
     """The colours of an image; transparent pixels take the colours of visible pixels around them.
 
-    Their own colours, often black, would cause a dark fringe.
+    The stored colours of transparent pixels, often black, would cause a dark fringe.
 
     Args:
         pixels: uint8 or uint16, (height, width, bands), as in `ImageData`.
@@ -176,12 +176,12 @@ def resize_bands(
     part = source(begin, end)
     ends = bottom * step_y - begin, width * step_x  # of the area to resize, in pixels of `part`
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # half a pixel at 3:2
+    if any(missing):  # for example, half a pixel at 3:2
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * step_y - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # Pillow clips 8-bit values between its two passes.
+        # Floats, because Pillow clips 8-bit values between its two passes.
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 

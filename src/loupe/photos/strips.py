@@ -127,8 +127,8 @@ def _solve_green(
 ) -> np.ndarray:
     """Compute green from the luminance and the differences of the other colours to green.
 
-    For relative luminance, the equation has no closed-form solution. Each step adds the missing luminance to all
-    colours, which at least halves the error.
+    For relative luminance, the equation has no closed-form solution, so the function iterates. Each step adds the
+    missing luminance to all colours, and at least halves the error.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

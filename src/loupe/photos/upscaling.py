@@ -36,7 +36,7 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
     scale = choose_scale((width, height), size.upscaled, networks.scales)
     model, assumed = None if scale is None else networks(scale), None
     if model is not None and model.geometry.condition == "jpeg":
-        # A decoded JPEG has 8 bits.
+        # Only an image with 8 bits per sample can be a decoded JPEG.
         traces = estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
         assumed = image.jpeg_quality or traces or MAX_QUALITY
         model = AssumedStrength(model, compute_strength(assumed))

@@ -169,7 +169,7 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        # On Linux, the system limits the memory. Loupe's estimates are too high for some photos.
+        # On Linux, the system limits the memory, so Loupe's estimates, too high for some photos, are not needed.
         memory=sys.maxsize if STATUS.exists() else max_bytes,
         readers=[PhotoReader(isolated=False)],
     )
@@ -181,7 +181,7 @@ def _upscale(
 
 
 def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
-    """Check the number of pixels of photo and result; return that of the result."""
+    """Check the number of pixels of photo and result; return the number of the result."""
     large = [compute_size(size, target, networks).upscaled for size in sizes]
     totals = [sum(width * height for width, height in group) for group in (sizes, large)]
     limits = request.max_pixels, request.max_result_pixels

@@ -17,7 +17,7 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server
 MAX_SMALL_BYTES = 4_000_000  # file size of a small photo
-SMALL_TIMEOUT_S = 3.0  # a small photo stops when its elapsed time and its CPU time have both reached this
+SMALL_TIMEOUT_S = 3.0  # after this elapsed time and CPU time, a photo moves to the process for large photos
 MAX_WAITING = 32  # large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
@@ -37,7 +37,7 @@ class Control:
     """Decides whether the work for a request must end.
 
     Args:
-        timeout_s: the time from the creation of this object; None for no limit.
+        timeout_s: the maximum time since the creation of this object; None for no limit.
         cancelled: set when the client no longer waits.
     """
 
@@ -64,7 +64,7 @@ class PhotoWorkers:
 
     Args:
         function: the function that the processes run, as in `ChildProcess`; it calls `worker.serve_requests`.
-        options: its keyword arguments, without `max_bytes` and `large`.
+        options: the keyword arguments of the function, without `max_bytes` and `large`.
     """
 
     def __init__(self, function: str, options: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Finds the runs of the points of a grid in a table of runs, which may come from other sweeps."""
+"""Finds the runs of a grid's points in a table of runs. These runs may come from other sweeps."""
 
 import json
 import math
@@ -31,9 +31,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        The newest run per point and seed, with the columns of `table`, `seed` and the keys of [search] (None if the
-        condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the first
-        seed. If the sweep is not a grid, the table is empty.
+        The newest run per point and seed. The columns are those of `table`, `seed` and the keys of [search] (None if
+        the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the
+        first seed. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -52,7 +52,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield the points of an arm with their runs, one per seed; with `tune`, the other seeds of the best point."""
+    """Yield the points of an arm with one run per seed; with `tune`, only the best point, without the first seed."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
@@ -67,7 +67,7 @@ def _select_points(
             each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
-        # The first seed chose the point, so its value would favour arms with many points.
+        # The runs with the first seed selected the point, so their losses would favour arms with many points.
         candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
 

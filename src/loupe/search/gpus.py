@@ -15,7 +15,7 @@ def group_gpus(sweep: SweepFile) -> list[str]:
     """Group the GPUs that this process may use by the number that a trial uses (`devices`).
 
     Returns:
-        CUDA_VISIBLE_DEVICES per group. If `devices` is searched or `all`, one group contains all GPUs.
+        The value of CUDA_VISIBLE_DEVICES per group. If `devices` is searched or `all`, one group contains all GPUs.
     """
     gpus = _list_gpus()
     values = dict.fromkeys(sweep.search, "all") | sweep.train

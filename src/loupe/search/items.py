@@ -10,7 +10,7 @@ from loupe.search import constraints, sampling
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.trial_attributes import FAILED, FAILURE, ORPHANED, PARENT
 
-MAX_ATTEMPTS = 3  # crashes of an item's workers in one run of the sweep
+MAX_ATTEMPTS = 3  # an item is given up after this number of worker crashes in one run of the sweep
 TrialsByItem = dict[str, list[FrozenTrial]]  # a retry is a new trial of the same item
 
 
@@ -19,7 +19,7 @@ class SweepItems:
 
     Args:
         sweep: the sweep file.
-        parent: the id of the sweep's run, in which an item that failed is not tried again.
+        parent: the id of the sweep's run. An item that failed in this run is not tried again.
     """
 
     def __init__(self, sweep: SweepFile, parent: str) -> None:
@@ -52,7 +52,7 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm with the first seed; None before it is known."""
+        """Return the best point of an arm with the first seed; None if a point has not ended, or none is feasible."""
         trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials_of_points)):
             return None

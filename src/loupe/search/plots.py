@@ -18,7 +18,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
 
     Args:
         study: the study.
-        params: the parameters to plot, if they have two complete trials.
+        params: the parameters to plot; those with fewer than two complete trials are left out.
         objectives: the names of the objectives.
 
     Returns:
@@ -45,7 +45,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, params=common, **target)
         figures = {name: np.ravel(plot)[0].figure for name, plot in axes.items()}
         for figure in figures.values():
-            pyplot.close(figure)  # otherwise a notebook shows it
+            pyplot.close(figure)  # a notebook shows figures that are not closed
     return figures
 
 

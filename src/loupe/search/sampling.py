@@ -6,7 +6,7 @@ from optuna.trial import Trial
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.values import Range
 
-CURVE_POINTS = 17  # of a learning curve by default
+CURVE_POINTS = 17  # points of a learning curve by default
 # Generations of NSGA-II, and trials per generation
 GENERATIONS, MAX_POPULATION = 5, 50
 
@@ -44,7 +44,7 @@ def draw_startup_points(sweep: SweepFile) -> list[Params]:
 
 
 def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of the trial with this number; a grid does not use it."""
+    """Return the sampler of the trial with this number; a grid does not use the sampler."""
     seed = (sweep.seeds[0] * 100_003 + number) % 2**32
     if sweep.study.sampler == "tpe":
         return optuna.samplers.TPESampler(seed=seed)
@@ -55,9 +55,9 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 
 
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Return the pruner of a sweep, which counts points of the learning curve."""
+    """Return the pruner of a sweep; its steps are points of the learning curve."""
     if sweep.study.pruner == "median":
-        # From point 2 of a curve, if 4 other trials are complete
+        # Prunes from point 2 of a curve, when 4 other trials are complete
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=CURVE_POINTS, reduction_factor=3)

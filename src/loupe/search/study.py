@@ -1,8 +1,8 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
 The sweep's process enqueues one trial per item (see `items`). A worker claims a trial before the training. The item
-of a crashed worker is enqueued again, and continues from the checkpoint. Optuna's own retries do not support the
-default storage, a journal file.
+of a crashed worker is enqueued again, and continues from the checkpoint. Optuna's own retries are not used, because
+they do not support a journal file, the default storage.
 """
 
 import heapq
@@ -40,7 +40,7 @@ from loupe.search.trial_attributes import (
 VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
 SPACE_TAG = "loupe.space"  # the search space: attribute of the study, and tag of the sweep's run
 CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
-MAX_WAITING = 64  # default number of waiting trials
+MAX_WAITING = 64  # default maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
 
@@ -99,7 +99,7 @@ class SweepStudy:
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
-        Optuna reads all unfinished trials from a database with each request. Therefore few trials wait at a time.
+        Optuna reads all unfinished trials from a database per request. Therefore at most `max_waiting` trials wait.
         """
         free_places = max_waiting - self.count_waiting()
         if free_places <= max_waiting // 2:
@@ -153,7 +153,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
+        """Claim a waiting trial for one worker; return None if none waits (`Study.ask` would create one).
 
         Args:
             owner: tags of the worker's process.
@@ -167,7 +167,7 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue  # another worker finished it, or this claim took longer than CLAIM_TIMEOUT_S
-            # Every process chooses the same point: the sampler's seed is the trial's number.
+            # The sampler's seed is the trial's number, so that every process chooses the same point for this trial.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -175,7 +175,7 @@ class SweepStudy:
     def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial as complete with a value per objective, or as pruned; return False if it had already ended.
 
-        The sweep ends a trial as ORPHANED if its worker seems to have crashed.
+        An ended trial can still be in training: the sweep ends it as ORPHANED if its worker seems to have crashed.
         """
         try:
             self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)
@@ -194,7 +194,7 @@ class SweepStudy:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """Fail the running trials of crashed workers, or without an owner for CLAIM_TIMEOUT_S, and return them.
+        """Fail and return the running trials whose worker crashed, or that have no owner for CLAIM_TIMEOUT_S.
 
         Args:
             is_alive: returns whether the owner of a trial is alive.
@@ -203,7 +203,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the trial's start time depends on another machine's clock
+            else:  # the trial's start time is from another machine's clock, so it is not used
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -214,8 +214,8 @@ class SweepStudy:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
         Trials of a grid are ranked by the number of complete seeds of their point, the mean value of the point, and
-        their own value. The value at the last point of the curve decides between equal values (of networks that did
-        not improve).
+        their own value. The value at the last point of the curve decides between trials of equal value, such as
+        networks that did not improve.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
@@ -273,6 +273,6 @@ def _describe_difference(existing: str | None, space: str) -> str:
                 if old_table.get(key) != new_table.get(key):
                     values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
                     return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
-    except (ValueError, AttributeError):  # changed by another program
+    except (ValueError, AttributeError):  # another program changed the text
         pass
     return ""

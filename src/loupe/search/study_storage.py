@@ -16,13 +16,13 @@ from sqlalchemy.exc import OperationalError
 
 from loupe.errors import UsageError, describe_error
 
-WRITE_TIMEOUT_S = 2.0  # then the workers of a killed sweep have ended
-LOCK_TIMEOUT_S = 60.0  # for a locked SQLite database
-RETRY_TIMEOUT_S = 120.0  # for an unreachable database, such as during a restart
+WRITE_TIMEOUT_S = 2.0  # wait for an incomplete record; after it, the workers of a killed sweep have ended
+LOCK_TIMEOUT_S = 60.0  # maximum wait for a locked SQLite database
+RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database, such as during a restart
 RETRY_INTERVAL_S = 1.0
-JOURNAL_START = b'{"op_code":0,"worker_id":"'  # the first record creates a study
+JOURNAL_START = b'{"op_code":0,"worker_id":"'  # start of the first record, which creates a study
 MAX_FIRST_LINE_BYTES = 65536
-MAX_NAME_BYTES = 200  # Optuna's lock file has up to 48 bytes more
+MAX_NAME_BYTES = 200  # the name of Optuna's lock file is up to 48 bytes longer
 Result = TypeVar("Result")
 
 
@@ -43,7 +43,7 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
             Path(location).parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(location))
         if not location.startswith("sqlite"):
-            # Replaces connections that a restart of the database has closed.
+            # `pool_pre_ping` replaces connections that a restart of the database has closed.
             return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
         storage = RDBStorage(location, {"connect_args": {"timeout": LOCK_TIMEOUT_S}})
         event.listen(storage.engine, "begin", _lock_database)
@@ -89,10 +89,10 @@ def check_journal(file: Path) -> None:
 def repair_journal(journal: Path) -> None:
     """Remove the unreadable end of a journal, unless a running process completes the last record.
 
-    A killed process or a power loss can leave other bytes at the end. Optuna cannot read records after them.
+    A killed process or a power loss can leave an unreadable line at the end. Optuna cannot read records after it.
 
     Raises:
-        UsageError: the file is not a journal, or records follow an unreadable line. It is not changed.
+        UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:

@@ -24,8 +24,8 @@ from loupe.search.values import Range, Values
 
 Params = dict[str, Any]  # a point of the search space: a value per key of [search]
 MAX_KEYS = 200
-MAX_RANDOM_POINTS = 400  # checked before a sampler starts
-# Fields of train that are set per sweep, or do not change the network
+MAX_RANDOM_POINTS = 400  # random points that are checked before a sampler starts
+# Fields of train that [search] must not contain: they are set per sweep, or do not change the network
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
 
@@ -145,7 +145,7 @@ class SweepFile(BaseModel):
         return sorted(self.search, key=get_depth)
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key for Optuna and the settings; for a range, its ends."""
+        """Return the values of a key as Optuna and the settings accept them; for a range, its ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]

@@ -29,7 +29,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: name, dataset, pruner, seed and smoke change the values of the file.
+        settings: the command line, whose name, dataset, pruner, seed and smoke replace values of the file.
 
     Raises:
         UsageError: the file cannot be read, or a table, field or value is invalid.
@@ -95,7 +95,7 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # smoke=true sets the fields that determine the duration
+        # smoke=true sets the fields that determine the duration, if the file does not set them
         durations = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
@@ -152,7 +152,7 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return the table and condition of the field of a message, such as `search.sgd.`, or ""."""
+    """Return the table and condition of the field that a message names, such as `search.sgd.`, or ""."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     prefixes = (

@@ -111,7 +111,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:
-        if not server.is_wrong_answer(error):  # for which a restarted worker would fail in the same way
+        if not server.is_wrong_answer(error):  # after a wrong answer, a restarted worker would fail again
             raise
         study.fail_trial(trial, FAILED, describe_failure(error))
 
@@ -252,7 +252,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(context: TrialContext, number: int, step: int, value: float) -> None:
-    """Report a point of the curve after step 0 to the pruner, which does not exist for two objectives."""
+    """Store the value of a point after step 0, and report it to the pruner (none with two objectives)."""
     if step:
         context.trial.set_user_attr(LAST_VALUE, value)
         if not context.study.sweep.has_front:

@@ -1,14 +1,14 @@
 """The user attributes of trials. The values are stored in studies and must not change."""
 
 ITEM = "item"
-RESUMED_RUN = "resume"  # the run of a crashed worker that the trial continues
+RESUMED_RUN = "resume"  # the id of the run that the trial continues, because its worker crashed
 RUN = "run"
 OWNER = "owner"  # the tags of the worker's process
-PARENT = "parent"  # the run of the sweep
+PARENT = "parent"  # the id of the sweep's run
 FAILURE = "ended"  # FAILED or ORPHANED
 REASON = "why"  # the error message
 LAST_VALUE = "last"  # the metric at the last point of the curve
 REUSED = "reused"  # whether the result comes from another sweep
 WORK_SECONDS = "work"  # the duration of training and scoring
-FAILED = "error"  # the training raised an error
-ORPHANED = "orphan"  # the worker crashed
+FAILED = "error"  # a value of FAILURE: the training raised an error
+ORPHANED = "orphan"  # a value of FAILURE: the worker crashed

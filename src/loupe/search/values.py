@@ -35,7 +35,7 @@ class Range(BaseModel):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random) -> int | float:
-        """Draw the lower end, the upper end, or a random number between, each with probability 1/3."""
+        """Draw the lower end, the upper end, or a random number between them, each with probability 1/3."""
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
         elif self.log:

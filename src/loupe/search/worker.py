@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # of an interrupted worker
-IDLE_TIMEOUT_S = 1.5  # without an open trial; a new worker costs less than an idle one
+SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker is killed after this time
+IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without an open trial; starting another costs less
 POLL_INTERVAL_S = 0.3
 
 
@@ -30,12 +30,12 @@ def main(parent_pid: int) -> None:
     deadline = time.monotonic() + job.timeout
     if "://" not in job.storage and not os.path.exists(job.storage):
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # takes seconds
+    from loupe.search.trial import open_dataset, run_trial  # takes seconds, so errors are raised before it
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
     study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
-    # Before the first claim, because heartbeats must start soon after a claim
+    # The dataset is opened before the first claim, because heartbeats must start soon after a claim.
     open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and time.monotonic() < deadline and liveness.is_running(job.parent):

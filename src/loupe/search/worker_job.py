@@ -1,4 +1,4 @@
-"""The job of a worker process, and the functions that run one."""
+"""The job of a worker process, and the functions that run the process."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 from loupe.search.gpus import VARIABLE
 
-MAX_STDERR_LINES = 40  # in the message about a failed worker
+MAX_STDERR_LINES = 40  # of standard error, in the message about a failed worker
 
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """Everything that a worker process needs. Dask logs the `repr`, without passwords.
+    """Everything that a worker process needs. Dask logs the `repr`, which omits fields that can contain passwords.
 
     Args:
         sweep: the sweep file, as JSON.
@@ -29,7 +29,7 @@ class WorkerJob:
         threads: CPU threads per trial; 0: one per core.
         max_trials: maximum number of trials.
         timeout: no trial starts after this many seconds.
-        fresh: also train trials with stored results.
+        fresh: train trials with stored results again.
     """
 
     sweep: dict[str, Any] = field(repr=False)
@@ -66,7 +66,7 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
     """Send the job to a worker process, wait until it exits, and return the number of trials.
 
     Raises:
-        RuntimeError: the process failed, with the end of its standard error.
+        RuntimeError: the process failed. The message contains the end of its standard error.
     """
     output, errors = process.communicate(json.dumps(asdict(job)))
     if process.returncode:

@@ -32,7 +32,7 @@ POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum wait for an unreachable MLflow server
 SPARE_TRIALS = 8  # waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # in a row, before the sweep fails; one item causes at most MAX_ATTEMPTS
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # crashes in a row that end the sweep; one item causes at most MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
@@ -44,7 +44,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers, which share its `max_trials`; 0: no limit.
-        workers: the number of processes; a Dask cluster whose size changes gets one per core.
+        workers: the initial number of processes; without `settings.workers`, it follows the cores of a Dask cluster.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -52,7 +52,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Raises:
         LoupeError: MAX_CRASHES workers crashed in a row.
     """
-    running: dict[Future[int], tuple[int, float]] = {}  # maximum number of trials, and start
+    running: dict[Future[int], tuple[int, float]] = {}  # per worker: maximum number of trials, and start time
     # `remaining`: trials that may still start
     remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     deadline = time.monotonic() + job.timeout
@@ -71,7 +71,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
                 equal_share = -(-remaining // (workers - len(running)))  # rounded up
                 max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
-                now = time.monotonic()  # the clocks of machines can differ by minutes
+                now = time.monotonic()  # workers get seconds: the clocks of machines can differ by minutes
                 share = replace(job, max_trials=max_trials, timeout=deadline - now)
                 running[executor.submit(run_job, share)] = max_trials, now
                 remaining -= max_trials

@@ -61,13 +61,13 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
 
     visitors = Visitors()
     blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
-    blocks.has_launched = blocks.is_running = True  # otherwise Gradio accepts any local file
+    blocks.has_launched = blocks.is_running = True  # without this line, Gradio accepts any local file
     app = gradio.mount_gradio_app(
         FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # At the end, the server waits a second and closes the connections of open pages; the filter hides their errors.
+    # At the end, the server waits a second and closes the connections of open pages. The filter hides their errors.
     server = uvicorn.Server(
         uvicorn.Config(guard, http=LimitedProtocol, backlog=100, log_level="warning", timeout_graceful_shutdown=1)
     )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # of a sheet; `model` has a column with its own name
-SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}  # of metrics
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # not in a sheet; `model` has its own name there
+SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}  # of metrics, by split
 
 
 def run(settings: Evaluate) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _validate_files(settings: Evaluate) -> None:
 def _load_model(
     settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
 ) -> "LoadedModel":
-    """Load a model by its name; of several scale factors, use `scale` or that of the settings."""
+    """Load a model by its name. If it has several scale factors, use `scale` or else `settings.scale`."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
@@ -115,7 +115,7 @@ def _load_model(
 
 
 def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
-    """Load the further networks, by short name."""
+    """Load the other networks of the settings, and return them by short name."""
     models = {}
     for name in settings.beside:
         if name not in short_names:  # a baseline
@@ -134,7 +134,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
-    """Load the ridge weights of the model's run, or fit ridge on the bundled photos; None if 1:1 has no weights."""
+    """Load the ridge weights of the model's run. Without them, fit ridge on the bundled photos; at 1:1, None."""
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -189,7 +189,9 @@ def _log_scores(
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], name: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the file of `sheet`, for the lowest JPEG quality.
+    """Log a comparison of the methods on whole images, and write the file of `sheet`.
+
+    With degrade=jpeg, both figures are for the lowest JPEG quality.
 
     Args:
         settings: the settings of evaluate.

@@ -49,7 +49,7 @@ def run(settings: Main) -> None:
         register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        # `*` marks the networks that this step trained, which include `model` and ridge.
+        # `model` and ridge are left out, because they are among the trained networks, which have a `*`.
         scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")

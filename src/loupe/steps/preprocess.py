@@ -19,7 +19,7 @@ FIGURES = {  # each file, and its function in evaluation.figures
 
 
 def run(settings: Preprocess) -> Dataset:
-    """Prepare the dataset, or open it, and log it in a run."""
+    """Prepare the dataset, or open it if it exists, and log it in a run."""
     from loupe.data import preparation
     from loupe.data.sources import name_sources
 

@@ -139,7 +139,7 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
     Args:
         candidate: the model.
         geometry: its geometry.
-        difference: the largest difference of the results of Keras and ONNX.
+        difference: the largest difference between the results of Keras and ONNX.
         folder: a folder for temporary files.
     """
     from loupe.tracking import models, registration

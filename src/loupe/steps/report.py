@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images of trained networks, which a report from a table reads from the table's folder
+# Captions of the images of trained networks. A report from a table reads these images from the table's folder.
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
@@ -31,7 +31,7 @@ STORY_NETWORKS: dict[str, dict[str, str]] = {
     "tanh": {"activation": "tanh", "keep_prob": "1.0", "initializer": "gaussian"},
     "Xavier": {"activation": "tanh", "keep_prob": "1.0", "initializer": "xavier"},
 }
-STORY_SWEEP = "story"  # preferred sweep of the image `story`
+STORY_SWEEP = "story"  # the image `story` prefers the networks of this sweep
 
 
 def run(settings: Report) -> Path:
@@ -76,7 +76,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         raise UsageError(
             "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
         )
-    # Use the stored table, which can differ slightly, so that `--from` writes the same report.
+    # Storing can change the table slightly. Use the stored table, so that `--from` writes the same report.
     with tempfile.TemporaryDirectory() as folder:
         results.write(table, Path(folder) / TABLE_FILE)
         return results.read(Path(folder) / TABLE_FILE)

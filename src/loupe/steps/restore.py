@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.photos.processing import Transform
 
 NON_LOCAL_MEANS = "non-local means"
-MASK_COPIES = 4  # in memory while its edges are blurred
+MASK_COPIES = 4  # copies of the mask in memory while its edges are blurred
 NETWORK_STRENGTH, DENOISING_STRENGTH = 1.0, 0.7  # defaults of `strength`
 
 

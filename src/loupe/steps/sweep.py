@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
-    # This fails before any file is written if the scheduler does not answer.
+    # If the scheduler does not answer, this call fails, before any file is written.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     # An arm: the points of the grid that differ only in tuned fields.

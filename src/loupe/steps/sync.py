@@ -7,7 +7,7 @@ from loupe.config.steps import Sync
 
 
 def run(settings: Sync) -> int:
-    """Upload the buffered runs of a folder, and return their number; raise LoupeError without a server."""
+    """Upload the buffered runs of a folder, and return their number; raise LoupeError if no server answers."""
     from loupe.tracking import delivery
 
     uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)

@@ -29,7 +29,7 @@ class Training:
         run_id: the MLflow run.
         network: the name of the network.
         seconds: duration of the training.
-        validation_mae: of the best weights, on whole images.
+        validation_mae: the mae of the best weights on whole images of the validation split.
         summary: test scores of the network and the baselines, from `scoring.summarise`.
     """
 
@@ -52,7 +52,7 @@ def run(settings: Train) -> Training:
     runs.tag_project_run()
     if settings.resume:
         settings = load_resumed_settings(settings)
-    if settings.threads:  # read when TensorFlow is imported
+    if settings.threads:  # TensorFlow reads the variable when it is imported
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
     from loupe.evaluation import scoring
     from loupe.tracking import dataset_inputs, models, records, training_runs
@@ -109,7 +109,7 @@ def load_resumed_settings(settings: Train) -> Train:
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == stored.get(name):
-            stored[name] = given[name]  # a URL with its password
+            stored[name] = given[name]  # the stored URL is masked, the given URL has its password
         elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
     fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # to create the file: another process may remove the new folder
+ATTEMPTS = 1000  # to create the lock file, whose folder another process may remove
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RunBuffer:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a run buffer, or damaged.
+        ValueError: the file is not a run buffer, or is damaged.
     """
 
     def __init__(self, file: Path) -> None:
@@ -94,7 +94,7 @@ class RunBuffer:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")  # the whole table, or no table
+                database.execute("BEGIN IMMEDIATE")  # so that a crash leaves the whole table, or no table
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(TABLE)
                 row = [json.dumps(description)]
@@ -147,7 +147,7 @@ class RunBuffer:
 
     def mark_sent(self, number: int) -> None:
         """Store that the server has the records up to this number."""
-        # Stored in the header of the file. A column would be slow: SQLite rewrites the whole row, with its content.
+        # The number is in the header of the file: a column would be slow, because SQLite rewrites whole rows.
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:

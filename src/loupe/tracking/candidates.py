@@ -26,7 +26,7 @@ class Candidate:
         name: the name of its run.
         scale: the scale factor.
         dataset: the dataset of the training, or None.
-        source: the name, folder or source of this dataset, or None.
+        source: the setting `dataset` of the training, or None.
         is_smoke: whether the training was a short test.
     """
 

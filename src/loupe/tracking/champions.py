@@ -89,8 +89,8 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return its URI.
 
-    The version contains an ONNX file per scale factor, of the champion or the bundled network. The same networks and
-    the same commit have only one version.
+    The version contains an ONNX file per scale factor, of the champion or the bundled network. If a version with
+    the same networks and the same commit exists, it is used.
 
     Args:
         scale: the scale factor of the new champion.
@@ -135,7 +135,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
     import onnxruntime
 
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        # MLflow warns about missing type hints, and resets the filters of warnings.
+        # MLflow warns about missing type hints. Filters do not hide the warnings, because MLflow resets filters.
         warnings.showwarning = lambda *_, **__: None
         from loupe.tracking import photo_model
 
@@ -147,7 +147,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in files.items()},
             signature=photo_model.make_signature(),
             pip_requirements=[
-                # The package may be onnxruntime-gpu.
+                # `version` could fail here: the name of the package may be onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
             ],
@@ -164,5 +164,5 @@ def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
     file = models.download_onnx(reference, str(folder / champion.name))
     if file is None:  # registered without Loupe
         file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")
-    IsolatedOnnxUpscaler(file)  # raises UsageError
+    IsolatedOnnxUpscaler(file)  # raises UsageError if Loupe cannot run the file
     return file

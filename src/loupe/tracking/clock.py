@@ -14,7 +14,7 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # of a reading
+MAX_AGE_S = 60.0  # of a reading; then the store's clock is read again
 # By tracking URI: `time.monotonic()` of the last reading, and the store's time
 _READINGS: dict[str, tuple[float, float]] = {}
 

@@ -1,6 +1,6 @@
 """Learning curves of runs, which MLflow stores as metrics.
 
-A search for runs returns only the last point of each metric, but all tags. Therefore a tag contains one curve.
+A search for runs returns only the last point of each metric, but all tags. Therefore a tag has the curve of METRIC.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 from loupe.tracking import records
 
-METRIC = "val/mae"  # its curve is in the tag
+METRIC = "val/mae"  # the metric whose curve CURVE_TAG stores
 CURVE_TAG = "loupe.curve"
 MAX_TAG_LENGTH = 5000
 
@@ -43,6 +43,6 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
     """Return the curve of METRIC from the tag of a run, or from its metrics."""
-    with suppress(ValueError, TypeError, RecursionError):  # changed by another client
+    with suppress(ValueError, TypeError, RecursionError):  # no tag, or another client changed it
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

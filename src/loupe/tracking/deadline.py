@@ -1,4 +1,4 @@
-"""Limits the time of a call, with name lookups and slow answers, which the timeout of a socket does not limit."""
+"""Limits the time of a whole call. The timeout of a socket does not limit name lookups and slow answers."""
 
 import queue
 import threading

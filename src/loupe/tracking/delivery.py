@@ -95,7 +95,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # for MLflow's client
+        mlflow.end_run(status)  # without the server, ends the run only in MLflow's client
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -105,7 +105,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    # A run that is killed before its end needs the checkpoint.
+    # The run ends before its checkpoint is removed: a run that is killed before its end needs the checkpoint.
     if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
 
@@ -126,7 +126,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # a damaged record
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
         except OSError:
-            if file.exists():  # otherwise uploaded by another process
+            if file.exists():  # a missing file was uploaded by another process
                 raise
     with suppress(OSError):  # not empty
         folder.rmdir()
@@ -160,7 +160,7 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
 
 
 def upload_records(buffer: RunBuffer) -> None:
-    """Send the records that the server does not have, in order. A rejected record counts as sent, and raises."""
+    """Send the unsent records in order. A rejected record counts as sent, and its error is raised."""
     run_id = buffer.description["run_id"]
     for record in buffer.list_unsent():
         with buffer.extract_file(record) as file:
@@ -201,7 +201,7 @@ class RunUploader:
         After a wrong answer of the server, the wait is at most PROBE_TIMEOUT_S.
         """
         start = time.monotonic()
-        # After another error than a rejection, the thread cannot continue.
+        # After an error that does not come from the server, the thread cannot send the remaining records.
         while (
             not self.buffer.is_sent()
             and time.monotonic() - start < (min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds)
@@ -238,7 +238,7 @@ class RunUploader:
             if self.buffer.is_sent():
                 pause = 0.0
                 continue
-            if not pause and not is_reachable():  # only once
+            if not pause and not is_reachable():  # print only once
                 print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause))
             self._closing.wait(pause)
@@ -277,6 +277,6 @@ def _create_run(buffer: RunBuffer) -> str:
     run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
     run_id = str(run.info.run_id)
     RECORD_HANDLERS["params"](run_id, description["params"], None)
-    buffer.mark_sent(0)  # no records yet
+    buffer.mark_sent(0)  # the new run has no records yet
     buffer.describe(description | {"run_id": run_id})
     return run_id

@@ -27,10 +27,10 @@ from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MAX_PHOTOS = 1000  # those with the smallest content hashes
+MAX_PHOTOS = 1000  # of the gate dataset: those with the smallest content hashes are used
 SELECTED_ON = ("train", "validation")  # the splits that influence a model
 TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}
-# Fields of preprocess that a model's dataset and the gate dataset share
+# Fields of preprocess that must be equal in a model's dataset and in the gate dataset
 TASK_FIELDS = (
     "luminance", "shrink", "recompress", "degrade", "jpeg_qualities", "clean_share", "double_share", "noise_levels",
 )  # fmt: skip
@@ -43,7 +43,7 @@ class GateResult:
     Args:
         mae: the mean absolute error of the challenger.
         defender: the name of the defender.
-        defender_mae: its mean absolute error.
+        defender_mae: the mean absolute error of the defender.
         difference: the challenger's mae minus the defender's, as a mean over all images.
         interval: the 95 % interval of the difference; None for fewer than `scoring.MIN_PHOTOS` photos.
         photos: the number of photos.
@@ -148,7 +148,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # The rows of both are in the order of the images.
+    # The rows of both methods are in the order of the images.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
     (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())
@@ -184,7 +184,7 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
     """Return the images of the gate dataset without the photos in the SELECTED_ON splits of the datasets.
 
-    For an unknown dataset (None), these are the splits of the gate dataset.
+    For an unknown dataset (None), these splits of the gate dataset are used.
     """
     seen = np.concatenate([(dataset or gate).read_photos(SELECTED_ON) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)

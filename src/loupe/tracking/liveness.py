@@ -17,9 +17,10 @@ from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # then a process elsewhere counts as dead
-SHUTDOWN_TIMEOUT_S = 1.0  # for a heartbeat that is being sent
-# `mlflow run` may install packages before the step tags its run. A container hides whether `mlflow run` is alive.
+HEARTBEAT_TIMEOUT_S = 180.0  # a process elsewhere counts as dead this long after its last heartbeat
+SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
+# `mlflow run` may install packages before the step tags its run. If a container hides whether `mlflow run` is alive,
+# the run counts as orphaned after this time.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes are visible
 
@@ -27,7 +28,7 @@ HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes
 def make_process_tags() -> dict[str, str]:
     """Return tags that identify this process, with a first heartbeat.
 
-    Processes in two containers can have the same host name and process id.
+    Host name and process id are not sufficient: processes in two containers can have the same.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -52,7 +53,7 @@ def send_heartbeat(run_id: str) -> None:
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Return whether the process that opened a run with these tags is alive.
 
-    In the namespace of this process, the process id and start time decide, otherwise the last heartbeat.
+    For a process in the namespace of this process, its id and start time decide; for others, the last heartbeat.
     """
     namespace = _identify_namespace()
     if namespace and tags.get("loupe.namespace") == namespace:
@@ -106,7 +107,7 @@ def _may_be_tagged(run_id: str, started: float) -> bool:
 
 @cache
 def _identify_namespace() -> str:
-    """Return the id of the namespace of this process's id; "" if it is unknown."""
+    """Return the id of the PID namespace of this process; "" if it is unknown."""
     try:
         if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows another namespace
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -119,7 +120,7 @@ def _identify_namespace() -> str:
 def _read_start(pid: str) -> str | None:
     """Return the start time of a process in clock ticks since the start of the system, or None if it has ended.
 
-    psutil's start times change with the system's clock.
+    psutil is not used, because its start times change with the system's clock.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

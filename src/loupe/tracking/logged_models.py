@@ -31,7 +31,7 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 def _list_models(run_id: str) -> list[Any]:
     """Return the models of a run that were not deleted.
 
-    The models of an uploaded run can be in another experiment, where only the outputs of the run name them.
+    The models of an uploaded run can be in another experiment. Then only the outputs of the run list the models.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
@@ -39,6 +39,6 @@ def _list_models(run_id: str) -> list[Any]:
     models = {model.model_id: model for model in experiment_models}
     for output in run.outputs.model_outputs if run.outputs else ():
         if output.model_id not in models:
-            with suppress(MlflowException):  # deleted
+            with suppress(MlflowException):  # the model was deleted
                 models[output.model_id] = client.get_logged_model(output.model_id)
     return list(models.values())

@@ -18,10 +18,10 @@ from loupe.tracking import records
 from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
-KERAS_FILE = "data/model.keras"  # in MLflow's model
-ONNX_FILE = "onnx/model.onnx"  # in a registered model
-TEST_SUMMARY = "test-summary.json"  # of a train run: the result of `scoring.summarise`
-EVIDENCE_TAG = "loupe.evidence"  # of a version: its comparison with the champion
+KERAS_FILE = "data/model.keras"  # path in a logged model
+ONNX_FILE = "onnx/model.onnx"  # path in a logged model that is also registered
+TEST_SUMMARY = "test-summary.json"  # artifact of a train run: the result of `scoring.summarise`
+EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: its comparison with the champion of that time
 NO_EVIDENCE = "not compared with another model by `loupe register`"
 MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
@@ -83,14 +83,14 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # A copy without the variables of the optimizer
+        # This copy of the model leaves out the variables of the optimizer.
         keras.Model(model.input, model.output, name=model.name).save(file)
         records.log_record("model", make_geometry_metadata(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the final metrics of the run, from the learning curve `points`, to its last logged model and dataset."""
+    """Link the metrics at the best step of the learning curve `points` to the model and dataset of the run."""
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 

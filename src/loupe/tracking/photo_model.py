@@ -22,14 +22,14 @@ from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
-MAX_FILE_BYTES = 32_000_000  # of a photo, before base64
-MAX_RESULT_PIXELS = 64_000_000  # in all frames or pages
+MAX_FILE_BYTES = 32_000_000  # bytes per photo, before base64
+MAX_RESULT_PIXELS = 64_000_000  # in all frames or pages of a photo or its result
 MAX_PAGES = 500  # frames or pages of a photo
 MAX_PHOTOS = 100  # per request to a server
 
 
 class RefusedError(MlflowException):
-    """The model cannot serve a request. MLflow's server adds the whole request to other errors."""
+    """The model cannot serve a request. The message is fixed, because MLflow's server would add the whole request."""
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
         self._line = line
@@ -62,7 +62,7 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64. In MLflow's server, the texts are empty: the guard sends `ServedRequest.results`.
+            Image files in base64; empty texts in MLflow's server, where the guard sends `ServedRequest.results`.
 
         Raises:
             RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit passed.
@@ -89,7 +89,7 @@ class PhotoModel(PythonModel):
         return [""] * len(texts)
 
     def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
-        """Upscale a photo, and return the file, also in the results of the request."""
+        """Upscale a photo, add the file to the results of the request, and return it."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
         try:
@@ -156,6 +156,6 @@ def _parse_format(value: Any) -> str:
 
 
 if __name__ != "loupe.tracking.photo_model":  # run by MLflow
-    mlflow.telemetry.set_telemetry_client()  # MLflow has read its telemetry setting too early
+    mlflow.telemetry.set_telemetry_client()  # MLflow read its setting before `import loupe` changed it
     guard_server()
     mlflow.models.set_model(PhotoModel())

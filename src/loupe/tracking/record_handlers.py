@@ -17,7 +17,7 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
-# A model is logged at this step. The step has no metrics, so that MLflow does not copy any to the model.
+# The step at which models are logged. It has no metrics: MLflow would copy the metrics of the step to the model.
 NO_STEP = -1
 
 
@@ -121,7 +121,7 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # with its own time and step, so that the run gets no second point
+        if point is not None:  # sent again with the same time and step, so that the run gets no second point
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)

@@ -23,7 +23,7 @@ _RUN_ID: ContextVar[str | None] = ContextVar("run to log to", default=None)
 
 @contextmanager
 def log_to_run(run_id: str) -> Iterator[None]:
-    """Log to another run than the open run until the block exits."""
+    """Log to this run, instead of the open run, until the block exits."""
     token = _RUN_ID.set(run_id)
     try:
         yield
@@ -72,7 +72,7 @@ def log_file(file: Path, folder: str | None = None) -> None:
 
 
 def log_figure(figure: Any, name: str) -> None:
-    """Log a matplotlib figure, such as `plots/curves.png`."""
+    """Log a matplotlib figure as a file, such as `plots/curves.png`."""
     with _create_temporary_file(name) as (file, folder):
         figure.savefig(file)
         log_file(file, folder)
@@ -109,7 +109,7 @@ def log_table(table: Any, name: str) -> None:
 def log_array(array: np.ndarray, name: str) -> None:
     """Log an array as .npy."""
     with _create_temporary_file(name) as (file, folder):
-        stream = io.BytesIO()  # np.save to a file ignores a full disk
+        stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, array)
         file.write_bytes(stream.getvalue())
         log_file(file, folder)

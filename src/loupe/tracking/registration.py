@@ -58,7 +58,7 @@ def describe_scores(summary: dict[str, Any] | None, scale: Fraction) -> str:
 def register_model(reference: models.ModelReference, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
     """Register a logged model as a version of the registered model of its scale factor, and return the version.
 
-    A logged model has one version. A second call updates its description and tags.
+    A second call for a logged model updates the description and tags of its version, and creates no other version.
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     create_registered_model(
@@ -94,7 +94,7 @@ def create_registered_model(name: str, description: str) -> None:
 
 
 def create_version_once(search: Callable[[], Any], create: Callable[[], Any]) -> Any:
-    """Return the oldest model version that a search finds, or create one. Newer versions are deleted."""
+    """Return the oldest model version that a search finds, or create one. Delete versions of concurrent calls."""
 
     def find() -> list[Any]:
         return sorted(search(), key=lambda version: int(version.version))

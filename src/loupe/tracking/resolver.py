@@ -1,4 +1,4 @@
-"""Finds the networks of a model name for every step, without MLflow and Keras where possible."""
+"""Finds the networks of a model name for every step; imports MLflow and Keras only if necessary."""
 
 import importlib.util
 import os
@@ -45,7 +45,7 @@ class ResolveOptions:
         threads: threads of an ONNX network per image; 0: one per core.
         data_dir: folder of the dataset on which `ridge` is fitted.
         device: the device of ONNX networks; see `OnnxUpscaler`.
-        restore: True selects the scale factor 1:1, False all others, None both.
+        restore: True selects the scale factor 1:1, False all others, None all.
     """
 
     ensemble: bool = False
@@ -195,7 +195,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # a damaged store, or another server
+        except Exception as error:  # from a damaged store, or from a server that is not MLflow's
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(
                 server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)

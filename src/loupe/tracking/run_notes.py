@@ -8,23 +8,23 @@ from loupe.tracking import records
 
 ERROR_TAG = "loupe.error"  # why the run failed
 NOTE_TAG = "mlflow.note.content"
-FAILED_NOTE = "Failed:"  # start of the last paragraph
+FAILED_NOTE = "Failed:"  # start of the last paragraph in the note of a failed run
 
 
 def log_note(settings: RunSettings, text: str) -> None:
-    """Describe the run, unless the user has given a note."""
+    """Log a text as the note of the run, unless the user has given a note."""
     if not settings.note:
         records.log_tags({NOTE_TAG: mask_secrets(text)})
 
 
 def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
-    """Return the tags with the reason `text` why a run failed, which is also appended to the note in its `tags`."""
+    """Return the tags of a failed run: the reason `text`, and the note in `tags` with the reason appended."""
     note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
     return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
 
 
 def remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
-    """Remove the tags of `make_failure_tags` for an earlier try, and return the other tags."""
+    """Remove the reason of an earlier failure from the tags and the note of a run, and return the new tags."""
     if ERROR_TAG not in tags:
         return tags
     before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)

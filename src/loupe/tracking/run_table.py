@@ -15,7 +15,7 @@ THREADS = 8  # curves that are requested at a time
 
 
 def load_run_table() -> pd.DataFrame:
-    """Load all finished train runs, trials and evaluations of the store, without those of short tests.
+    """Load all finished train runs, trials and evaluations of the store, except runs with smoke=true.
 
     Returns:
         One row per run, newest first: run_id, name, kind (trial, train, evaluate), sweep, state (COMPLETE, PRUNED),

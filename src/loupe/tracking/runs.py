@@ -35,7 +35,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
     """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
     Under `mlflow run`, the step joins the run that `mlflow run` created. Inside the run of another step, the new run
-    is its child. Open runs of dead processes are closed first.
+    is a child of that run. Runs that crashed processes left open are closed first.
 
     Args:
         settings: the settings of the step.
@@ -59,14 +59,14 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # for a run that existed
+        mlflow.set_tag(NAME_TAG, name)  # `start_run` documents `run_name` only for new runs
         if is_joined:
             _print_typed_params(run_id, settings)
         yield run_id
 
 
 def _print_typed_params(run_id: str, settings: Settings) -> None:
-    """Name the params that `mlflow run` logged in another spelling; MLflow refuses to change them."""
+    """Print which params `mlflow run` logged in another spelling; MLflow refuses to change them."""
     params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
     if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
         print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", settings.quiet)
@@ -100,7 +100,7 @@ def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
 
 @contextmanager
 def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> Iterator[str]:
-    """Open a run, log missing params, send heartbeats, and close the run when the block exits.
+    """Open a run, log the params that it lacks, send heartbeats, and close the run when the block exits.
 
     The status is FINISHED, FAILED after an error, or KILLED after a signal.
 
@@ -180,7 +180,7 @@ def get_store_folder() -> Path:
 
 
 def tag_project_run() -> None:
-    """Write the tags of this process to the run of `mlflow run`, which is then closed if the process dies."""
+    """Write the tags of this process to the run of `mlflow run`, so that the run is closed if the process dies."""
     if "MLFLOW_RUN_ID" in os.environ:
         _set_project_tags(liveness.make_process_tags())
 
@@ -214,7 +214,7 @@ def read_settings(run: Any, *required: str) -> dict[str, str]:
 
 
 def read_dataset(run: Any) -> tuple[str, str]:
-    """Return the name and digest of a run's dataset; raise UsageError without these tags."""
+    """Return the name and digest of a run's dataset; raise UsageError if the run has none."""
     texts = [run.data.tags.get(name) for name in ("loupe.dataset", "loupe.digest")]
     if None in texts:
         raise UsageError(f"run: must have the tags loupe.dataset and loupe.digest, got run {run.info.run_id}")
@@ -247,7 +247,7 @@ def get_run(run_id: str, field: str) -> Any:
 def find_best_run(scale: str, smoke: bool) -> Any:
     """Return the train run or trial of the current experiment with a model and the lowest validation mae.
 
-    Only runs on the dataset of the newest run are compared.
+    Only runs on the dataset of the newest such run are compared.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.

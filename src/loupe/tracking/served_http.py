@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB in base64
 SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # of values, by content type
-# Three bytes of JSON can take 64 bytes of memory. Deep nesting exceeds the parser's stack.
+# Limits per body: 3 bytes of JSON can take 64 bytes of memory, and deep nesting exceeds the parser's stack.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
-BLOCK_BYTES = 48 * 1024  # a multiple of 3, for base64
+BLOCK_BYTES = 48 * 1024  # read at a time; a multiple of 3, so that only the last block has base64 padding
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
@@ -75,7 +75,7 @@ def validate_body(body: bytes, separators: bytes) -> None:
 
 
 def shorten_error(status: int, content: bytes) -> bytes:
-    """Shorten an error of MLflow, with the input and a traceback, to one line."""
+    """Shorten an error of MLflow, which can contain the input and a traceback, to one line."""
     try:
         message = str(json.loads(content)["message"])
     except (ValueError, TypeError, KeyError):
@@ -99,7 +99,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # the rest of the body was not read
+    if status not in (200, 400):  # a part of the body may be unread
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:

@@ -19,7 +19,7 @@ from loupe.tracking.deadline import call_within
 Result = TypeVar("Result")
 PROBE_TIMEOUT_S = 5.0
 RETRY_INTERVAL_S = 1.0
-STARTUP_TIMEOUT_S = 10.0  # of a starting step
+STARTUP_TIMEOUT_S = 10.0  # a starting step waits at most this time for the server
 
 
 def is_server() -> bool:
@@ -28,7 +28,7 @@ def is_server() -> bool:
 
 
 def send_probe() -> requests.Response:
-    """Send a request to the server; raise requests.RequestException without an answer in PROBE_TIMEOUT_S."""
+    """Send a request to the server; raise requests.RequestException if no answer arrives in PROBE_TIMEOUT_S."""
     url = f"{mlflow.get_tracking_uri().rstrip('/')}/health"
     try:
         return call_within(PROBE_TIMEOUT_S, lambda: requests.get(url, timeout=PROBE_TIMEOUT_S))
@@ -43,7 +43,7 @@ def is_reachable() -> bool:
     try:
         return send_probe().status_code < 500
     except requests.exceptions.SSLError:
-        return True  # MLflow has its own settings for certificates
+        return True  # the server answered, and MLflow has its own settings for certificates
     except requests.RequestException:
         return False
 
@@ -58,8 +58,8 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 
 def is_wrong_answer(error: BaseException) -> bool:
-    """Return whether the server answered in another form than MLflow's."""
-    if isinstance(error, MlflowException):  # no class or status of its own for an answer that is not a JSON object
+    """Return whether an error means that the server answered, but not as an MLflow server does."""
+    if isinstance(error, MlflowException):  # MLflow has no status for an answer that is not a JSON object
         return "successful but the response body was not" in str(error)
     return is_server() and not isinstance(error, OSError) and was_raised_by_store(error)
 
@@ -85,7 +85,7 @@ def wait_until_reachable() -> None:
 
 
 def retry_while_unreachable(function: Callable[[], Result], seconds: float, quiet: bool) -> Result:
-    """Call an idempotent function while the server is unreachable, at most for `seconds`."""
+    """Call an idempotent function, and repeat the call while the server is unreachable, for up to `seconds`."""
     deadline, printed = time.monotonic() + seconds, False
     while True:
         try:

@@ -1,7 +1,7 @@
 """Guards `/invocations`, the route at which MLflow's scoring server upscales photos.
 
-MLflow's server reads bodies of any size, works on after its timeout, and answers some requests with a traceback. It
-has no hooks, so `guard_server` replaces the class of its app while MLflow loads the model.
+MLflow's server reads bodies of any size, does not stop its work after a timeout, and answers some requests with a
+traceback. It has no hooks, so `guard_server` replaces the class of its app while MLflow loads the model.
 """
 
 import asyncio
@@ -97,13 +97,13 @@ class RequestGuard:
 
     Args:
         app: the app of MLflow.
-        timeout_s: the time for a request, without sending.
+        timeout_s: the time for a request, without the time to send the response.
     """
 
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
-        # Parsing takes several times the memory of a body.
+        # Parsing takes several times the memory of a body, so large bodies are parsed one at a time.
         self._parsing = asyncio.Semaphore(1)
         self._has_threads = False
 
@@ -112,7 +112,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # by default, too few: the number of cores + 4
+        if not self._has_threads:  # asyncio's default is too few: the number of cores + 4
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -131,7 +131,7 @@ class RequestGuard:
             status, content = 504, make_error(504, f"took longer than {self._timeout_s:g} s")
         except HttpError as error:
             status, content = error.args[0], make_error(*error.args)
-            if status in (413, 415):  # many clients first send the whole body
+            if status in (413, 415):  # many clients send the whole body before they read a response
                 with suppress(ClientGoneError, TimeoutError):
                     async with asyncio.timeout(BODY_TIMEOUT_S):
                         await discard_body(receive)
@@ -162,7 +162,7 @@ class RequestGuard:
     async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         response: list[Message] = []
-        del body  # frees the body
+        del body  # this frame does not need the body any more
 
         async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]

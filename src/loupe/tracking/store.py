@@ -29,8 +29,8 @@ CHECK_TIMEOUT_S = 20.0
 def create_store() -> None:
     """Check the store; create a missing or empty SQLite file.
 
-    A file whose migrations by MLflow were interrupted, or ran twice at a time, is unusable. Therefore one process
-    creates the file under a temporary name.
+    A file whose migrations by MLflow were interrupted, or ran in two processes at a time, is unusable. Therefore
+    one process creates the file under a temporary name.
 
     Raises:
         LoupeError: see `check_store`.
@@ -41,7 +41,7 @@ def create_store() -> None:
     if file is None:
         return
     if "?" not in uri and uri != make_sqlite_uri(file):
-        # MLflow's default URI of the file leads to a wrong folder.
+        # MLflow would use a wrong folder for some unencoded paths; see `make_sqlite_uri`.
         mlflow.set_tracking_uri(make_sqlite_uri(file))
     if _is_complete(file):
         return
@@ -52,7 +52,7 @@ def create_store() -> None:
 
 
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
-    """Check that MLflow can use the store, because its retries take minutes. Of a server, only the URL is checked.
+    """Check the store before MLflow uses it, because MLflow's retries take minutes. Of a server, check only the URL.
 
     Args:
         seconds: maximum wait for a database.
@@ -70,7 +70,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
             requests.Request("GET", uri).prepare()
             return
         if scheme.partition("+")[0] not in DATABASES:
-            return  # not checked
+            return  # other schemes are not checked
         url = sqlalchemy.make_url(uri)
         url.get_dialect().import_dbapi()
     except (ValueError, requests.RequestException, sqlalchemy.exc.ArgumentError) as error:
@@ -95,7 +95,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
 def search_runs(
     condition: str, limit: int = 100_000, order_by: list[str] | None = None, experiment: str | None = None
 ) -> list[Any]:
-    """Return runs that meet a condition in MLflow's search syntax, by default newest first, of all experiments."""
+    """Return the runs of one or all experiments that meet a condition of MLflow's search; by default newest first."""
     return list(
         mlflow.search_runs(
             experiment_ids=[experiment] if experiment else None,
@@ -127,7 +127,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
     if not _is_complete(file):
         return
     if writes and not all(os.access(path, os.W_OK) for path in (file, file.absolute().parent)):
-        # SQLite creates files in the folder.
+        # While SQLite writes, it creates further files in the folder.
         raise LoupeError(f"tracking: the store and its folder must be writable, got {str(file)!r}")
     location = f"file:{quote(str(file.absolute()))}?mode=rw"
     with closing(sqlite3.connect(location, seconds, uri=True)) as database:
@@ -142,7 +142,7 @@ def set_experiment(name: str) -> None:
     location, client = _make_artifact_location(), mlflow.MlflowClient()
     # MLflow decodes its default location wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
-        with suppress(MlflowException):  # it exists
+        with suppress(MlflowException):  # the experiment exists
             client.create_experiment(name, location)
     mlflow.set_experiment(name)
 

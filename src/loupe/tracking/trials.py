@@ -25,7 +25,7 @@ CODE_TAG = "loupe.code"
 CONTINUED_TAG = "loupe.continued_by"
 STATE_TAG = "loupe.state"
 VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
-SCORED_TAG = "loupe.scored"  # the test scores, tables and figures were logged
+SCORED_TAG = "loupe.scored"  # exists after the test scores, tables and figures were logged
 CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most this time
 
 
@@ -67,13 +67,13 @@ class PeriodicCheckpoint:
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if the last save was CHECKPOINT_INTERVAL_S ago."""
+        """Save this checkpoint if the last save was CHECKPOINT_INTERVAL_S ago; otherwise keep it for `save`."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
 
     def save(self) -> None:
-        """Save the last checkpoint of `save_if_due`, unless it is saved."""
+        """Save the last checkpoint of `save_if_due`, unless it is already saved."""
         if self._newest is not None:
             checkpoints.save_checkpoint(*self._newest)
             self._saved_at, self._newest = time.monotonic(), None

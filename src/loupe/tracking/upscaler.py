@@ -36,7 +36,7 @@ class Upscaler:
         """Load a model by its name.
 
         Args:
-            model: any name of `resolver.resolve_model`.
+            model: any name that `resolver.resolve_model` accepts.
             ensemble: use the self-ensemble (mean over 8 flips and rotations), 8 times slower.
             device: auto, cpu, cuda, coreml or directml, for ONNX networks.
 
@@ -57,8 +57,8 @@ class Upscaler:
         """Upscale one image.
 
         Args:
-            image: a PIL image, or uint8 or uint16, (height, width) or (height, width, bands) with 1 to 4 bands: grey,
-                grey and alpha, RGB, RGBA. Values are gamma-encoded.
+            image: a PIL image, or an array of uint8 or uint16, (height, width) or (height, width, bands) with 1 to 4
+                bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded.
             scale: the scale factor, 1 to 8. None means the smallest scale factor of the model.
             size: width and height of the result, instead of a scale factor.
             fit: if the aspect ratios differ: `inside` (the largest result within the size), `cover` (the smallest
@@ -66,8 +66,8 @@ class Upscaler:
 
         Returns:
             For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile. For an array, an
-            array of the same dtype and number of axes. With a scale factor, sides have floor(side * scale + 1/2)
-            pixels.
+            array of the same dtype and number of axes. With a scale factor, the result's sides have
+            floor(side * scale + 1/2) pixels.
 
         Raises:
             TypeError: the image has another type or dtype.

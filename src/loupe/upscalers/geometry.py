@@ -7,7 +7,7 @@ from fractions import Fraction
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import UsageError
 
-# In pixels, for files from untrusted sources
+# Limit of `min_side` and `halo` in pixels, because files can come from untrusted sources
 MAX_SIDE = 2048
 _NUMBER = "([0-9]{1,4})"
 _NAME = re.compile(rf"loupe\.q{_NUMBER}\.p{_NUMBER}\.side{_NUMBER}\.halo{_NUMBER}\.(\w{{1,20}})(?:\.(jpeg))?")

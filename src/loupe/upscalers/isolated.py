@@ -2,9 +2,9 @@
 
 A network of a few hundred bytes can run forever, or allocate gigabytes.
 
-The child first sends the name of the geometry, the device, and the reason if it is not the requested device. Then it
-answers requests on all connections. A request or answer is the shape and the float32 values of an image. After an
-error, the child does not answer further requests on the connection.
+The child first sends the name of the geometry, the device, and the reason for a device that was not requested. Then
+it answers requests on all connections. A request or answer is the shape and the float32 values of an image. After
+an error, the child does not answer further requests on the connection.
 """
 
 import queue

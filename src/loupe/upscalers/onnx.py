@@ -21,7 +21,7 @@ PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "directml": ("DmlExecutionProvider", {}),
 }
 FALLBACK = "device: {} cannot be used: {}; the CPU is used"
-# Core ML may compute in float16.
+# `auto` does not choose Core ML, which may compute in float16.
 AUTO_DEVICES = ("cuda", "directml")
 
 
@@ -30,7 +30,7 @@ class OnnxUpscaler:
 
     Attributes:
         device: the device that runs the network.
-        fallback: one line with the reason if this is not the requested device, or "".
+        fallback: one line with the reason if `device` is not the requested device, or "".
 
     Args:
         file: ONNX file with the geometry in its metadata, from `models.onnx_export.export`.
@@ -84,7 +84,7 @@ class OnnxUpscaler:
 
 
 def _choose_device(setting: str) -> tuple[str, str]:
-    """Return the device to try, and one line if it is not the requested device.
+    """Return the device to try, and one line with the reason if it is not the requested device.
 
     Raises:
         UsageError: onnxruntime is incomplete.
@@ -110,7 +110,7 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     options.log_severity_level = 4  # fatal errors
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # True would double the memory if the sizes of images differ
-    # Waiting threads would take the cores that process the colour of the image.
+    # Threads that spin while they wait would take the cores that process the colour of the image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])

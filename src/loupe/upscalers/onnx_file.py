@@ -28,7 +28,7 @@ GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_ann
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
 ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # refused: graphs, sparse tensors, types, references
 TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, external data
-# Numbers of the fields of a model, a set of operators, a graph, a node, an attribute and a tensor
+# Field numbers, one line per message: model, set of operators, graph, node, attribute, tensor
 GRAPH, OPERATOR_SETS = 7, 8
 SET_DOMAIN = 1
 NODES, INITIALIZERS = 1, 5
@@ -160,7 +160,7 @@ def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _merge(parts: list[int | memoryview]) -> memoryview:
-    """Join the parts of a message, because Protocol Buffers merges repeated fields."""
+    """Join the parts of a message, because Protocol Buffers allows a message in several parts."""
     return memoryview(b"".join(_get_bytes(part) for part in parts)) if len(parts) != 1 else _get_bytes(parts[0])
 
 

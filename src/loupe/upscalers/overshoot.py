@@ -12,14 +12,14 @@ import numpy as np
 
 from loupe.upscalers.tiling import UpscalingModel
 
-RANGE_RADIUS = 1  # of the window whose lowest and highest value limit a pixel
-FLAT_RADIUS = 5  # of the window in which flat areas are searched
-OVERSHOOT = np.float32(0.12)  # as a share of the window's range; Lanczos reaches this share
+RANGE_RADIUS = 1  # in pixels, of the window whose lowest and highest value limit a pixel
+FLAT_RADIUS = 5  # in pixels, of the window in which flat areas are searched
+OVERSHOOT = np.float32(0.12)  # allowed overshoot, as a share of the window's range; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
 MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
 # A window shows line art if two conditions hold. At least FLAT_SHARE of its pixels have exactly its lightest (or
 # darkest) value. Of the pixels within NEAR_RANGE of this value, at least EQUAL_SHARE have exactly this value. In
-# photos, noise causes other values.
+# photos, noise causes values that are near, but not equal.
 FLAT_SHARE, EQUAL_SHARE, NEAR_RANGE = 0.2, 0.8, np.float32(0.02)
 CHUNK = 4096  # windows per batch
 
@@ -92,7 +92,7 @@ def _is_line_art(padded: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
         window = values[offsets + starts[start : start + CHUNK]]  # (side * side, n)
         low, high = window.min(axis=0), window.max(axis=0)
         counts = np.stack([_count(window == low), _count(window == high)])
-        flat = np.flatnonzero(counts.max(axis=0) >= FLAT_SHARE * side**2)  # few windows in photos
+        flat = np.flatnonzero(counts.max(axis=0) >= FLAT_SHARE * side**2)  # in photos, few windows pass
         window, low, high, near = window[:, flat], low[flat], high[flat], NEAR_RANGE * (high - low)[flat] + LEVEL / 2
         close = np.stack([_count(window <= low + near), _count(window >= high - near)])
         result[start + flat] = (counts[:, flat] >= EQUAL_SHARE * close).any(axis=0)

@@ -55,7 +55,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
-        stream = io.BytesIO()  # np.save to a file ignores a full disk
+        stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
     return load_weights(file, scale)

@@ -91,7 +91,7 @@ def match_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 class AssumedStrength:
-    """A conditioned model for grey images. All pixels get the same strength of artefacts, in [0, 1]."""
+    """Lets a conditioned model take grey images: all pixels get the same strength of artefacts, in [0, 1]."""
 
     def __init__(self, model: UpscalingModel, strength: float) -> None:
         self.geometry = replace(model.geometry, condition="none")
@@ -156,7 +156,7 @@ def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right
 
 
 def compute_largest_input(geometry: Geometry) -> int:
-    """Return the largest side of a model's input."""
+    """Return the largest side of the tiles, with halo, that a model takes as input."""
     return _compute_core(geometry, TILE) + 2 * geometry.halo
 
 

@@ -28,8 +28,7 @@ def check_installed() -> None:
 def serve_dashboard(storage: "BaseStorage") -> Iterator[str]:
     """Serve optuna-dashboard on a free port of this machine until the block exits.
 
-    The command `optuna-dashboard` is not used, because its arguments, which other users can read, would contain the
-    password of a database.
+    The command `optuna-dashboard` is not used: other users could read the password of a database in its arguments.
 
     Yields:
         The address of the page.

@@ -20,7 +20,7 @@ from loupe.photos.worker_pool import Control, PhotoWorkers
 from loupe.web.guard import MAX_FILE_BYTES
 from loupe.web.storage import LIFETIME_S
 
-MAX_PHOTO_PIXELS = 30_000_000  # of all frames and pages
+MAX_PHOTO_PIXELS = 30_000_000  # in all frames or pages of a photo
 MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder reads the result for the comparison
 MAX_PAGES = 500
 MAX_PREVIEW = 870, 660  # width and height in pixels, for a screen 1280 pixels wide

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_FILE_BYTES = 100 * 2**20  # of an uploaded file
-MAX_FORM_BYTES = 10_000  # of the rest of its form
+MAX_FORM_BYTES = 10_000  # of the rest of the upload form
 MAX_BODY_BYTES = 100_000  # of other requests
 BODY_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
