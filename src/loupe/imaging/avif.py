@@ -43,7 +43,7 @@ def has_deep_samples(source: bytes | Path) -> bool:
 
 
 def is_subsampled(source: bytes | Path) -> bool:
-    """Return whether an AVIF or HEIF stores fewer samples of colour than of brightness; True without a configuration."""
+    """Return whether an AVIF or HEIF stores fewer samples of colour than of brightness; True if unknown."""
     if configuration := read_head(source).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
         return configuration[CHROMA_BYTE : CHROMA_BYTE + 1] not in FULL_CHROMA
     return bool(_read_flags(source) & SUBSAMPLED)
