@@ -42,7 +42,7 @@ class LabelSettings(Settings):
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
-        "lanczos", "filter that downscales a label to the input; random: another filter for each label"
+        "lanczos", "filter that downscales a label to the input; random: a random filter for each label"
     )
     recompress: Quality = field(
         None,

@@ -46,7 +46,9 @@ class Evaluate(DatasetSettings, LabelSettings):
     device: Device = field("auto", DEVICE)
     out: Text = field(None, "write the scores to this JSON file", rule="none or a path")
     sheet: Text = field(
-        None, "write an image with detailed parts of the labels and of each model's results", rule="none or a path"
+        None,
+        "write an image that shows the parts of the labels with the most detail, and each model's results",
+        rule="none or a path",
     )
     SMOKE = {"limit": 6}
     DEPENDS = {

@@ -26,7 +26,7 @@ class Convolutional(GradientTrain):
     network: Literal["convolutional"] = field("convolutional", "the network to train")
     filters: int = field(32, "number of channels between residual layers", ge=1, le=1024)
     layers: int = field(3, "number of residual layers", ge=0, le=64)
-    expansion: int = field(2, "channels inside a residual layer, divided by `filters`", ge=1, le=16)
+    expansion: int = field(2, "number of channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
@@ -138,7 +138,7 @@ def build_train_class(network: str, optimizer: str | None = None) -> type[Train]
 
 
 def find_field_owners(name: str) -> list[str]:
-    """Return the networks and optimizers that have a field of this name, such as `network=perceptron`."""
+    """Return the networks and optimizers with a field of this name, each as a text such as `network=perceptron`."""
     owners = []
     for kind, table in (("network", NETWORKS), ("optimizer", OPTIMIZERS)):
         owners += [f"{kind}={key}" for key, settings in table.items() if name in settings.model_fields]

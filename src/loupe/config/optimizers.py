@@ -7,7 +7,7 @@ from loupe.config.fields import field
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to a network: the arguments of the Keras class with the name KERAS."""
+    """The fields that an optimizer adds to a network: the arguments of the Keras class that KERAS names."""
 
     KERAS: ClassVar[str] = ""
 

@@ -34,7 +34,7 @@ class NetworkFields(Settings):
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",
-        "JPEG quality that a network for JPEG artefacts assumes; auto: estimated per photo, 100: no artefacts",
+        "JPEG quality of the photos, for networks that adapt to it; auto: estimated per photo, 100: no artefacts",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)
@@ -118,11 +118,11 @@ class Upscale(PhotoSettings, NetworkFields):
     size: Size = field(
         None,
         "width and height of the results in pixels, instead of a scale factor",
-        rule="none, or such as 1920x1080",
+        rule="none, or a size such as 1920x1080",
     )
     fit: Literal["inside", "exact", "cover"] = field(
         "inside",
-        "for photos with another aspect ratio than `size`. inside: the result fits in `size`. "
+        "what happens if the aspect ratio of a photo is not that of `size`. inside: the result fits in `size`. "
         "cover: the result is cropped to `size`. exact: the photo fails",
     )
     longest_side: Annotated[Annotated[int, Field(ge=1, le=10**6)] | None, Unset] = field(

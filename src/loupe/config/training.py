@@ -72,8 +72,8 @@ class GradientTrain(Train):
     )
     crops: Literal["aligned", "any"] = field(
         "aligned",
-        "positions (not the number) of training crops. aligned: positions that match a whole pixel of the label. "
-        "any: all positions, as in the 2016 study",
+        "positions (not the number) of training crops. aligned: only positions at a whole pixel of both input and "
+        "label. any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -96,7 +96,10 @@ class GradientTrain(Train):
         None, "duration of the training in CPU seconds (the sum of all cores), instead of `steps`", rule="none or > 0"
     )
     decay_rate: float = field(
-        0.96, "factor of the learning rate after each `decay_steps` steps, for schedule=exponential", gt=0, le=1
+        0.96,
+        "factor by which the learning rate is multiplied every `decay_steps` steps, for schedule=exponential",
+        gt=0,
+        le=1,
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),

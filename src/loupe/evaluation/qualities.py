@@ -14,7 +14,7 @@ from loupe.upscalers.tiling import UpscalingModel
 def score_qualities(
     methods: Mapping[str, UpscalingModel], pairs: Pairs, qualities: Iterable[int], recompose: str
 ) -> pd.DataFrame:
-    """Score methods on inputs of each quality (100: no compression); the table has the column quality."""
+    """Score methods on inputs of each JPEG quality (100: no compression); the result has a column `quality`."""
     tables = [
         scoring.score(methods, pairs.compress_inputs(quality), recompose).assign(quality=quality)
         for quality in qualities

@@ -84,7 +84,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
-        # Without tags to write, libvips would add EXIF tags of its own.
+        # If the image has no EXIF tags, EXIF is not kept, because libvips would add its own tags.
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
@@ -120,7 +120,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)
-    # Number of the image's properties, and number of the new property
+    # The number of the image's properties, and the index of the new property
     head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
         raise OSError("libvips writes another layout of AVIF files")

@@ -78,7 +78,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # An AVIF can store the fields of a cICP chunk only.
+    # Of these chunks, an AVIF can store only cICP.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})

@@ -34,7 +34,7 @@ DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
 # An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame. The estimate adds AVIF_BORDER
-# columns and rows to the frame, which matter if it has few columns or rows.
+# columns and rows to the frame. They matter for frames with few columns or rows.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 WHOLE_BYTES = 8  # other formats
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory

@@ -51,7 +51,7 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # A copy reads the interoperability directory, because Pillow would also write it to the first directory.
+        # A copy reads the interoperability directory: Pillow would add it to the first directory of `exif`.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -82,7 +82,7 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
 
 
 def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
-    """Return the tags with the orientation 1 (upright), and names of unreadable tags. `exif` is changed in place."""
+    """Set the orientation to 1 (upright); return the tags and the names of unreadable tags. Changes `exif`."""
     for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
     if not len(exif):
