@@ -127,7 +127,7 @@ def write_cards() -> str:
 
 def load_texts() -> dict[str, Any]:
     """Load the typed part of the cards."""
-    return tomllib.loads(TEXTS.read_text())
+    return tomllib.loads(TEXTS.read_text(encoding="utf-8"))
 
 
 def _write_card(name: str, scale: Fraction, texts: dict[str, Any], table: list[str]) -> list[str]:
@@ -151,7 +151,12 @@ def _describe_damage(damage: str) -> str:
 
 def list_training_photos(name: str) -> list[str]:
     """Return the training photos of a network with their terms, from the note next to the weights."""
-    lines = (bundled.FOLDER / "LICENCE.md").read_text().replace("(credits.csv)", f"({CREDITS})").splitlines()
+    lines = (
+        (bundled.FOLDER / "LICENCE.md")
+        .read_text(encoding="utf-8")
+        .replace("(credits.csv)", f"({CREDITS})")
+        .splitlines()
+    )
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| all")]
     return [f"{photos}: {terms}" for networks, photos, terms in rows if name not in networks]
 
@@ -212,4 +217,4 @@ if __name__ == "__main__":
             sheet = draw_failures(*network, data / SETS["Kodak"][0])
             sheet.save(DOCS / "images" / f"card-{network[0]}.jpg", quality=78)
         score_networks(data).to_parquet(SCORES)
-    CARDS.write_text(write_cards())
+    CARDS.write_text(write_cards(), encoding="utf-8")

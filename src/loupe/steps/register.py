@@ -149,7 +149,7 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
         data = f"the dataset {candidate.dataset.folder.name} (digest {candidate.dataset.digest})"
         licence = _describe_licences(candidate.dataset.settings["source"])
     file = models.download_artifact(candidate.reference.run_id, models.TEST_SUMMARY, folder)
-    summary = json.loads(file.read_text()) if file else None
+    summary = json.loads(file.read_text(encoding="utf-8")) if file else None
     scale = format_value(candidate.scale)
     task = "restoring grey photos" if candidate.scale == 1 else f"upscaling grey photos by {scale}"
     sides = f"sides multiples of {geometry.q}, at least {geometry.min_side}"
