@@ -44,7 +44,7 @@ def evaluated(**given):
 @pytest.mark.slow
 def test_models_with_the_same_file_name_have_separate_rows_and_metrics(folder):
     files = ["a/model.onnx", "b/model.onnx", "c/lanczos.onnx"]
-    scores = evaluated(model="small", beside=[*files, "bicubic"], out="scores.json", sheet="sheet.png")
+    scores = evaluated(model="small", others=[*files, "bicubic"], out="scores.json", sheet="sheet.png")
     assert scores.keys() == {"model", *BASELINES, *files}
     assert scores == json.loads((folder / "scores.json").read_text())["scores"]
     maes = {name: scores[name]["mae"] for name in ("model", "lanczos", *files)}
@@ -63,7 +63,7 @@ def test_degraded_photos_are_scored_at_each_quality(folder, monkeypatch, capsys)
     weights = compute_filter_weights("lanczos", Fraction(3, 2))
     monkeypatch.setattr(evaluate, "_load_ridge", lambda *_: weights)
     files = {"out": "scores.json", "sheet": "sheet.png"}
-    given = {"model": "tiny", "beside": "a/model.onnx", "degrade": "jpeg", "qualities": "20,100", "quiet": False}
+    given = {"model": "tiny", "others": "a/model.onnx", "degrade": "jpeg", "qualities": "20,100", "quiet": False}
     summary = summarised(**given, **files)
     assert summary == json.loads((folder / "scores.json").read_text())
     clean, degraded = (summary["qualities"][quality] for quality in ("100", "20"))
@@ -104,7 +104,7 @@ def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "beside", "labels"),
+    ("model", "others", "labels"),
     [
         ("small", ["tiny", "nets/perceptron.onnx"], ["tiny", "perceptron"]),
         ("small", ["runs:/a1/model", "runs:/b2/model"], ["runs:/a1/model", "runs:/b2/model"]),
@@ -113,14 +113,14 @@ def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
         ("bicubic", ["tiny", "ridge"], ["tiny"]),
     ],
 )
-def test_the_label_of_a_model_is_short_if_that_is_unique(model, beside, labels):
-    found = evaluate.choose_names(parse_settings("evaluate", {"model": model, "beside": beside}))
-    assert [found[name] for name in beside if name in found] == labels
+def test_the_label_of_a_model_is_short_if_that_is_unique(model, others, labels):
+    found = evaluate.choose_names(parse_settings("evaluate", {"model": model, "others": others}))
+    assert [found[name] for name in others if name in found] == labels
 
 
 @pytest.mark.parametrize(
-    ("model", "beside"), [("small", "tiny,tiny"), ("small", "small"), ("small", "model"), ("x/a.onnx", "x-a.onnx,a")]
+    ("model", "others"), [("small", "tiny,tiny"), ("small", "small"), ("small", "model"), ("x/a.onnx", "x-a.onnx,a")]
 )
-def test_two_models_of_the_same_name_are_refused(model, beside):
-    with pytest.raises(UsageError, match=r"^beside: must name different models"):
-        evaluated(model=model, beside=beside)
+def test_two_models_of_the_same_name_are_refused(model, others):
+    with pytest.raises(UsageError, match=r"^others: must name different models"):
+        evaluated(model=model, others=others)

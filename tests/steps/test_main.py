@@ -176,7 +176,7 @@ def test_evaluate_scores_a_folder_of_photos(finished_main, tmp_path, field, valu
 
 
 def test_evaluate_scores_additional_models_and_draws_a_sheet(finished_main, tmp_path, photos):
-    given = ["--photos", photos, "--label_size", "90", "--model", "small", "--beside", "tiny,champion,bicubic"]
+    given = ["--photos", photos, "--label_size", "90", "--model", "small", "--others", "tiny,champion,bicubic"]
     loupe("evaluate", *given, "--out", "scores.json", "--sheet", "sheet.png", cwd=finished_main)
     summary = json.loads((finished_main / "scores.json").read_text())
     assert summary["model"] == "the bundled network small of 3:2"
@@ -207,7 +207,7 @@ def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finish
     [
         ("evaluate", ["--model", "models:/nothing@champion"], "models:/nothing"),
         ("evaluate", ["--model", "no-such-file.keras"], "no-such-file.keras"),
-        ("evaluate", ["--beside", "no-such-file.onnx"], "no-such-file.onnx"),
+        ("evaluate", ["--others", "no-such-file.onnx"], "no-such-file.onnx"),
         (
             "evaluate",
             ["--model", "tiny", "--scale", "2:1"],

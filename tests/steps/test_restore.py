@@ -59,7 +59,7 @@ def test_a_photo_is_restored_by_a_network_file(folder, real_crop, capsys):
         (upscale, {"model": "n.onnx"}, "model: must have a scale factor above 1:1, got 'n.onnx'"),
         (evaluate, {"protocol": "classical"}, "protocol: must be labels or study-patches at scale 1:1, got classical"),  # noqa: E501
         (evaluate, {"photos": "photos"}, "degrade: must be jpeg for photos at scale 1:1, got none"),
-        (evaluate, {"beside": "lanczos"}, "beside: must be models of scale 1:1, got lanczos"),
+        (evaluate, {"others": "lanczos"}, "others: must be models of scale 1:1, got lanczos"),
     ],
 )  # fmt: skip
 def test_other_networks_and_clean_photos_are_refused(folder, step, given, message):

@@ -17,7 +17,7 @@ class Evaluate(DatasetSettings, LabelSettings):
 
     STEP = "evaluate"
     model: str = field("champion", MODEL)
-    beside: Names = field((), "further models to score", rule="none, or models, comma-separated")
+    others: Names = field((), "further models to score", rule="none, or models, comma-separated")
     scale: Scale = field(Fraction(3, 2), "scale factor, for a model with several scale factors", rule=SCALE_RULE)
     protocol: Literal["labels", "study-patches", "classical"] = field(
         "labels",

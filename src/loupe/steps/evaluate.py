@@ -79,14 +79,14 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     from loupe.upscalers.baselines import FILTERS
 
     baselines = {*FILTERS, "ridge"}
-    names = [settings.model, *(name for name in settings.beside if name not in baselines)]
+    names = [settings.model, *(name for name in settings.others if name not in baselines)]
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
         reserved = {"model", "input", "nlm", *baselines}
         # The metrics of the first network have the name "model".
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
-    raise UsageError(f"beside: must name different models, none of them 'model', got {', '.join(names)}")
+    raise UsageError(f"others: must name different models, none of them 'model', got {', '.join(names)}")
 
 
 def _validate_files(settings: Evaluate) -> None:
@@ -117,16 +117,16 @@ def _load_model(
 def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
     """Load the other networks of the settings, and return them by short name."""
     models = {}
-    for name in settings.beside:
+    for name in settings.others:
         if name not in short_names:  # a baseline
             if scale == 1:
-                raise UsageError(f"beside: must be models of scale 1:1, got {name}")
+                raise UsageError(f"others: must be models of scale 1:1, got {name}")
             continue
         loaded = _load_model(settings, name, scale=scale)
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(
-                f"beside: must be models of scale {format_value(scale)}, got {loaded.name} of "
+                f"others: must be models of scale {format_value(scale)}, got {loaded.name} of "
                 f"{format_value(own_scale)}"
             )
         models[short_names[name]] = loaded
