@@ -1,7 +1,9 @@
 """Registering twice at the same time makes one version; the description of a version has its test scores."""
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -71,11 +73,23 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
 
 
 @pytest.mark.parametrize(("photos", "interval"), [(8, " (0.2075 to 0.7925)"), (7, "")])
-def test_a_description_has_the_scores_of_model_and_baselines_with_intervals(photos: int, interval: str) -> None:
+def test_a_description_has_the_scores_of_model_and_baselines_with_intervals(
+    photos: int, interval: str, tmp_path: Path
+) -> None:
     values = np.arange(photos) / 7 if photos == 8 else np.full(photos, 0.5)
     rows = {"photo": list("abcdefgh")[:photos], "image": range(photos)} | dict.fromkeys(metrics.SCORES, values)
     table = pd.concat([pd.DataFrame(rows | {"method": name}) for name in ("model", "nearest", "lanczos")])
-    text = registration.describe_scores(scoring.summarise(table), Fraction(3, 2))
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(scoring.summarise(table)), encoding="utf-8")
+    text = registration.describe_scores(file, Fraction(3, 2))
     assert f"{photos} photos, {'with 95 % intervals' if interval else 'too few for intervals'};" in text
     assert all(f"{name} mae 0.5000{interval};" in text for name in ("model", "nearest", "lanczos"))
     assert registration.describe_scores(None, Fraction(3, 2)) == "unknown."
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"model": 3}', '{"model": {"interval": []}}', "[" * 100_000]
+)
+def test_changed_scores_of_a_run_do_not_prevent_its_registration(text: str, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(text, encoding="utf-8")
+    assert registration.describe_scores(tmp_path / "summary.json", Fraction(3, 2)) == "unknown."

@@ -1,6 +1,5 @@
 """Registers a model, or makes an earlier version the champion."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +148,6 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
         data = f"the dataset {candidate.dataset.folder.name} (digest {candidate.dataset.digest})"
         licence = _describe_licences(candidate.dataset.settings["source"])
     file = models.download_artifact(candidate.reference.run_id, models.TEST_SUMMARY, folder)
-    summary = json.loads(file.read_text(encoding="utf-8")) if file else None
     scale = format_value(candidate.scale)
     task = "restoring grey photos" if candidate.scale == 1 else f"upscaling grey photos by {scale}"
     sides = f"sides multiples of {geometry.q}, at least {geometry.min_side}"
@@ -157,7 +155,7 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
         f"{candidate.name}, trained on {data}. Licence of the photos: {licence}.",
         f"**Use**: {task} for people to look at. Not for evidence, diagnosis or measurement: details of a "
         "result can be wrong. Not for screenshots and drawings, unless the dataset contains them.",
-        f"**Test scores**: {registration.describe_scores(summary, candidate.scale)}",
+        f"**Test scores**: {registration.describe_scores(file, candidate.scale)}",
         f"**Input**: images (n, h, w, {geometry.channels}), float32 in [-1, 1], {sides}. The results of the ONNX "
         f"file differ by at most {difference:.1e}.",
     ])  # fmt: skip

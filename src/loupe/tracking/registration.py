@@ -1,6 +1,7 @@
 """Registers networks in MLflow's model registry, with ONNX files."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,10 +41,25 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
     return file, difference
 
 
-def describe_scores(summary: dict[str, Any] | None, scale: Fraction) -> str:
-    """Describe the test scores of a model and of the baselines; `summary` is a result of `scoring.summarise`."""
-    if summary is None:
+def describe_scores(file: Path | None, scale: Fraction) -> str:
+    """Describe the test scores of a model and of the baselines.
+
+    Args:
+        file: a JSON file with the result of `scoring.summarise`, or None.
+        scale: the scale factor.
+
+    Returns:
+        A text with the scores; `unknown.` without a file, or if another client of MLflow changed it.
+    """
+    if file is None:
         return "unknown."
+    try:
+        return _format_summary(json.loads(file.read_bytes()), scale)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "unknown."
+
+
+def _format_summary(summary: Any, scale: Fraction) -> str:
     note = "with 95 % intervals" if summary["model"]["interval"]["mae"] else "too few for intervals"
     texts = [f"mae, and psnr in dB, as means of {format_photos(summary['model']['photos'])}, {note}"]
     methods, forms = dict.fromkeys(("model", *get_references(scale))), {"mae": ".4f", "psnr": ".2f"}
