@@ -17,5 +17,5 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report(table):
-    """The report on the table, with an image of the story."""
-    return make_report(table, FILES, story=ReportImage("story", b"\x89PNG", "Crops & text"))
+    """The report on the table, with an image of networks."""
+    return make_report(table, FILES, ReportImage("story", b"\x89PNG", "Crops & text"))

@@ -2,13 +2,12 @@
 
 import pandas as pd
 import pytest
-from made_up import BASELINES, DATASET, FILES, SWEEPS, make_report, make_table
+from made_up import DATASET, FILES, SWEEPS, make_report, make_table
 
 from loupe.errors import UsageError
 from loupe.report import assembly
-from loupe.report.charts import describe_trends
-from loupe.report.claims import Claim
-from loupe.report.verdicts import NOT_RUN, check_claim, select_runs
+from loupe.report.claims import Surprise
+from loupe.report.verdicts import NOT_RUN, check_claim
 from loupe.search import arms as sweep_arms
 from loupe.search import sweep_loader
 
@@ -49,14 +48,12 @@ def test_report_counts_outcomes(report):
         assert report.counts[verdict.outcome] >= 1
 
 
-def test_leaderboard_is_sorted_by_validation_and_test_table_has_a_scored_run(report, table):
-    maes = sorted(table["metrics.val/best_mae"])
-    assert [row[5] for row in report.leaderboard.rows] == [f"{mae:.5f}" for mae in maes[:20]]
-    kept = table[table["metrics.test/mae"].notna()].sort_values("metrics.val/best_mae").iloc[0]
-    assert kept["run_id"][:8] in report.best_network
-    assert {row[0] for row in report.test_scores.rows} == {*BASELINES, "the best network"}
-    shown = [float(row[1]) for row in report.test_scores.rows]
-    assert shown == sorted(shown, reverse=True)
+def test_best_network_is_the_scored_run_with_the_lowest_validation_mae(report, table):
+    best = table[table["metrics.test/mae"].notna()].sort_values("metrics.val/best_mae").iloc[0]
+    assert best["run_id"][:8] in report.best_network
+    assert report.best_scores["mae"] == f"{best['metrics.test/mae']:.5f}"
+    assert report.best_scores["bicubic"] == "0.03600"
+    assert report.best_scores["percent"] == f"{50 * best['metrics.test/mae']:.1f}"
 
 
 def test_dataset_is_the_named_one_or_the_most_frequent(table):
@@ -76,49 +73,46 @@ def test_duplicate_claim_numbers_are_refused(table):
 def test_report_without_claims_and_test_scores(table):
     bare = table.drop(columns=[name for name in table if name.startswith("metrics.test/")])
     found = make_report(bare, [])
-    assert (found.summary, found.best_network, found.test_scores.rows) == (
-        "0 claims: 0 hold, 0 do not hold, 0 undecided, 0 not run.", "", ()
-    )  # fmt: skip
+    assert (found.summary, found.best_network) == ("0 claims: 0 hold, 0 do not hold, 0 undecided, 0 not run.", "")
+    assert set(found.best_scores.values()) == set(found.study_scores.values()) == {"–"}
 
 
-def test_study_table_contains_own_numbers(report):
-    rows = {row[0]: row for row in report.study_numbers.rows}
-    mae = float(next(row[1] for row in report.test_scores.rows if row[0] == "the best network"))
-    assert rows["0.064, «6 %»"][3] == f"mae {mae:.5f} on whole images: {50 * mae:.1f} % of full scale"
-    assert rows["bicubic 0.052, nearest 0.105"][3] == "bicubic 0.03600, nearest 0.05000"
-    assert rows["0.064, «6 %»"][2] == "–"  # no run by the study's protocol
+def test_study_run_has_crops_at_any_offset_and_prefers_another_dataset(report, table):
     assert report.study_network == ""
-
-
-def test_study_run_has_crops_at_any_offset_and_prefers_another_dataset(table):
     here = table.assign(**{"metrics.test/patches_mae": 0.06, "metrics.test/draw_difference": 0.011})
     here.loc[here.index[:9], "settings.crops"] = "any"
     there = here.head(9).assign(dataset="recompressed-1", digest="1", **{"metrics.test/patches_mae": 0.064})
-    assert (
-        make_report(here, []).study_numbers.rows[2][2] == "mae 0.06000 on random patches; two draws differ by 1.1 %"
-    )
+    scores = make_report(here, []).study_scores
+    assert (scores["patches_mae"], scores["draws"]) == ("0.06000", "1.1")
     found = make_report(pd.concat([here, there], ignore_index=True), [])
-    assert found.study_numbers.rows[0][2] == "mae 0.06400 on random patches: 3.2 % of full scale"
+    assert (found.study_scores["patches_mae"], found.study_scores["patches_percent"]) == ("0.06400", "3.2")
     assert "on recompressed-1, 10 s of one core" in found.study_network
 
 
-def test_study_table_compares_a_network_with_its_input(table):
+def test_scores_contain_a_network_with_upscaled_inputs(table):
     entered = table.head(1).assign(**{"settings.pre_upscale": "lanczos", "metrics.val/input_mae": 0.034})
     entered["metrics.val/best_mae"] = 0.04
-    rows = make_report(pd.concat([table, entered], ignore_index=True), []).study_numbers.rows
-    assert rows[-1][3] == "mae on validation photos: network 0.04000, its input (upscaled by lanczos) 0.03400"
+    scores = make_report(pd.concat([table, entered], ignore_index=True), []).best_scores
+    assert (scores["network"], scores["filter"], scores["input"]) == ("0.04000", "lanczos", "0.03400")
 
 
-def test_trend_describes_a_shrinking_difference():
-    rows = [
-        {"activation": name, "seed": seed, "metrics.val/best_mae": end, "settings.steps": "100",
-         "curve.step": [0, 25, 50, 75, 100], "curve.val/mae": [1.0, 0.5, half, end, end]}
-        for name, half, end in (("tanh", 0.1, 0.09), ("relu", 0.2, 0.1))
-        for seed in range(2)
-    ]  # fmt: skip
-    claim = Claim(
-        number="7", text="t", metric="val/best_mae", arm={"activation": "tanh"}, beats=({"activation": "relu"},)
-    )
-    arms = pd.DataFrame(rows)
-    (sentence,) = describe_trends(check_claim(claim, arms), select_runs(claim, arms))
-    assert "−0.100 at half of the budget, −0.0100 at the end. The difference shrinks" in sentence
+SURPRISE = {"outcome": "does not hold", "text": "{first} and {second} after {first_steps} and {second_steps} steps"}
+CURVES = {"curves": {"keep_prob=1.0": "no dropout", "keep_prob=0.9": "dropout"}}
+
+
+@pytest.mark.parametrize("figure", [CURVES, {"metrics": {"val/best_mae": "network", "val/lanczos/mae": "Lanczos"}}])
+def test_surprise_is_shown_for_its_outcome_only(table, figure):
+    sweep = sweep_loader.load_sweep(SWEEPS / "dropout.toml")
+    arms = sweep_arms.find_runs(sweep, table).copy()
+    surprise = Surprise.model_validate(SURPRISE | figure)
+    claim = sweep.claims[0].model_copy(update={"surprise": surprise})
+    results = []
+    for sign in (1, -1):
+        arms["metrics.val/best_mae"] = 0.05 + sign * 0.01 * arms["keep_prob"].astype(float)
+        claims = [assembly.ClaimRuns("sweeps/dropout.toml", claim, arms)]
+        results.append(assembly.build_report(table, table, claims).claims[0])
+    fails, holds = results
+    assert (fails.verdict.outcome, holds.verdict.outcome) == ("does not hold", "holds")
+    assert fails.surprise == "0.06000 and 0.05500 after 400 and 400 steps"
+    assert fails.figure.png.startswith(b"\x89PNG")
+    assert (holds.surprise, holds.figure) == ("", None)

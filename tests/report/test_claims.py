@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "like_metric": {"like_metric": "val/lowest_mae", "within": 0.001},
     "between": {"between": [1.25, 1.35]},
 }
+SURPRISE = {"outcome": "holds", "text": "{first} and {second}", "curves": {"tanh": "hyperbolic tangent"}}
 
 
 def test_toml_table_becomes_a_claim() -> None:
@@ -64,6 +65,9 @@ def test_claim_has_exactly_one_kind(kind: str) -> None:
         (KINDS["between"] | {"each": "activation"}, "a field that no arm contains"),
         (KINDS["between"] | {"worst_over": "limit", "change_to": {"limit": 64}}, "a field that no arm contains"),
         (KINDS["between"] | {"worst_over": "hidden", "each": "hidden"}, "must differ from worst_over"),
+        (KINDS["between"] | {"surprise": SURPRISE | {"text": "{third}"}}, "must have only the fields first, second"),
+        (KINDS["between"] | {"surprise": SURPRISE | {"metrics": {"val/mae": "mae"}}}, "either curves or metrics"),
+        (KINDS["between"] | {"surprise": SURPRISE | {"outcome": "undecided"}}, "'holds' or 'does not hold'"),
         ({"beats": [{"activation": "tanh"}]}, "must differ from the arms"),
         (KINDS["between"] | {"arm": {"sgd": {"momentum": 0.9}}}, '"sgd.momentum"'),
     ],

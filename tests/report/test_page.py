@@ -8,8 +8,8 @@ import pytest
 from made_up import FILES, make_report
 
 from loupe.report import page
-from loupe.report.contents import ReportContents
-from loupe.report.formatting import format_comparison, format_difference, format_number
+from loupe.report.contents import ReportContents, ReportImage
+from loupe.report.formatting import fill, format_comparison, format_difference, format_number, format_trend
 from loupe.report.intervals import HOLDS, Estimate, Region
 from loupe.report.tables import format_table, make_claims_table
 from loupe.report.verdicts import Comparison
@@ -45,7 +45,7 @@ def test_html_page_needs_no_other_file(report: ReportContents) -> None:
     parsed = Page(text)
     assert not parsed.open
     assert {address.split(",")[0] for address in parsed.addresses} == {"data:image/png;base64"}
-    assert len(parsed.addresses) == len(report.claims) + 2  # a chart per claim, the leaders and the story
+    assert len(parsed.addresses) == len(report.claims) + 1  # a chart per claim, and the story
     assert not re.search(r"https?:|//\w|@import|url\(|<script", re.sub(r"base64,[\w+/=]+", "", text))
     assert "Crops &amp; text" in text
 
@@ -62,10 +62,10 @@ def test_names_add_no_tags_and_no_addresses(report: ReportContents, harm: str) -
     verdict = dataclasses.replace(
         first.verdict, claim=first.verdict.claim.model_copy(update={"text": harm, "note": harm})
     )
-    board = dataclasses.replace(report.leaderboard, rows=((harm,) * len(report.leaderboard.header),))
-    result = dataclasses.replace(first, sweep_file=harm, verdict=verdict, trends=(harm,))
+    result = dataclasses.replace(first, sweep_file=harm, verdict=verdict, surprise=harm)
     texts = dict.fromkeys(("dataset", "best_network", "study_network"), harm)
-    harmful = dataclasses.replace(report, leaderboard=board, claims=(result,), **texts)
+    scores = report.best_scores | {"filter": harm, "network": "1", "input": "1"}
+    harmful = dataclasses.replace(report, claims=(result,), best_scores=scores, **texts)
     parsed, markdown = Page(page.render_html(harmful)), page.render_markdown(harmful)
     assert not parsed.open
     assert {address.split(",")[0] for address in parsed.addresses} == {"data:image/png;base64"}
@@ -85,15 +85,33 @@ def test_both_pages_contain_each_claim_and_its_verdict(report: ReportContents) -
         assert cells[3] == format_difference(verdict)
         assert format_number(verdict.weakest.estimate.mean, 3) in cells[3]
         assert row in markdown
-        for word in (verdict.outcome, format_difference(verdict), verdict.budget, result.command):
+        assert format_trend(result.trend) in cells[4]
+        for word in (verdict.outcome, format_difference(verdict), verdict.budget, f"loupe sweep {result.sweep_file}"):
             assert word in words
-            assert word in markdown
     assert report.summary in words
     assert report.summary in markdown
 
 
-def test_markdown_links_only_images_of_networks(report: ReportContents) -> None:
-    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.render_markdown(report)) == ["images/story.png"]
+def test_markdown_has_only_the_figures_of_surprises(report: ReportContents) -> None:
+    assert "Surprises" not in page.render_markdown(report)
+    figure = ReportImage("claim-6", b"\x89PNG", "A figure")
+    result = dataclasses.replace(report.claims[0], surprise="A surprising result.", figure=figure)
+    markdown = page.render_markdown(dataclasses.replace(report, claims=(result,)))
+    assert "A surprising result." in markdown
+    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", markdown) == ["images/claim-6.png"]
+
+
+def test_each_claim_is_in_one_group_of_changes(report: ReportContents) -> None:
+    shown = page.render_markdown(report).split("## What would change our mind")[1]
+    groups = re.findall(r"^- \*\*[^*]+\*\*: ([^.]+)\.", shown, re.MULTILINE)
+    numbers = [number for group in groups for number in group.split(", ")]
+    assert sorted(numbers) == sorted(result.verdict.claim.number for result in report.claims)
+
+
+def test_scores_fill_a_text_or_are_a_dash() -> None:
+    scores = {"mae": "0.064", "mse": "–"}
+    assert fill("mae {mae}", scores) == "mae 0.064"
+    assert fill("mae {mae}, mse {mse}", scores) == "–"
 
 
 def test_markdown_tables_are_complete(report: ReportContents) -> None:
@@ -107,7 +125,7 @@ def test_markdown_tables_are_complete(report: ReportContents) -> None:
 
 
 def test_pages_are_deterministic(report: ReportContents, table) -> None:
-    again = dataclasses.replace(make_report(table.copy(), FILES), story=report.story)
+    again = make_report(table.copy(), FILES, *report.images)
     assert page.render_html(again) == page.render_html(report)
     assert page.render_markdown(again) == page.render_markdown(report)
 

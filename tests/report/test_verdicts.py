@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 from loupe.errors import UsageError
-from loupe.report import intervals
 from loupe.report.claims import Claim
 from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, estimate_mean
 from loupe.report.verdicts import NOT_RUN, check_claim, format_arm
@@ -182,13 +181,31 @@ def test_ambiguous_arms_and_unknown_fields_are_refused() -> None:
         check(arms, arm={"depth": 1}, beats=[{"depth": 2}])
 
 
-def test_holm_corrects_the_p_values_of_several_comparisons() -> None:
-    assert intervals.correct_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+def test_intervals_of_several_comparisons_are_wider() -> None:
     values = two([0.1, 0.2, 0.3], [0.12, 0.228, 0.337])  # p = 0.03
     third = values[values["activation"] == "relu"].assign(activation="sigmoid")
     assert check(values, **BEATS).outcome == HOLDS
     both = check(pd.concat([values, third]), beats=[*BEATS["beats"], {"activation": "sigmoid"}])
-    assert [part.outcome for part in both.comparisons] == [UNDECIDED, UNDECIDED]
+    for part in both.comparisons:
+        assert part.outcome == UNDECIDED
+        half_width = t.isf(0.0125, 2) * part.estimate.deviation / np.sqrt(3)
+        assert part.estimate.high == pytest.approx(part.estimate.mean + half_width)
+        assert part.estimate.high > 0
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(SCORE, SCORE, SCORE), min_size=3, max_size=6))
+def test_the_intervals_decide_the_outcome(values: list[tuple[float, float, float]]) -> None:
+    ours, *others = (list(side) for side in zip(*values, strict=True))
+    names = ("relu", "sigmoid")
+    arms = arms_of(
+        {"activation": "tanh", MAE: ours},
+        *({"activation": name, MAE: each} for name, each in zip(names, others, strict=True)),
+    )
+    found = check(arms, beats=[{"activation": name} for name in names])
+    estimates = [part.estimate for part in found.comparisons]
+    assert (found.outcome == HOLDS) == all(estimate.high < 0 for estimate in estimates)
+    assert (found.outcome == FAILS) == any(estimate.low >= 0 for estimate in estimates)
 
 
 def test_mean_on_the_bound_is_never_decided() -> None:

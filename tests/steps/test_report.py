@@ -46,7 +46,7 @@ def test_report_without_results_is_refused_in_one_line(tmp_path, arguments, word
 
 
 @pytest.mark.slow
-def test_report_writes_pages_images_and_a_table_that_reproduces_them(tmp_path):
+def test_report_writes_pages_and_a_table_that_reproduces_them(tmp_path):
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "tiny.toml").write_text(TINY)
     loupe("sweep", "--sweep", "sweeps/tiny.toml", cwd=tmp_path, in_one_process=True)
@@ -55,10 +55,8 @@ def test_report_writes_pages_images_and_a_table_that_reproduces_them(tmp_path):
     run = next(run for run in list_runs(tmp_path) if run.data.tags.get("loupe.step") == "report")
     assert [item.path for item in open_store(tmp_path).list_artifacts(run.info.run_id)] == ["report.html"]
     assert run.info.status == "FINISHED"
-    images = {path.stem for path in (tmp_path / "report" / "images").iterdir()}
-    assert images == {"comparison", "story"}
+    assert "most detailed region" in page.read_text(encoding="utf-8")  # images of networks
     assert len(results.read(tmp_path / "report" / "results.parquet")) == 4
-    before = {path: path.read_bytes() for path in (page, page.with_suffix(".md"))}
     loupe("report", "--from", "report/results.parquet", "--out", "reproduced", cwd=tmp_path)
-    for path, content in before.items():
-        assert (tmp_path / "reproduced" / path.name).read_bytes() == content
+    reproduced = tmp_path / "reproduced" / "report.md"
+    assert reproduced.read_bytes() == page.with_suffix(".md").read_bytes()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -10,15 +10,13 @@ import pandas as pd
 from loupe.errors import UsageError
 from loupe.report import charts
 from loupe.report.claims import Claim
-from loupe.report.contents import ClaimResult, ReportContents, ReportImage, Table
-from loupe.report.formatting import DASH, format_number
-from loupe.report.study_numbers import find_study_run, make_study_table
+from loupe.report.contents import ClaimResult, ReportContents, ReportImage
+from loupe.report.formatting import DASH, format_estimate, format_number
+from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
+from loupe.report.trends import compute_trend
 from loupe.report.verdicts import check_claim, format_budget, select_runs
 
-LEADERBOARD_ROWS, LEADER_CURVES = 20, 6  # runs in the table and in the chart of the best runs
-# For claims about these metrics, the report describes the trend of the validation mae.
-CURVE_METRICS = ("val/best_mae", "val/best_mse", "val/best_psnr", "val/lowest_mae", "val/gain")
-SCORES = {"mae": "mae", "psnr": "PSNR, dB", "ssim": "SSIM", "mse": "mse"}
+STEPS = "metrics.training_steps"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def select_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
 
 
 def build_report(
-    table: pd.DataFrame, rows: pd.DataFrame, claims: Iterable[ClaimRuns], images: Mapping[str, ReportImage]
+    table: pd.DataFrame, rows: pd.DataFrame, claims: Iterable[ClaimRuns], images: Iterable[ReportImage] = ()
 ) -> ReportContents:
     """Check the claims and build the contents of the report.
 
@@ -56,28 +54,25 @@ def build_report(
         table: all runs.
         rows: the runs on the dataset of the report.
         claims: the claims with their runs.
-        images: the images `comparison` and `story`, if they exist.
+        images: images of networks on test photos.
 
     Raises:
         UsageError: two claims have the same number.
     """
-    ranking = rank_runs(rows)
+    claims = sorted(claims, key=lambda each: each.claim.order)
     dataset = str(rows["dataset"].iloc[0])
     best, study_run = find_best_run(rows), find_study_run(table, dataset)
     return ReportContents(
         dataset=dataset,
         run_count=len(rows),
+        steps=_format_range([each.arms for each in claims], STEPS),
+        curve_photos=_format_range([each.arms for each in claims], "settings.eval_images"),
         claims=_check_claims(claims),
-        leaderboard=_make_leaderboard(ranking.head(LEADERBOARD_ROWS)),
-        best_network=_describe_run(best) + _describe_photos(best),
-        test_scores=_make_test_table(best),
-        study_numbers=make_study_table(table, best, study_run),
+        best_network=_describe_run(best),
+        best_scores=read_scores(best) | read_pre_upscaled_scores(table),
         study_network=_describe_run(study_run),
-        leader_chart=charts.draw_leaders(
-            ranking.drop_duplicates("name").head(LEADER_CURVES), _read_baselines(ranking)
-        ),
-        comparison=images.get("comparison"),
-        story=images.get("story"),
+        study_scores=read_scores(study_run),
+        images=tuple(images),
     )
 
 
@@ -101,7 +96,7 @@ def find_best_run(rows: pd.DataFrame) -> Any:
 
 def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
     results: dict[str, ClaimResult] = {}
-    for claim_runs in sorted(claims, key=lambda each: each.claim.order):
+    for claim_runs in claims:
         claim, arms = claim_runs.claim, claim_runs.arms
         other = results.get(claim.number)
         if other is not None:
@@ -109,56 +104,45 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
                 f"claim {claim.number}: must be in one file, got {other.sweep_file} and {claim_runs.sweep_file}"
             )
         verdict, runs = check_claim(claim, arms), select_runs(claim, arms)
-        trends = (
-            charts.describe_trends(verdict, runs) if claim.metric in CURVE_METRICS and not claim.change_to else ()
-        )
-        results[claim.number] = ClaimResult(claim_runs.sweep_file, verdict, charts.draw_trend(verdict, runs), trends)
+        groups = f"seeds and {claim.worst_over}" if claim.worst_over else "seeds"
+        chart = charts.draw_curves(f"curves-{claim.number}", runs, groups)
+        result = ClaimResult(claim_runs.sweep_file, verdict, chart, compute_trend(verdict, arms))
+        results[claim.number] = _add_surprise(result, runs)
     return tuple(results.values())
 
 
-def _make_leaderboard(ranking: pd.DataFrame) -> Table:
-    header = ("rank", "network", "seed", "sweep", "budget", "validation mae", "test mae", "run")
-    rows = []
-    for rank, (_, run) in enumerate(ranking.iterrows(), 1):
-        scores = (format_number(run.get(f"metrics.{name}")) for name in ("val/best_mae", "test/mae"))
-        texts = [DASH if pd.isna(value) else str(value) for value in (run.get("settings.seed"), run["sweep"])]
-        rows.append(
-            (str(rank), str(run["name"]), *texts, format_budget(run.to_frame().T), *scores, run["run_id"][:8])
-        )
-    return Table(header, tuple(rows))
+def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> ClaimResult:
+    """Add text and figure of the claim's surprise if the claim has the surprising outcome."""
+    verdict = result.verdict
+    surprise, weakest = verdict.claim.surprise, verdict.weakest
+    if surprise is None or weakest is None or verdict.outcome != surprise.outcome:
+        return result
+    means = {arm.name: format_number(arm.estimate.mean) for arm in verdict.arms}
+    names = {"first": weakest.name, "second": weakest.other}
+    steps = {f"{key}_steps": _format_mean_steps(runs.get(name)) for key, name in names.items()}
+    values = {key: means.get(name, DASH) for key, name in names.items()}
+    text = surprise.text.format(
+        **values, **steps, difference=format_estimate(weakest.estimate), budget=verdict.budget
+    )
+    name = f"claim-{verdict.claim.number}"
+    if surprise.curves:
+        arms = {label: runs[arm] for arm, label in surprise.curves.items() if arm in runs}
+        figure = charts.draw_curves(name, arms)
+    else:
+        figure = charts.draw_values(name, runs[weakest.name], surprise.metrics)
+    return replace(result, surprise=text, figure=figure)
 
 
-def _make_test_table(best: pd.Series | None) -> Table:
-    """Make the table of the best network and the baselines."""
-    header = ("method", *SCORES.values(), "gain over nearest")
-    if best is None:
-        return Table(header, ())
-
-    def read_scores(prefix: str) -> dict[str, float]:
-        return {score: float(best.get(f"{prefix}{score}", float("nan"))) for score in SCORES}
-
-    names = {key.split("/")[1] for key in best.index if key.startswith("metrics.test/") and key.count("/") == 2}
-    methods = {name: read_scores(f"metrics.test/{name}/") for name in names}
-    methods["the best network"] = read_scores("metrics.test/")
-    nearest = methods.get("nearest", {}).get("mae", float("nan"))
-    rows = [
-        (name, *(format_number(scores[score]) for score in SCORES), format_number(nearest / scores["mae"], 3))
-        for name, scores in sorted(methods.items(), key=lambda item: (-item[1]["mae"], item[0]))
-        if not math.isnan(scores["mae"])
-    ]
-    return Table(header, tuple(rows))
+def _format_mean_steps(runs: pd.DataFrame | None) -> str:
+    steps = math.nan if runs is None or STEPS not in runs else float(runs[STEPS].mean())
+    return DASH if math.isnan(steps) else f"{steps:,.0f}"
 
 
-def _read_baselines(runs: pd.DataFrame) -> dict[str, float]:
-    """Return the validation mae of nearest and lanczos, as means over the runs."""
-    columns = {name: f"metrics.val/{name}/mae" for name in ("nearest", "lanczos")}
-    return {name: float(runs[key].mean()) for name, key in columns.items() if key in runs and runs[key].notna().any()}
-
-
-def _describe_photos(best: pd.Series | None) -> str:
-    """Return the number of test photos as text, if it is known."""
-    count = math.nan if best is None else float(best.get("metrics.test/photo_count", math.nan))
-    return "" if math.isnan(count) else f", tested on {count:.0f} photo{'' if count == 1 else 's'}"
+def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:
+    """Format the smallest and the largest positive number in a column: `48`, or `40 to 12,000`."""
+    values = [pd.to_numeric(table[column], errors="coerce") for table in tables if column in table]
+    numbers = sorted({float(number) for series in values for number in series if number > 0})
+    return " to ".join(f"{number:,.0f}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or DASH
 
 
 def _describe_run(run: pd.Series | None) -> str:

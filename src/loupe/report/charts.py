@@ -1,8 +1,8 @@
-"""Draws charts and writes sentences about the validation mae over the training budget."""
+"""Draws the charts of the report, 800 pixels wide, in colours for all kinds of colour vision."""
 
 import io
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,126 +10,104 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from loupe.report.contents import ReportImage
-from loupe.report.formatting import format_comparison, format_number
-from loupe.report.verdicts import ClaimVerdict
+from loupe.report.formatting import format_number
+from loupe.report.trends import SHARES, STEPS, read_curve
 
-STEPS, CURVE = "curve.step", "curve.val/mae"
-GRID_SIZE = 65  # points of a resampled curve: 4 per interval of a curve with 17 points
-# Range of a steady difference at the end, divided by the difference at half of the budget
-MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
-
-
-class _Curves(NamedTuple):
-    """Resampled learning curves: GRID_SIZE positions in steps or seconds, and values, (runs, GRID_SIZE)."""
-
-    positions: np.ndarray
-    values: np.ndarray
+# Okabe and Ito (2008), https://jfly.uni-koeln.de/color/
+BLUE, VERMILION = "#0072B2", "#D55E00"
+COLOURS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", "-", "--", "-.")
+NETWORK_METRICS = ("val/best_mae", "test/mae")  # other metrics are errors of baselines
+WIDTH, DPI = 8, 100  # inches, pixels per inch
+FONT_SIZE = 11
+CURVE_SHARES = np.linspace(0, 1, 65)  # 4 per interval of a curve with 17 points
 
 
 def encode_png(figure: Figure) -> bytes:
     """Encode a figure as PNG, always with the same bytes; 128 colours make the file three times smaller."""
     stream, output = io.BytesIO(), io.BytesIO()
-    figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(output, "PNG", optimize=True)
     return output.getvalue()
 
 
-def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> ReportImage | None:
-    """Draw the mean validation mae of each arm (see docs/sweeps.md) over the budget, and its range over seeds.
+def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seeds") -> ReportImage | None:
+    """Draw the mean validation mae of arms (see docs/sweeps.md) over the budget, and its range.
 
     Args:
-        verdict: verdict of the claim.
-        runs: rows of each arm, by name.
+        name: stem of the file name.
+        runs: rows of each arm, by label.
+        groups: name of the values in the range.
 
     Returns:
         The chart, or None if no run has a curve.
     """
-    curves = {name: curve for name, rows in runs.items() if (curve := _resample_curves(rows)) is not None}
+    curves = {label: curve for label, rows in runs.items() if len(curve := _resample_curves(rows))}
     if not curves:
         return None
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    for name, (positions, values) in curves.items():
-        (line,) = axes.plot(positions, values.mean(axis=0), label=name)
+    axes.set_prop_cycle(color=COLOURS, linestyle=DASHES)
+    for label, values in curves.items():
+        (line,) = axes.plot(100 * CURVE_SHARES, values.mean(axis=0), label=label, lw=2)
         low, high = values.min(axis=0), values.max(axis=0)
-        axes.fill_between(positions, low, high, color=line.get_color(), alpha=0.2, lw=0)
-    _format_axes(axes, "seconds of one core" if _is_in_seconds(pd.concat(runs.values())) else "step")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
-    other_field = verdict.claim.worst_over
-    groups = f"seeds and {other_field}" if other_field else "seeds"
-    caption = f"Validation mae over the budget: mean and range over {groups}."
-    return ReportImage(f"claim-{verdict.claim.number}", encode_png(figure), caption)
-
-
-def describe_trends(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
-    """Describe how the difference of each comparison changes in the second half of the budget."""
-    sentences = []
-    for comparison in verdict.comparisons:
-        first, second = (_resample_curves(runs[name]) if name in runs else None
-                         for name in (comparison.name, comparison.other))  # fmt: skip
-        if first is None or second is None:
-            continue
-        differences = first.values.mean(axis=0) - second.values.mean(axis=0)
-        half, end = float(differences[GRID_SIZE // 2]), float(differences[-1])
-        numbers = f"{format_number(half, 3)} at half of the budget, {format_number(end, 3)} at the end"
-        sentences.append(f"{format_comparison(comparison)}: {numbers}. {_describe_change(half, end)}")
-    return tuple(sentences)
-
-
-def draw_leaders(rows: pd.DataFrame, baselines: Mapping[str, float]) -> ReportImage | None:
-    """Draw the learning curves of some runs, with the baselines as horizontal lines."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for _, row in rows.iterrows():
-        if _has_curve(row):
-            axes.plot(row[STEPS][1:], row[CURVE][1:], label=row["name"], marker=".", markersize=4)
-    if not axes.lines:
-        return None
-    for index, (name, value) in enumerate(baselines.items()):
-        axes.axhline(value, label=name, linestyle=":", color=f"C{7 + index}")
-    _format_axes(axes, "step")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
-    return ReportImage("leaders", encode_png(figure), "Learning curves of the best runs: validation mae.")
-
-
-def _format_axes(axes: Any, label: str) -> None:
+        axes.fill_between(100 * CURVE_SHARES, low, high, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter("{x:.3g}")
-    axes.tick_params(labelsize=7, which="both")
-    axes.set_xlabel(label, fontsize=8)
-    axes.set_ylabel("val/mae", fontsize=8)
-    axes.grid(alpha=0.3, which="both", lw=0.5)
+    axes.set_xticks([100 * share for share in (0, *SHARES)])
+    _format_axes(axes, "% of the steps", "validation mae (log scale)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", fontsize=FONT_SIZE, ncols=2)
+    caption = f"Validation mae during the training: mean and range over {groups}. Lower is better."
+    return ReportImage(name, encode_png(figure), caption)
 
 
-def _describe_change(half: float, end: float) -> str:
-    if half * end <= 0 or abs(end) < MIN_STEADY_RATIO * abs(half):
-        return "The difference shrinks, so a longer training may change the verdict."
-    return "The difference grows." if abs(end) > MAX_STEADY_RATIO * abs(half) else "The difference is steady."
+def draw_values(name: str, runs: pd.DataFrame, metrics: Mapping[str, str]) -> ReportImage | None:
+    """Draw one row per metric, with a dot per run and the mean as text.
 
+    Args:
+        name: stem of the file name.
+        runs: rows of one arm.
+        metrics: label of each metric. The metrics are errors on the same photos.
 
-def _has_curve(row: pd.Series) -> bool:
-    steps, curve = row.get(STEPS), row.get(CURVE)
-    return isinstance(steps, list) and isinstance(curve, list) and len(steps) == len(curve) > 2
-
-
-def _is_in_seconds(rows: pd.DataFrame) -> bool:
-    return "settings.seconds" in rows and bool((rows["settings.seconds"].fillna("none") != "none").all())
-
-
-def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
-    """Resample the learning curves of an arm without their first points, or return None.
-
-    Runs with the same budget in seconds have different numbers of steps, so points are placed by their share of all
-    steps.
+    Returns:
+        The chart, or None if no run has one of the metrics.
     """
-    rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
-    if rows.empty:
+    values = {metric: runs[f"metrics.{metric}"].dropna() for metric in metrics if f"metrics.{metric}" in runs}
+    ranking = sorted((metric for metric in values if len(values[metric])), key=lambda metric: -values[metric].mean())
+    if not ranking:
         return None
-    fractions = np.linspace(0, 1, GRID_SIZE)
-    values = []
-    for steps, curve in zip(rows[STEPS], rows[CURVE], strict=True):
-        positions = np.asarray(steps, dtype=float) / steps[-1]
-        values.append(np.where(fractions < positions[1], np.nan, np.interp(fractions, positions, curve)))
-    length = float(rows["settings.seconds"].iloc[0]) if _is_in_seconds(rows) else max(rows[STEPS].str[-1])
-    return _Curves(fractions * length, np.array(values))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(ranking)), layout="constrained")
+    axes = figure.subplots()
+    for row, metric in enumerate(ranking):
+        colour, marker = (VERMILION, "D") if metric in NETWORK_METRICS else (BLUE, "o")
+        axes.plot(values[metric], np.full(len(values[metric]), row), marker, color=colour, ms=8, alpha=0.6)
+        axes.annotate(format_number(values[metric].mean()), (values[metric].max(), row), (12, 0), va="center",
+                      textcoords="offset points", fontsize=FONT_SIZE)  # fmt: skip
+    axes.set_yticks(range(len(ranking)), [metrics[metric] for metric in ranking])
+    axes.set_ylim(-0.6, len(ranking) - 0.4)
+    axes.set_xlim(0, 1.2 * max(values[metric].max() for metric in ranking))
+    label = f"Mae on {'test' if ranking[0].startswith('test/') else 'validation'} photos"
+    _format_axes(axes, label, "")
+    return ReportImage(name, encode_png(figure), f"{label}: a dot per seed, and the mean. Lower is better.")
+
+
+def _format_axes(axes: Any, x_label: str, y_label: str) -> None:
+    axes.tick_params(labelsize=FONT_SIZE, which="both")
+    axes.set_xlabel(x_label, fontsize=FONT_SIZE)
+    axes.set_ylabel(y_label, fontsize=FONT_SIZE)
+    axes.grid(alpha=0.3, which="both", lw=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _resample_curves(rows: pd.DataFrame) -> np.ndarray:
+    """Resample the learning curves of an arm without their first points: (runs, len(CURVE_SHARES)).
+
+    Runs with the same budget can have different numbers of steps, so points are placed by their share of the steps.
+    """
+    curves = []
+    for _, run in rows.iterrows():
+        values = read_curve(run, CURVE_SHARES)
+        if not np.isnan(values).all():
+            curves.append(np.where(run[STEPS][1] > CURVE_SHARES * run[STEPS][-1], np.nan, values))
+    return np.array(curves)

@@ -1,12 +1,14 @@
 """A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from loupe.config.fields import format_value
 
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
+# Fields of the text of a surprise: the values of the weakest comparison, their difference, and the steps of the runs
+TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
 
 
 def _convert_values(arm: Any) -> Any:
@@ -20,6 +22,27 @@ def _convert_values(arm: Any) -> Any:
 
 
 Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
+
+
+class Surprise(BaseModel):
+    """Text and figure for the report page, used only if the claim has this outcome; see docs/sweeps.md."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcome: Literal["holds", "does not hold"]
+    text: Annotated[str, Field(min_length=1)]
+    curves: dict[str, str] = {}
+    metrics: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _validate(self) -> "Surprise":
+        if bool(self.curves) == bool(self.metrics):
+            raise ValueError("surprise: must have either curves or metrics")
+        try:
+            self.text.format_map(dict.fromkeys(TEXT_FIELDS, ""))
+        except (KeyError, IndexError, ValueError):
+            raise ValueError(f"text: must have only the fields {', '.join(TEXT_FIELDS)} in braces") from None
+        return self
 
 
 class Claim(BaseModel):
@@ -43,6 +66,7 @@ class Claim(BaseModel):
     change_to: Arm = {}
     study: str = ""
     note: str = ""
+    surprise: Surprise | None = None
 
     @model_validator(mode="after")
     def _validate_kind(self) -> "Claim":

@@ -1,17 +1,11 @@
-"""The contents of a report: verdicts, tables and images."""
+"""The contents of a report: verdicts, scores and images."""
 
 from collections import Counter
 from dataclasses import dataclass
 
-from loupe.report.verdicts import OUTCOMES, ClaimVerdict
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+from loupe.report.intervals import UNDECIDED
+from loupe.report.trends import Trend, has_other_curve
+from loupe.report.verdicts import NOT_RUN, OUTCOMES, ClaimVerdict
 
 
 @dataclass(frozen=True)
@@ -25,24 +19,32 @@ class ReportImage:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A verdict with the learning curves of its arms.
+    """A verdict with its trend and charts.
 
     Args:
         sweep_file: path of the sweep file.
         verdict: verdict of the claim.
-        chart: validation mae of the arms over the budget, or None.
-        trends: sentences about the curves.
+        chart: validation mae of the arms during the training, or None.
+        trend: change of the weakest comparison during the training, or None.
+        surprise: text of a surprising result, or "".
+        figure: figure of the surprising result, or None.
     """
 
     sweep_file: str
     verdict: ClaimVerdict
     chart: ReportImage | None = None
-    trends: tuple[str, ...] = ()
+    trend: Trend | None = None
+    surprise: str = ""
+    figure: ReportImage | None = None
 
     @property
-    def command(self) -> str:
-        """The command that trains the runs of the claim."""
-        return f"loupe sweep {self.sweep_file}"
+    def change(self) -> str:
+        """How a difference changes, as `Trend.change`; otherwise `other value`, `one arm` or the outcome."""
+        if self.verdict.outcome in (UNDECIDED, NOT_RUN):
+            return self.verdict.outcome
+        if self.trend is not None and self.trend.is_difference:
+            return self.trend.change
+        return "other value" if has_other_curve(self.verdict.claim) else "one arm"
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,26 @@ class ReportContents:
     Args:
         dataset: name of the dataset of the runs.
         run_count: number of runs on the dataset.
+        steps: smallest and largest number of steps of the claims' runs, as text.
+        curve_photos: number of validation photos of a learning curve, as text.
         claims: results of the claims, ordered by number.
-        leaderboard: the best runs.
         best_network: description of the best network, or "".
-        test_scores: of the best network and the baselines.
-        study_numbers: the numbers of the study and of Loupe.
+        best_scores: its scores, as texts.
         study_network: description of the network that was scored with the study's protocol, or "".
-        leader_chart: learning curves of the best runs.
-        comparison: test images of the best network and the baselines.
-        story: test images of the study's networks.
+        study_scores: its scores, as texts.
+        images: images of networks on test photos.
     """
 
     dataset: str
     run_count: int
+    steps: str
+    curve_photos: str
     claims: tuple[ClaimResult, ...]
-    leaderboard: Table
     best_network: str
-    test_scores: Table
-    study_numbers: Table
+    best_scores: dict[str, str]
     study_network: str
-    leader_chart: ReportImage | None = None
-    comparison: ReportImage | None = None
-    story: ReportImage | None = None
+    study_scores: dict[str, str]
+    images: tuple[ReportImage, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -89,6 +89,11 @@ class ReportContents:
         return f"{len(self.claims)} claim{'' if len(self.claims) == 1 else 's'}: {', '.join(parts)}."
 
     @property
-    def network_images(self) -> tuple[ReportImage, ...]:
-        """The images that need trained networks."""
-        return tuple(image for image in (self.comparison, self.story) if image is not None)
+    def surprises(self) -> tuple[ClaimResult, ...]:
+        """The results with a surprise."""
+        return tuple(result for result in self.claims if result.surprise)
+
+    @property
+    def figures(self) -> tuple[ReportImage, ...]:
+        """The figures of the surprises."""
+        return tuple(result.figure for result in self.claims if result.figure is not None)

@@ -3,6 +3,7 @@
 import math
 
 from loupe.report.intervals import Estimate
+from loupe.report.trends import Trend
 from loupe.report.verdicts import NOT_RUN, ClaimVerdict, Comparison
 
 DASH = "–"
@@ -20,6 +21,12 @@ def format_percent(share: float) -> str:
     return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
+def fill(text: str, scores: dict[str, str]) -> str:
+    """Insert scores into a text with their names in braces; return a dash if a score is missing."""
+    result = text.format(**scores)
+    return DASH if DASH in result else result
+
+
 def format_estimate(estimate: Estimate) -> str:
     """Format a mean with its interval: `0.0266 (0.0265 to 0.0267)`."""
     mean, low, high = (format_number(value, 3) for value in (estimate.mean, estimate.low, estimate.high))
@@ -27,13 +34,25 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the difference of the weakest comparison, with its arms if there are several."""
-    weakest = verdict.weakest
+    """Format the weakest comparison, with the metric, the bounds and the arms if they are not obvious."""
+    weakest, claim = verdict.weakest, verdict.claim
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
-    text = format_estimate(weakest.estimate)
-    count = len(verdict.comparisons)
+    text, count = format_estimate(weakest.estimate), len(verdict.comparisons)
+    if claim.metric != "val/best_mae":
+        text = f"{' − '.join(filter(None, (claim.metric, claim.other_metric)))}: {text}"
+    if claim.between is not None or claim.within is not None:
+        text += f"; bounds {weakest.region.low:g} and {weakest.region.high:g}".replace("-", "−")
+    elif claim.higher:
+        text += "; higher is better"
     return text if count == 1 else f"{text}; weakest of {count}: {format_comparison(weakest)}"
+
+
+def format_trend(trend: Trend | None) -> str:
+    """Format a trend: `0.0286, 0.0132, 0.0107`, or `mae 0.0947, 0.0821, 0.0783` for one arm."""
+    if trend is None:
+        return DASH
+    return ("" if trend.is_difference else "mae ") + ", ".join(format_number(value, 3) for value in trend.values)
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -60,18 +79,11 @@ def format_seeds(verdict: ClaimVerdict) -> str:
 def format_metric(verdict: ClaimVerdict) -> str:
     """Format the metric and the rule of a claim: `val/best_mae, lower is better`."""
     claim = verdict.claim
-    parts = [claim.metric]
+    rule = "higher is better" if claim.higher else "lower is better"
     if claim.between is not None:
-        parts.append(f"from {claim.between[0]:g} to {claim.between[1]:g}")
+        rule = f"from {claim.between[0]:g} to {claim.between[1]:g}"
     elif claim.within is not None:
-        parts.append(f"difference of at most {claim.within:g}")
-    else:
-        parts.append("higher is better" if claim.higher else "lower is better")
-    if claim.change_to:
-        change = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
-        parts.append(f"change by {change}")
-    if claim.worst_over:
-        parts.append(f"worst over {claim.worst_over} per seed")
-    if claim.each:
-        parts.append(f"for each {claim.each}")
-    return ", ".join(parts)
+        rule = f"difference of at most {claim.within:g}"
+    change = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
+    parts = {"change by {}": change, "worst over {} per seed": claim.worst_over, "for each {}": claim.each}
+    return ", ".join([claim.metric, rule, *(text.format(value) for text, value in parts.items() if value)])

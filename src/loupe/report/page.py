@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from loupe.report.contents import ReportContents, ReportImage
-from loupe.report.formatting import format_metric
+from loupe.report.formatting import fill, format_metric
 from loupe.report.tables import escape_html, format_table, make_arms_table, make_claims_table, make_comparisons_table
 
 IMAGE_FOLDER = "images"  # next to the Markdown page
@@ -43,13 +43,13 @@ class _PageParser(MarkdownIt):
 
 
 def render_html(report: ReportContents) -> str:
-    """Render the report as one HTML page."""
+    """Render the report with the details of each claim as one HTML page."""
     parser = _PageParser("commonmark", {"html": False}).enable("table")
     return HTML.format(body=parser.render(_render(report, True)))
 
 
 def render_markdown(report: ReportContents) -> str:
-    """Render the report as Markdown, without charts, with image files."""
+    """Render the report as Markdown, without the details of each claim, with image files."""
     return _render(report, False)
 
 
@@ -65,13 +65,14 @@ def _render(report: ReportContents, embed_images: bool) -> str:
     )
     environment.filters |= {
         "metric": format_metric,
+        "fill": fill,
         "markdown": format_table,
         "arms": make_arms_table,
         "comparisons": make_comparisons_table,
         "address": _embed if embed_images else lambda image: f"{IMAGE_FOLDER}/{image.name}.png",
     }
     template = environment.get_template("report.md.jinja")
-    return template.render(report=report, claims=make_claims_table(report), charts=embed_images)
+    return template.render(report=report, claims=make_claims_table(report), details=embed_images)
 
 
 def _escape(value: Any) -> Any:

@@ -1,49 +1,49 @@
 """Makes the tables of claims, arms and comparisons."""
 
-from loupe.report.contents import ReportContents, Table
+from loupe.report.contents import ReportContents
 from loupe.report.formatting import (
     DASH,
     format_comparison,
     format_difference,
     format_estimate,
-    format_number,
     format_seeds,
+    format_trend,
 )
 from loupe.report.verdicts import ClaimVerdict
+
+Table = list[tuple[str, ...]]  # the header, then the rows
 
 
 def make_claims_table(report: ReportContents) -> Table:
     """Make the table of all claims."""
-    header = ("claim", "the study says", "verdict", "difference (95 % interval)", "seeds", "budget of each run")
-    rows = []
+    header = ("no.", "claim", "verdict", "difference (interval)", "trend at 25, 50, 100 %", "seeds", "budget")
+    rows: Table = [header]
     for result in report.claims:
         verdict = result.verdict
-        cells = (verdict.outcome, format_difference(verdict), format_seeds(verdict), verdict.budget or DASH)
-        rows.append((verdict.claim.number, verdict.claim.text, *cells))
-    return Table(header, tuple(rows))
+        numbers = (format_difference(verdict), format_trend(result.trend), format_seeds(verdict))
+        rows.append((verdict.claim.number, verdict.claim.text, verdict.outcome, *numbers, verdict.budget or DASH))
+    return rows
 
 
 def make_arms_table(verdict: ClaimVerdict) -> Table:
     """Make the table of a claim's arms."""
-    rows = []
+    rows: Table = [("arm", "mean (95 % interval)", "seeds", "learning rate")]
     for arm in verdict.arms:
-        numbers = (format_number(value) for value in (arm.estimate.mean, arm.estimate.low, arm.estimate.high))
-        rows.append((arm.name, *numbers, str(arm.estimate.seeds), arm.learning_rates or DASH))
-    return Table(("arm", "mean", "from", "to (95 %)", "seeds", "learning rate"), tuple(rows))
+        rows.append((arm.name, format_estimate(arm.estimate), str(arm.estimate.seeds), arm.learning_rates or DASH))
+    return rows
 
 
 def make_comparisons_table(verdict: ClaimVerdict) -> Table:
     """Make the table of a claim's comparisons."""
-    rows = [
-        (format_comparison(each), format_estimate(each.estimate), str(each.estimate.seeds), each.outcome)
-        for each in verdict.comparisons
-    ]
-    return Table(("difference", "mean (95 % interval)", "seeds", "verdict"), tuple(rows))
+    rows: Table = [("difference", "mean (interval)", "seeds", "verdict")]
+    for each in verdict.comparisons:
+        rows.append((format_comparison(each), format_estimate(each.estimate), str(each.estimate.seeds), each.outcome))
+    return rows
 
 
 def format_table(table: Table) -> str:
     """Format a table as Markdown. DataFrame.to_markdown pads cells and does not escape `|`."""
-    lines = [table.header, tuple("---" for _ in table.header), *table.rows]
+    lines = [table[0], tuple("---" for _ in table[0]), *table[1:]]
     return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)
 
 

@@ -1,6 +1,6 @@
 """Checks a claim against the runs of its sweep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -99,12 +99,11 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
         ]
     if not differences:
         return ClaimVerdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
-    region, estimates = _make_region(claim), list(differences.values())
-    outcomes = region.check(estimates)
-    comparisons = [
-        Comparison(*names, estimate, region, outcome)
-        for names, estimate, outcome in zip(differences, estimates, outcomes, strict=True)
-    ]
+    region, comparisons = _make_region(claim), []
+    for names, difference in differences.items():
+        estimate = replace(difference, comparisons=len(differences))
+        comparisons.append(Comparison(*names, estimate, region, region.check(estimate)))
+    outcomes = [comparison.outcome for comparison in comparisons]
     outcome = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in outcomes)
     return ClaimVerdict(claim, outcome, budget, tuple(means), tuple(comparisons))
 

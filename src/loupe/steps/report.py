@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images of trained networks. A report from a table reads these images from the table's folder.
+# Captions of the images of trained networks, which are only in HTML pages that are made from runs in MLflow
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
@@ -42,12 +42,12 @@ def run(settings: Report) -> Path:
     rows = assembly.select_dataset(table, settings.dataset)
     claims = _read_claims(settings, rows)
     out = Path(settings.out)
-    images = _read_images(settings) if settings.from_ else _draw_images(settings, rows)
+    images = () if settings.from_ else _draw_images(settings, rows)
     report = assembly.build_report(table, rows, claims, images)
     try:
         (out / page.IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
         results.write(table, out / TABLE_FILE)
-        for image in report.network_images:
+        for image in report.figures:
             write_file(out / page.IMAGE_FOLDER / f"{image.name}.png", image.png)
         write_file(out / "report.html", page.render_html(report))
         write_file(out / "report.md", page.render_markdown(report))
@@ -100,19 +100,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
     return claims
 
 
-def _read_images(settings: Report) -> "dict[str, ReportImage]":
-    """Read the images of an earlier report."""
-    from loupe.report.contents import ReportImage
-    from loupe.report.page import IMAGE_FOLDER
-
-    folder = Path(str(settings.from_)).parent / IMAGE_FOLDER
-    files = {name: folder / f"{name}.png" for name in CAPTIONS}
-    return {
-        name: ReportImage(name, file.read_bytes(), CAPTIONS[name]) for name, file in files.items() if file.is_file()
-    }
-
-
-def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportImage]":
+def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, ...]":
     """Draw the images with stored networks on test photos."""
     from loupe.config.fields import parse_scale
     from loupe.data import preparation
@@ -128,7 +116,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
     if location is None:
         reason = "no run has test scores" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
         print_line(f"the report has no images of networks because {reason}", settings.quiet)
-        return {}
+        return ()
     dataset, scale = Dataset(location), parse_scale(best["settings.scale"])
     pairs = dataset.load_pairs("test", scale)
     final = _load_network(best)
@@ -138,7 +126,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "dict[str, ReportIma
         "comparison": figures.plot_comparison(methods | {"the best network": final}, pairs, "concatenate"),
         "story": figures.plot_sheet(networks, pairs),
     }
-    return {name: ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items()}
+    return tuple(ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items())
 
 
 def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
