@@ -23,7 +23,7 @@ from loupe.tracking import liveness
 pytestmark = [pytest.mark.slow(120), pytest.mark.xdist_group("many machines")]
 
 TIMEOUT_S = 300
-FIELDS = {"label_size": "30", "crop": "random", "crops": "16", "seed": "5"}
+FIELDS = {"label_size": "30", "crop": "random", "labels_per_photo": "16", "seed": "5"}
 SWEEP = """
 [study]
 name = "many-machines"
@@ -149,7 +149,7 @@ def test_sweep_has_the_same_results_although_machines_fail_and_others_join(clust
     client = mlflow.MlflowClient(cluster.tracking, cluster.tracking)
     (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=local_dataset.folder))
     step, printed = cluster.start(
-        "sweep", "sweep.toml", "--storage", cluster.storage, "--champion", "false", "--quiet", cwd=tmp_path
+        "sweep", "sweep.toml", "--storage", cluster.storage, "--register-best", "false", "--quiet", cwd=tmp_path
     )
     failed, killed, first_run = wait_until(lambda: suspend_trial(cluster, step, cluster.alive))
     others = [worker for worker in cluster.alive if worker is not failed]
@@ -173,7 +173,7 @@ def test_sweep_has_the_same_results_although_machines_fail_and_others_join(clust
     assert runs == {"FINISHED": 6, "KILLED": 2}
 
     (tmp_path / "local").mkdir()
-    arguments = ["sweep", tmp_path / "sweep.toml", "--workers", 1, "--champion", "false", "--quiet"]
+    arguments = ["sweep", tmp_path / "sweep.toml", "--workers", 1, "--register-best", "false", "--quiet"]
     loupe(*arguments, cwd=tmp_path / "local", in_one_process=True)
     assert {run.info.status for run in list_runs(tmp_path / "local")} == {"FINISHED"}
     results = find_results(trials["COMPLETE"])

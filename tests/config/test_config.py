@@ -241,7 +241,7 @@ def test_a_field_without_effect_is_refused_and_not_a_param(step: str, given: dic
 
 def test_some_fields_depend_on_others() -> None:
     assert {"stddev", "decay_rate", "decay_steps"} <= parse_settings("train", {}).list_unused_fields().keys()
-    assert "crops" in parse_settings("preprocess", {}).list_unused_fields()
+    assert "labels_per_photo" in parse_settings("preprocess", {}).list_unused_fields()
 
 
 @pytest.mark.parametrize("scale", TRAINED_SCALES, ids=format_value)
@@ -373,7 +373,7 @@ def test_the_params_of_a_sweep_hide_a_password(storage: str, shown: str) -> None
 def test_a_step_has_only_the_common_fields_that_it_uses(step: str) -> None:
     prepares = {"data_dir", "scheduler", "seed", "smoke"}
     used = {
-        "register": {"data_dir", "smoke"}, "report": {"data_dir"}, "sync": set(), "upscale": set(),
+        "register": {"data_dir"}, "report": {"data_dir"}, "sync": set(), "upscale": set(),
         "restore": set(), "demo": set(),
     }  # fmt: skip
     assert STEPS[step].model_fields.keys() & prepares == used.get(step, prepares)

@@ -46,7 +46,7 @@ def dataset(crops, tmp_path_factory):
     given = {"source": str(folder / "photos"), "label_size": 30, "data_dir": str(folder)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "count_cores", lambda: 1)
-        return prepare(settings(**given, crop="random", crops=5, quiet=True))
+        return prepare(settings(**given, crop="random", labels_per_photo=5, quiet=True))
 
 
 def test_draws_depend_on_seed_photo_and_number_only():
@@ -133,7 +133,7 @@ def test_a_dataset_without_degradation_has_neither_columns_nor_strengths(photo_f
 
 
 def test_labels_in_colour_give_nearly_the_labels_in_grey(photo_folder, preprocess, dataset):
-    grey = prepare(preprocess(source=str(photo_folder), crop="random", crops="5"))
+    grey = prepare(preprocess(source=str(photo_folder), crop="random", labels_per_photo="5"))
     for one, other in zip(dataset.rows, grey.rows, strict=True):
         assert (one["path"], one["x"], one["y"]) == (other["path"], other["x"], other["y"])
     labels, others = (each.load_pairs("all", Fraction(3, 2)).copy_to_memory()[1] for each in (dataset, grey))

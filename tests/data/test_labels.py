@@ -94,15 +94,15 @@ def test_tiles_fill_the_photo_without_overlap(height, width):
 
 
 @BY_SIZES
-@given(height=SIDES, width=SIDES, crops=st.integers(1, 12))
-def test_random_crops_shrink_every_second_photo_by_a_factor_of_at_least_0_5(height, width, crops):
-    labels = cut(noise(height, width), "random", crops=crops)
-    assert len(labels) == crops
+@given(height=SIDES, width=SIDES, count=st.integers(1, 12))
+def test_random_crops_shrink_every_second_photo_by_a_factor_of_at_least_0_5(height, width, count):
+    labels = cut(noise(height, width), "random", labels_per_photo=count)
+    assert len(labels) == count
     assert all(label.factor == 1 for label in labels[::2])
     assert all(0.5 <= label.factor <= 1 for label in labels[1::2])
 
 
-@pytest.mark.parametrize(("rule", "tolerance"), [({}, 0), ({"crops_per_megapixel": 1000}, 1)])
+@pytest.mark.parametrize(("rule", "tolerance"), [({}, 0), ({"labels_per_megapixel": 1000}, 1)])
 def test_random_labels_equal_the_pixels_of_the_shrunk_photo(rule, tolerance):
     grey = noise(90, 120)
     labels = cut(grey, "random", **rule)
@@ -116,9 +116,9 @@ def test_random_labels_equal_the_pixels_of_the_shrunk_photo(rule, tolerance):
 @pytest.mark.parametrize(("sides", "count"), [((24, 24), 1), ((100, 125), 1), ((1000, 1000), 6), ((1500, 3000), 27)])
 def test_large_photos_have_more_random_labels(sides, count):
     grey = np.zeros(sides, np.uint8)
-    labels = cut(grey, "random", crops_per_megapixel=6)
+    labels = cut(grey, "random", labels_per_megapixel=6)
     assert len(labels) == count
-    assert places(labels) == places(cut(grey, "random", crops_per_megapixel=6))
+    assert places(labels) == places(cut(grey, "random", labels_per_megapixel=6))
 
 
 @BY_SIZES

@@ -207,7 +207,7 @@ def test_large_photos_have_more_labels_and_are_in_smaller_shards(
 ):
     large, small = (encode(real_crop("astronaut.png", 0, 0, side, side), ".jpg", quality=95) for side in (500, 40))
     files = {f"{size}/{n}.jpg": photo + bytes([n]) for size, photo in (("l", large), ("s", small)) for n in range(8)}
-    given = {"source": str(write_folder(tmp_path / "photos", files)), "crop": "random", "crops_per_megapixel": "100"}
+    given = {"source": str(write_folder(tmp_path / "photos", files)), "crop": "random", "labels_per_megapixel": "100"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "MAX_SHARD_BYTES", 60 * 30**2)
         rows = prepare(preprocess(**given)).rows
@@ -217,12 +217,12 @@ def test_large_photos_have_more_labels_and_are_in_smaller_shards(
     assert len(shards_of["s"]) <= 2
 
 
-def test_crops_per_megapixel_is_refused_without_random_crops(preprocess):
+def test_labels_per_megapixel_is_refused_without_random_crops(preprocess):
     for given in ({}, {"crop": "centre"}, {"crop": "tiles"}):
-        with pytest.raises(UsageError, match=r"^crops_per_megapixel: has no effect with crop="):
-            preprocess(crops_per_megapixel="6", **given)
-    with pytest.raises(UsageError, match=r"^crops: has no effect with crops_per_megapixel=6\.0, got 3"):
-        preprocess(crop="random", crops="3", crops_per_megapixel="6")
+        with pytest.raises(UsageError, match=r"^labels_per_megapixel: has no effect with crop="):
+            preprocess(labels_per_megapixel="6", **given)
+    with pytest.raises(UsageError, match=r"^labels_per_photo: has no effect with labels_per_megapixel=6\.0, got 3"):
+        preprocess(crop="random", labels_per_photo="3", labels_per_megapixel="6")
 
 
 def test_a_source_without_usable_photos_is_refused_and_leaves_no_files(tmp_path, bad_files, preprocess, write_folder):
@@ -277,7 +277,7 @@ def wait_for(found, process):
 
 def test_preparing_again_after_a_kill_gives_the_same_digest_and_bytes(many_photos, preprocess, tmp_path):
     data = tmp_path / "data"
-    given = {"source": str(many_photos), "crop": "random", "crops": "100"}  # slow enough to be killed
+    given = {"source": str(many_photos), "crop": "random", "labels_per_photo": "100"}  # slow enough to be killed
     words = [
         f"{name}={value}" for name, value in (given | {"data_dir": data, "label_size": 30, "quiet": True}).items()
     ]

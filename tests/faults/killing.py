@@ -202,7 +202,7 @@ CASES = {
             "set",
             "--workers",
             "2",
-            "--no-champion",
+            "--no-register-best",
             "--fresh",
             "--quiet",
         ],

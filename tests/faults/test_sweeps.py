@@ -42,7 +42,7 @@ def test_no_trial_is_lost_when_the_database_restarts(tmp_path, dataset):
     (tmp_path / "sweep.toml").write_text(text)
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
     with services.restartable_postgresql(tmp_path / "postgresql") as (url, restart):
-        arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--no-champion"]
+        arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--storage", url, "--no-register-best"]
         printed = tmp_path / "printed.txt"
         process = Step(*arguments, "--workers", 2, cwd=tmp_path, output=(printed, printed))
         for _ in range(1200):
@@ -66,7 +66,7 @@ def test_a_worker_that_was_suspended_adds_no_result_after_its_trial_was_given_to
     )
     (tmp_path / "sweep.toml").write_text(text)
     open_store(tmp_path).search_experiments()  # two processes that make one store break it
-    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--workers", 1, "--quiet"]
+    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-register-best", "--workers", 1, "--quiet"]
     printed = tmp_path / "printed.txt"
     process = Step(*arguments, cwd=tmp_path, output=(printed, printed))
     for _ in range(1200):
@@ -98,7 +98,7 @@ def test_a_diverging_trial_fails_with_its_last_checkpoint_and_the_others_continu
     (tmp_path / "sweep.toml").write_text(
         SWEEP.format(name="diverging", hidden="none", repeats=1, steps=60, every=10, search=search)
     )
-    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-champion", "--workers", 1, "--quiet"]
+    arguments = ["sweep", "sweep.toml", "--dataset", dataset, "--no-register-best", "--workers", 1, "--quiet"]
     loupe(*arguments, cwd=tmp_path, in_one_process=True)
     runs = {run.data.params.get("optimizer"): run for run in list_runs(tmp_path)}
     assert (runs["sgd"].info.status, runs["adam"].info.status) == ("FAILED", "FINISHED")

@@ -121,7 +121,7 @@ def test_the_network_is_trained_searched_registered_exported_and_used(
     (tmp_path / "sitecustomize.py").write_text(SITE)
     (tmp_path / "widths.toml").write_text(SWEEP)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
-    assert run_step("sweep", ["widths.toml", "--workers", "1", "--no-champion", "--quiet"]) == 0
+    assert run_step("sweep", ["widths.toml", "--workers", "1", "--no-register-best", "--quiet"]) == 0
     assert len(mlflow.search_runs(search_all_experiments=True, filter_string="tags.`loupe.state` = 'COMPLETE'")) == 2
     assert run_step("register", ["--scale", "2", "--quiet"]) == 0
     model = mlflow.MlflowClient().get_model_version("loupe-2x", "1")

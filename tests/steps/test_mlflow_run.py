@@ -21,7 +21,7 @@ STEPS = {
     "preprocess": {"smoke": "true"},
     "train": {"smoke": "True", "network": "perceptron", "learning_rate": "1e-2", "scale": "2"},
     "evaluate": {"smoke": "true"},
-    "register": {"smoke": "true", "scale": "2"},
+    "register": {"include_smoke": "true", "scale": "2"},
     "upscale": {},
 }
 # Starts entry points in one process.
@@ -33,7 +33,7 @@ for step, parameters in json.loads(sys.argv[1]).items():
 RUN_INSTALLED = """
 import loupe
 from loupe.cli.main import main
-for arguments in (["train", "--smoke", "true"], ["register", "--smoke", "true"], ["upscale", "--out", "big.png"]):
+for arguments in (["train", "--smoke", "true"], ["register", "--include-smoke"], ["upscale", "--out", "big.png"]):
     assert main(arguments) == 0
 print(loupe.__file__)
 """

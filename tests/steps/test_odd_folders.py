@@ -96,7 +96,7 @@ def test_all_steps_write_all_their_files_in_their_folder(name, tmp_path):
     for _ in range(2):
         loupe("sweep", "s.toml", "--dataset", dataset, "--workers", 1, "--quiet", cwd=folder, in_one_process=True)
     loupe("train", "--smoke", "--network", "ridge", "--dataset", dataset, "--quiet", cwd=folder)
-    loupe("register", "--smoke", "--quiet", cwd=folder)
+    loupe("register", "--include-smoke", "--quiet", cwd=folder)
     loupe("register", "--version", 1, "--quiet", cwd=folder)
     loupe("evaluate", "--model", "models:/loupe@champion", "--dataset", dataset, "--out", "e.json", cwd=folder)
     loupe("upscale", "s.png", "--model", "champion", "--quiet", cwd=folder)

@@ -78,13 +78,16 @@ def write_sweep(folder, dataset, name, search, study=None, **train):
 def sweep(folder, file, *arguments, **more):
     """Run a sweep with one worker in the step's process, without registering its best model."""
     return loupe(
-        *("sweep", file, "--champion", "false", "--workers", 1, *arguments), cwd=folder, in_one_process=True, **more
+        *("sweep", file, "--register-best", "false", "--workers", 1, *arguments),
+        cwd=folder,
+        in_one_process=True,
+        **more,
     )
 
 
 def start_sweep(folder, file, *arguments, **more):
     """Start a sweep in the background, in a process group of its own."""
-    return Step("sweep", file, "--champion", "false", *arguments, cwd=folder, **more)
+    return Step("sweep", file, "--register-best", "false", *arguments, cwd=folder, **more)
 
 
 def wait_for(process, find):
@@ -458,7 +461,7 @@ def test_max_trials_and_timeout_limit_a_sweep_and_the_next_sweep_continues_it(tm
 
     sweep(tmp_path, file, "--timeout", 0.001)  # over before a worker starts
     assert states() == {"WAITING": 3}
-    loupe("sweep", file, "--champion", "false", "--max_trials", 1, "--workers", 2, cwd=tmp_path)
+    loupe("sweep", file, "--register-best", "false", "--max_trials", 1, "--workers", 2, cwd=tmp_path)
     assert states() == {"COMPLETE": 1, "WAITING": 2}
     sweep(tmp_path, file)
     assert states() == {"COMPLETE": 3}

@@ -58,7 +58,7 @@ def trained(tmp_path_factory):
     try:
         smoke = {"smoke": True, "quiet": True}
         run_id = train.run(parse_settings("train", {"network": "ridge"} | smoke)).run_id
-        register.run(parse_settings("register", {"run": run_id} | smoke))
+        register.run(parse_settings("register", {"run": run_id, "quiet": True}))
         register.run(parse_settings("register", {"version": 1, "quiet": True}))
         keras = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model/data/model.keras", dst_path=str(folder))
         shutil.copyfile(keras, folder / "network.keras")
@@ -254,11 +254,11 @@ def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experimen
     with pytest.raises(
         UsageError, match="run: must be a finished train run or trial of scale 3:1 in the experiment 'mine'"
     ):
-        runs.find_best_run("3:1", smoke=False)
+        runs.find_best_run("3:1", include_smoke=False)
     log(mine, "easy photos", 0.01)
     best, deleted = log(mine, "photos", 0.03, step="trial"), log(mine, "photos", 0.02, step="trial")
     log(mine, "photos", 0.05)
     monkeypatch.setattr(logged_models, "find_model", lambda run_id: run_id != deleted)
     log(other, "photos", 0.02)
     log(mine, "photos", 0.001, smoke="true")
-    assert runs.find_best_run("3:1", smoke=False).info.run_id == best
+    assert runs.find_best_run("3:1", include_smoke=False).info.run_id == best

@@ -113,7 +113,7 @@ def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new
     [
         runs.open_store,
         lambda: runs.get_run("none", "run"),
-        lambda: runs.find_best_run("3:2", smoke=False),
+        lambda: runs.find_best_run("3:2", include_smoke=False),
         lambda: models.find_model("runs:/none/model"),
         lambda: models.get_champion(Fraction(3, 2)),
         lambda: champions.get_version(Fraction(3, 2), "1"),

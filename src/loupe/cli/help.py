@@ -14,7 +14,7 @@ COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 def format_overview() -> str:
     """Return the help of `loupe` without a step."""
     steps = "\n".join(f"  {name:<11} {settings.__doc__}" for name, settings in STEPS.items())
-    return f"""usage: loupe <step> [--field value …]
+    return f"""usage: loupe <step> [--<field> <value> …]
 
 steps:
 {steps}
@@ -33,8 +33,8 @@ def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
         positional: the field whose values need no flag, or None.
         multiple: whether this field takes several values.
     """
-    usage = f" [{positional}{' …' if multiple else ''}]" if positional else ""
-    lines = [f"usage: loupe {step}{usage} [--field value …]", "", str(STEPS[step].__doc__)]
+    usage = f" [<{positional}>{' …' if multiple else ''}]" if positional else ""
+    lines = [f"usage: loupe {step}{usage} [--<field> <value> …]", "", str(STEPS[step].__doc__)]
     for title, fields in group_fields(step):
         lines += ["", f"{title}:"]
         for name, info in fields.items():
@@ -46,7 +46,7 @@ def format_step_help(step: str, positional: str | None, multiple: bool) -> str:
 
 def _format_field(name: str, info: Any) -> str:
     rule = (info.json_schema_extra or {}).get("rule", "")
-    default = "" if info.default_factory or info.default is None else f"default {format_value(info.default)}"
+    default = "" if info.default_factory or "default" in rule else f"default {format_value(info.default)}"
     if name in ("network", "optimizer"):
         from loupe.config.networks import NETWORKS
         from loupe.config.optimizers import OPTIMIZERS
@@ -54,7 +54,7 @@ def _format_field(name: str, info: Any) -> str:
         rule = ", ".join(NETWORKS if name == "network" else OPTIMIZERS)
     if name == "categories":
         default = "default all"
-    choices = ", ".join(format_value(choice) for choice in list_choices(info.annotation))
+    choices = " or ".join(", ".join(map(format_value, list_choices(info.annotation))).rsplit(", ", 1))
     allowed = "; ".join(part for part in (_describe_bounds(info), rule or choices, default) if part)
     return f"{info.description} [{allowed}]" if allowed else str(info.description)
 

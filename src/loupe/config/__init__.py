@@ -75,7 +75,9 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
 def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the fields of a step in groups with titles; `train` has a group per network and per optimizer."""
     if step != "train":
-        return [("fields", _sort_fields(STEPS[step]))]
+        fields, titled = _sort_fields(STEPS[step]), STEPS[step].HELP_GROUPS
+        groups = [(title, {name: fields.pop(name) for name in names}) for title, names in titled.items()]
+        return [("fields", fields), *groups]
     from loupe.config.networks import NETWORKS
     from loupe.config.optimizers import OPTIMIZERS
     from loupe.config.training import GradientTrain, Train
@@ -95,7 +97,7 @@ def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
     for name, optimizer in OPTIMIZERS.items():
         fields = _sort_fields(optimizer, without=Settings)
         rate = optimizer.DEFAULTS.get("learning_rate")
-        default = f"{rate:g}" if rate else "the default of the network"
+        default = f"{rate:g}" if rate else "that of --network"
         groups.append((f"fields with --optimizer {name} (default learning_rate: {default})", fields))
     return groups
 

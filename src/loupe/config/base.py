@@ -24,6 +24,7 @@ class Settings(BaseModel):
         DEFAULTS: new defaults of inherited fields.
         DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to
             its required value, or to a frozenset of accepted values.
+        HELP_GROUPS: the names of fields that the help lists under a title of their own, by title.
     """
 
     # Validators are built on first use, because a step uses only 2 of about 30 classes.
@@ -33,6 +34,7 @@ class Settings(BaseModel):
     STEP: ClassVar[str] = ""
     DEFAULTS: ClassVar[dict[str, Any]] = {}
     DEPENDS: ClassVar[dict[str, dict[str, Any]]] = {}
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     quiet: bool = field(False, "print only errors")
 
@@ -86,7 +88,7 @@ class Settings(BaseModel):
 class RunSettings(Settings):
     """The settings of a step that opens an MLflow run."""
 
-    run_name: Text = field(None, "name of the run in MLflow; none: Loupe chooses a name", rule="none or a name")
+    run_name: Text = field(None, "name of the run in MLflow", rule="a name; default: chosen by Loupe")
     tags: Tags = field(
         (), "tags of the run in MLflow", rule="none, or key=value, comma-separated, such as owner=ana,stage=draft"
     )
@@ -105,7 +107,7 @@ class DatasetSettings(RunSettings):
     data_dir: str = field("data", "folder or URL of the prepared datasets, such as s3://bucket/prefix")
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler; none: everything runs on this machine",
+        "address of a Dask scheduler, whose cluster prepares photos; none: this machine prepares them",
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)

@@ -31,13 +31,14 @@ class LabelSettings(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "part of a photo that becomes a label (high-resolution image); random: several parts per photo",
+        "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, after "
+        "downscaling. tiles: side by side. random: at random positions",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
-    crops: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
-    crops_per_megapixel: Rate = field(
+    labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
+    labels_per_megapixel: Rate = field(
         None,
-        "number of labels per million pixels of a photo, instead of `crops`",
+        "number of labels per million pixels of a photo, instead of `labels_per_photo`",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
@@ -49,7 +50,10 @@ class LabelSettings(Settings):
         "JPEG quality with which labels and inputs are compressed; none: no compression",
         rule="none, or 1 to 95",
     )
-    DEPENDS = {"crops": {"crop": "random", "crops_per_megapixel": None}, "crops_per_megapixel": {"crop": "random"}}
+    DEPENDS = {
+        "labels_per_photo": {"crop": "random", "labels_per_megapixel": None},
+        "labels_per_megapixel": {"crop": "random"},
+    }
 
 
 class Preprocess(DatasetSettings, LabelSettings):
@@ -86,7 +90,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     noise_levels: NoiseLevels = field(
         (0, 10),
-        "lowest and highest standard deviation of the noise, in grey values from 0 to 255",
+        "lowest and highest standard deviation of the noise, in grey values from 0 to 255, for degrade=camera",
         rule="two numbers from 0 to 100",
     )
     DEPENDS = {

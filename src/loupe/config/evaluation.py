@@ -21,12 +21,14 @@ class Evaluate(DatasetSettings, LabelSettings):
     scale: Scale = field(Fraction(3, 2), "scale factor, for a model with several scale factors", rule=SCALE_RULE)
     protocol: Literal["labels", "study-patches", "classical"] = field(
         "labels",
-        "what is scored. labels: labels cut from the photos. study-patches: 20 patches per photo. "
-        "classical: whole photos",
+        "images that are scored. labels: parts of photos. study-patches: 20 patches per photo, as in the 2016 study. "
+        "classical: whole photos, as in most papers",
     )
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
-    photos: Text = field(None, "folder, tar file or image to score instead of `dataset`", rule="none or a path")
+    photos: Text = field(
+        None, "folder, tar file or image whose photos are scored, instead of `dataset`", rule="none or a path"
+    )
     luminance: Annotated[Luminance | None, Unset] = field(
         None,
         "formula for luminance (brightness) of the photos",
@@ -47,9 +49,15 @@ class Evaluate(DatasetSettings, LabelSettings):
     out: Text = field(None, "write the scores to this JSON file", rule="none or a path")
     sheet: Text = field(
         None,
-        "write an image that shows the parts of the labels with the most detail, and each model's results",
+        "write an image that compares the results of the models for the most detailed parts of the labels",
         rule="none or a path",
     )
+    HELP_GROUPS = {
+        "fields with --photos": (
+            "luminance", "crop", "labels_per_photo", "labels_per_megapixel", "label_size", "shrink", "recompress",
+            "degrade", "qualities",
+        )
+    }  # fmt: skip
     SMOKE = {"limit": 6}
     DEPENDS = {
         "recompose": {"protocol": frozenset({"labels", "classical"})},

@@ -20,7 +20,7 @@ LARGEST_LABEL_SIDE = 4096  # in pixels
 LARGE_NUMBER = 1e9  # numbers from here on are formatted with an exponent
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
-DEVICE = "device that runs the network; auto: a GPU for the bundled networks if possible, otherwise the CPU"
+DEVICE = "device that runs the network. auto: the CPU, but for the bundled networks a GPU, if there is one"
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
 

@@ -16,6 +16,8 @@ from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 CROP_BLOCKS = 32
 DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18))}
 
+PATCH_DEFAULTS = ", ".join(f"{patch} at scale {format_value(scale)}" for scale, patch in DEFAULT_PATCHES.items())
+
 
 class Convolutional(GradientTrain):
     """A convolutional network that maps q x q blocks of the input to p x p blocks; the scale factor is p/q."""
@@ -29,8 +31,8 @@ class Convolutional(GradientTrain):
     expansion: int = field(2, "number of channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
     crop: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
-        "side of a training crop in input pixels; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
-        rule="an even number at scales 1:1 and 3:2",
+        "side of a training crop in input pixels",
+        rule="an even number at scales 1:1 and 3:2; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
     )
     condition: Literal["none", "jpeg"] = field(
         "none", "second input of the network; jpeg: the JPEG quality of the photo"
@@ -62,8 +64,8 @@ class Perceptron(GradientTrain):
     network: Literal["perceptron"] = field("perceptron", "the network to train")
     patch: Patch = field(
         lambda data: DEFAULT_PATCHES.get(data.get("scale", Fraction(3, 2)), "whole"),
-        "sides of the input patch and the label patch in pixels; default 10:15 at scale 3:2. whole: the whole image",
-        rule="input:label, such as 10:15, or whole",
+        "sides of the input patch and the label patch in pixels; whole: the whole image",
+        rule=f"input:label or whole; default {PATCH_DEFAULTS}",
     )
     hidden: Hidden = field(
         (2048, 1024), "number of units of each hidden layer", rule="widths, comma-separated, or none"

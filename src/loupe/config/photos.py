@@ -59,7 +59,7 @@ class PhotoSettings(Settings):
         "same", "file format of the results; same: the format of each photo"
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
-        None, "quality of JPEG, WebP and AVIF results; none: 95, but 90 for AVIF", rule="none, or 1 to 100"
+        None, "quality of JPEG, WebP and AVIF results", rule="1 to 100; default 95, but 90 for AVIF"
     )
     compress_level: int = field(1, "compression of PNG results; 0: fastest, 9: smallest", ge=0, le=9)
     strip_metadata: bool = field(False, "omit all metadata except the colour space")
@@ -67,8 +67,8 @@ class PhotoSettings(Settings):
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(
         None,
-        "maximum memory for images, in MB; none: 2000, but at most half of the machine's memory",
-        rule="none, or 200 to 1000000",
+        "maximum memory for images, in MB",
+        rule="200 to 1000000; default 2000, but at most half of the machine's memory",
     )
     suffix: Text = field(
         None,
@@ -112,12 +112,12 @@ class Upscale(PhotoSettings, NetworkFields):
     DEPENDS = {"fit": {"size": GIVEN}}
     scale: Factor = field(
         None,
-        "scale factor; none: the scale factor of the model, or 3:2 if it has several",
-        rule="none or a ratio from 1 to 8",
+        "scale factor",
+        rule="a ratio from 1 to 8; default: the scale factor of the model, or 3:2 if it has several",
     )
     size: Size = field(
         None,
-        "width and height of the results in pixels, instead of a scale factor",
+        "width and height in pixels into which the results fit (see `fit`), instead of a scale factor",
         rule="none, or a size such as 1920x1080",
     )
     fit: Literal["inside", "exact", "cover"] = field(
@@ -165,12 +165,16 @@ class Restore(PhotoSettings, NetworkFields):
         "noise": {"method": "nlm"},
         **{name: {"method": "network"} for name in ("model", "ensemble", "jpeg_quality", "device")},
     }
+    HELP_GROUPS = {
+        "fields with --method network": ("model", "ensemble", "jpeg_quality", "device"),
+        "fields with --method nlm": ("noise",),
+    }
     method: Literal["network", "nlm"] = field(
         "network", "network: a network removes JPEG artefacts. nlm: the non-local means filter removes noise"
     )
     model: str = field(
         "champion",
-        "network that restores photos (scale factor 1:1); champion, small, base, an MLflow URI, or a .keras or "
+        "network that restores photos (scale factor 1:1): champion, small, base, an MLflow URI, or a .keras or "
         ".onnx file",
     )
     mask: Text = field(
@@ -179,14 +183,13 @@ class Restore(PhotoSettings, NetworkFields):
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(
         None,
-        "weight of the restored image in the result; 0 does not change the photo. none: 1 for "
-        "method=network, 0.7 for nlm",
-        rule="none, or 0 to 1",
+        "weight of the restored image in the result; 0 does not change the photo",
+        rule="0 to 1; default 1, but 0.7 with method=nlm",
     )
     noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
         None,
-        "standard deviation of the noise, in grey values from 0 to 255; none: estimated per photo",
-        rule="none, or 0 to 100",
+        "standard deviation of the noise in the photos, in grey values from 0 to 255",
+        rule="0 to 100; default: estimated per photo",
     )
 
 

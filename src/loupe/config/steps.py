@@ -22,13 +22,13 @@ class Register(RunSettings):
     scale: Scale = field(Fraction(3, 2), "scale factor, for run=best, `rollback` and `version`", rule=SCALE_RULE)
     gate: Text = field(
         None,
-        "dataset on which new models are compared with the champion; none: that of the last comparison",
-        rule="none, a dataset or a source",
+        "prepared dataset, or photos to prepare, on which the new model is compared with the champion",
+        rule="a dataset or a source; default: the dataset of the last comparison",
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
-    smoke: bool = field(
-        False, "with run=best, also consider runs of short tests; the registered network does not become champion"
+    include_smoke: bool = field(
+        False, "with run=best, also consider runs of short tests (train --smoke), which never become champion"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -45,29 +45,29 @@ class Sweep(DatasetSettings):
 
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "the sweep file")
-    name: Text = field(None, "name of the Optuna study; none: as in the sweep file", rule="none or a name")
-    dataset: Text = field(None, f"{DATASET}; none: as in the sweep file", rule="none, a dataset or a source")
+    name: Text = field(None, "name of the Optuna study", rule="a name; default: as in the sweep file")
+    dataset: Text = field(None, DATASET, rule="a dataset or a source; default: as in the sweep file")
     pruner: Literal["file", "none", "median", "hyperband"] = field(
         "file", "pruner that stops poor trials early; file: as in the sweep file"
     )
     workers: int = field(
-        0, "number of worker processes; 0: one per core or GPU, on this machine or on the Dask cluster", ge=0, le=1024
+        0, "number of worker processes; 0: one per core, or per GPU with KERAS_BACKEND=jax", ge=0, le=1024
     )
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
         None,
-        "storage of the Optuna study: a file or the URL of a database; none: optuna.journal",
-        rule="none, a path, or a URL such as postgresql://host/studies",
+        "file or database that contains the Optuna study",
+        rule="a path, or a URL such as postgresql://host/studies; default optuna.journal",
     )
     max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if the same trial was trained before")
-    champion: bool = field(
+    register_best: bool = field(
         True, "score the best trials on the test split, and register the best network, so that it can become champion"
     )
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler; none: everything runs on this machine",
+        "address of a Dask scheduler, whose cluster prepares photos and trains; none: this machine does",
         rule="none, or an address such as tcp://host:port",
     )
     dashboard: bool = field(False, "show the study in optuna-dashboard while the sweep runs, and print the address")
@@ -80,13 +80,13 @@ class Report(RunSettings):
     STEP = "report"
     from_: Text = field(
         None,
-        "results.parquet of an earlier report, from which runs are read; none: read from MLflow",
-        rule="none or a path",
+        "results.parquet of an earlier report, from which runs are read",
+        rule="a path; default: runs are read from MLflow",
     )
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files")
     dataset: Text = field(
-        None, "dataset whose runs are used; none: the dataset with the most trials", rule="none, a name or a digest"
+        None, "dataset whose runs are used", rule="a name or a digest; default: the dataset with the most trials"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

@@ -14,7 +14,7 @@ TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
 SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", ", 1))
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
-DATASET = "prepared dataset, or photos to prepare: sample, caltech256, a folder, a tar file or a URL"
+DATASET = "name or folder of a prepared dataset; or photos to prepare: sample, caltech256, a folder, tar file or URL"
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
 
@@ -61,7 +61,7 @@ class GradientTrain(Train):
     USES_XLA: ClassVar[bool] = True
 
     skip: Literal["none", "ridge"] = field(
-        "none", "ridge: add a trainable linear function, initialised by ridge regression, to the layers' output"
+        "none", "connection from the input to the output; ridge: linear, trainable, initialised by ridge regression"
     )
     start: Text = field(
         None,
@@ -85,7 +85,9 @@ class GradientTrain(Train):
         "zeros", "initial biases; as_weights: random like the weights (2016 study)"
     )
     optimizer: str = field("adam", "the optimizer; each optimizer has its own section below")
-    learning_rate: float = field(1e-3, "learning rate of the first step", gt=0, le=100)
+    learning_rate: float = field(
+        1e-3, "learning rate of the first step; some optimizers below have another default", gt=0, le=100
+    )
     schedule: Literal["constant", "exponential", "cosine"] = field(
         "cosine", "how the learning rate changes during the training"
     )

@@ -41,7 +41,7 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
 
     Args:
         photo: uint8, (height, width), or (height, width, 3).
-        settings: label_size, crops, crops_per_megapixel and recompress.
+        settings: label_size, labels_per_photo, labels_per_megapixel and recompress.
         crop: `centre`; `fit` (the centre, after downscaling the shorter side to label_size); `tiles` (as many labels
             as fit next to each other); `random`.
         seed: determines random positions, together with the content hash.
@@ -76,15 +76,15 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
 
 def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
     """Cut labels at random positions, every second label from a photo that is resized by a factor of 0.5 to 1."""
-    size, rate = settings.label_size, settings.crops_per_megapixel
+    size, rate = settings.label_size, settings.labels_per_megapixel
     rows, columns = photo.shape[:2]
     labels = []
-    for number in range(settings.crops if rate is None else max(1, round(rate * rows * columns / 1e6))):
+    for number in range(settings.labels_per_photo if rate is None else max(1, round(rate * rows * columns / 1e6))):
         factor = float(rng.uniform(max(0.5, size / min(rows, columns)), 1)) if number % 2 else 1.0
         height, width = _scale_sides(photo, factor)
         y, x = (int(rng.integers(side - size + 1)) for side in (height, width))
         if factor == 1.0 or rate is None:
-            # Existing datasets without `crops_per_megapixel` contain exactly these pixels. A copy of the label lets
+            # Existing datasets without `labels_per_megapixel` contain exactly these pixels. A copy of the label lets
             # Python free the resized photo.
             pixels = _resize(photo, factor)[y : y + size, x : x + size].copy()
         else:

@@ -158,7 +158,7 @@ def _list_tasks(settings: Preprocess, photos: list[SourcePhoto], location: str) 
 
 def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto]) -> Iterator[list[SourcePhoto]]:
     """Yield the photos of each shard."""
-    rate = settings.crops_per_megapixel
+    rate = settings.labels_per_megapixel
     min_photos = MIN_PHOTOS_PER_SHARD[crop] if rate is None else 1
     max_photos = max(MIN_PHOTOS_PER_SHARD[crop], -(-len(photos) // MIN_TASKS))
     max_labels = MAX_SHARD_BYTES // settings.label_size**2
@@ -166,7 +166,7 @@ def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto
     label_count = 0
     for photo in photos:
         if rate is None:
-            new_labels = {"random": settings.crops, "tiles": TILES_PER_PHOTO}.get(crop, 1)
+            new_labels = {"random": settings.labels_per_photo, "tiles": TILES_PER_PHOTO}.get(crop, 1)
         else:
             new_labels = max(1, round(rate * PIXELS_PER_BYTE * (photo.size or 0) / 1e6))
         if len(part) >= min_photos and (len(part) >= max_photos or label_count + new_labels > max_labels):

@@ -126,7 +126,7 @@ def cut_photo(
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         # Bytes for the labels per pixel of the photo
-        label_bytes = (settings.crops_per_megapixel or 0) * settings.label_size**2 / 1e6
+        label_bytes = (settings.labels_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (GREY_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
         row = replace(row, width=image.width, height=image.height)

@@ -36,9 +36,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The newest run per point and seed. If there are more old runs with a budget in seconds than runs with a budget
-        in FLOPs, these are the old runs. The columns are those of `table`, `seed` and the keys of [search] (None if the
-        condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the first
-        seed. If the sweep is not a grid, the table is empty.
+        in FLOPs, these are the old runs. The columns are those of `table`, `seed` and the keys of [search] (None if
+        the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the
+        first seed. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()

@@ -46,7 +46,7 @@ def run(settings: Main) -> None:
         best = min(trainings, key=lambda training: training.validation_mae)
         evaluate_fields = shared | {"model": f"runs:/{best.run_id}/model", "dataset": location, "quiet": True}
         summary = evaluate.run(parse_settings("evaluate", evaluate_fields))
-        register_fields = {"run": best.run_id, "quiet": True} | settings.select(["data_dir", "smoke"])
+        register_fields = {"run": best.run_id, "quiet": True, "data_dir": settings.data_dir}
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
         # `model` and ridge are left out, because they are among the trained networks, which have a `*`.

@@ -58,7 +58,7 @@ def run(settings: Sweep) -> str | None:
         best_run = study_results.log_study(study, time.monotonic() - started, worker_seconds)
         study_results.check_failures(study)
         kept_runs = study_results.delete_other_models(study)
-        if best_run and settings.champion:
+        if best_run and settings.register_best:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
         run_notes.log_note(settings, study_results.describe_study(study))
     study_results.print_summary(study, best_run, location, settings.quiet)
@@ -188,11 +188,11 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             training_runs.log_predictions(model, validation, points[-1]["step"] if points else 0)
             training_runs.log_ridge(weights, train_settings)
             records.log_tags({trials.SCORED_TAG: "true"})
-    shared = settings.select(["smoke", "data_dir"])
+    fields = {"run": best_run, "quiet": True, "data_dir": settings.data_dir}
     if is_masked(mask_secrets(dataset.location)):
-        shared["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
+        fields["data_dir"] = dataset.location.rstrip("/").rpartition("/")[0]
     try:
-        registered = register.run(parse_settings("register", {"run": best_run, "quiet": True} | shared))
+        registered = register.run(parse_settings("register", fields))
         print_line(str(registered), settings.quiet)
     except UsageError as error:  # for example, the gate dataset is for another task
         print_line(f"the best network is not registered: {error}", settings.quiet)

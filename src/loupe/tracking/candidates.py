@@ -52,7 +52,7 @@ def find_candidate(settings: Register) -> Candidate:
             return _describe_foreign_model(reference)
         run = runs.get_run(model.source_run_id, "run")
     elif settings.run == "best":
-        run = runs.find_best_run(format_value(settings.scale), settings.smoke)
+        run = runs.find_best_run(format_value(settings.scale), settings.include_smoke)
     else:
         run = runs.get_run(settings.run, "run")
     model, tags = logged_models.find_model(run.info.run_id), run.data.tags
@@ -71,19 +71,20 @@ def find_candidate(settings: Register) -> Candidate:
         Fraction(texts["scale"].replace(":", "/")),
         open_training_dataset(run, settings),
         texts["dataset"],
-        is_smoke=settings.smoke or texts["smoke"] == "true",
+        is_smoke=texts["smoke"] == "true",
     )
 
 
 def open_training_dataset(run: Any, settings: Register) -> Dataset:
     """Open the dataset of a train run; raise UsageError if it is missing or has changed."""
-    source = runs.read_settings(run, "dataset")["dataset"]
-    return preparation.reopen(make_dataset_settings(settings), *runs.read_dataset(run), source)
+    texts = runs.read_settings(run, "dataset", "smoke")
+    dataset_settings = make_dataset_settings(settings, texts["smoke"] == "true")
+    return preparation.reopen(dataset_settings, *runs.read_dataset(run), texts["dataset"])
 
 
-def make_dataset_settings(settings: Register) -> DatasetSettings:
-    """Return the dataset settings of `register`."""
-    return DatasetSettings(**settings.select(["data_dir", "smoke", "quiet"]))
+def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
+    """Return the settings that prepare the dataset of a training again; `is_smoke`: for a short test."""
+    return DatasetSettings(**settings.select(["data_dir", "quiet"]), smoke=is_smoke)
 
 
 def _describe_foreign_model(reference: models.ModelReference) -> Candidate:

@@ -101,7 +101,7 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
     Raises:
         UsageError: the gate dataset does not exist or has changed, or the new model was trained for another task.
     """
-    name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings)
+    name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings, candidate.is_smoke)
     recorded = models.get_registered_tags(name)
     source = settings.gate or recorded.get(TAGS["source"]) or candidate.source or "sample"
     try:

@@ -244,14 +244,14 @@ def get_run(run_id: str, field: str) -> Any:
         raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
 
 
-def find_best_run(scale: str, smoke: bool) -> Any:
+def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment with a model and the lowest validation mae.
 
     Only runs on the dataset of the newest such run are compared.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
-        smoke: include runs with smoke=true.
+        include_smoke: include runs with smoke=true.
 
     Raises:
         UsageError: no run matches.
@@ -260,7 +260,7 @@ def find_best_run(scale: str, smoke: bool) -> Any:
     experiment_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{part}") for part in ("ID", "NAME"))
     name = name or EXPERIMENT
     experiment = mlflow.get_experiment(experiment_id) if experiment_id else mlflow.get_experiment_by_name(name)
-    without_smoke = "" if smoke else " and tags.`loupe.smoke` = 'false'"
+    without_smoke = "" if include_smoke else " and tags.`loupe.smoke` = 'false'"
     condition = "attributes.status = 'FINISHED' and tags.`loupe.step` LIKE 'tr%' and metrics.`val/best_mae` >= 0"
     condition += f" and tags.`loupe.scale` = '{scale}'{without_smoke} and tags.`loupe.digest` != ''"
     newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
