@@ -86,7 +86,7 @@ def test_study_run_has_crops_at_any_offset_and_prefers_another_dataset(report, t
     assert (scores["patches_mae"], scores["draws"]) == ("0.06000", "1.1")
     found = make_report(pd.concat([here, there], ignore_index=True), [])
     assert (found.study_scores["patches_mae"], found.study_scores["patches_percent"]) == ("0.06400", "3.2")
-    assert "on recompressed-1, 10 s of one core" in found.study_network
+    assert "on recompressed-1, 1e12 FLOPs" in found.study_network
 
 
 def test_scores_contain_a_network_with_upscaled_inputs(table):
