@@ -298,7 +298,7 @@ def test_a_search_by_a_setting_finds_the_runs_of_all_spellings(
         with runs.open_step_run(parse_settings("train", unquoted), "train"):
             pass
         typed_names = "augment, hidden" if given["learning_rate"] == "0.002" else "learning_rate, augment, hidden"
-        assert f"params as typed: {typed_names}; " in capsys.readouterr().out
+        assert f"params: {typed_names} are logged as typed; " in capsys.readouterr().out
     exact = {"learning_rate": "0.001", "augment": "true", "network": "perceptron", "hidden": "32,16"}
     with runs.open_step_run(parse_settings("train", exact), "train"):
         pass
