@@ -33,7 +33,8 @@ class Terminated(SystemExit):
 def raise_on_signals() -> Iterator[None]:
     """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
-    A signal that the process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, this function does nothing.
+    A signal that the process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, the
+    function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -22,7 +22,7 @@ from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
 CONTENT_TAG = "loupe.content"  # tag of a version of `loupe-photo`: hash of the commit and the networks
-REPLACED_TAG = "loupe.replaced"  # tag of a champion: number of the previous champion; "" for the bundled network
+REPLACED_TAG = "loupe.replaced"  # tag of a champion: version of the previous champion; "" for the bundled network
 
 
 def get_version(scale: Fraction, number: str) -> Any:
@@ -128,7 +128,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
             mlflow.active_run().info.run_id,
             tags={CONTENT_TAG: key},
             description=f"Upscales photos with {', '.join(names)}.",
-            model_id=logged.model_id,  # required by tracking servers
+            model_id=logged.model_id,  # tracking servers require this argument
         )
 
     photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
@@ -155,7 +155,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in files.items()},
             signature=photo_model.make_signature(),
             pip_requirements=[
-                # `version` could fail here: the name of the package may be onnxruntime-gpu.
+                # `version("onnxruntime")` would fail if the installed package is onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
             ],

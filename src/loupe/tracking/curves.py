@@ -24,7 +24,7 @@ def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def load_points(run_id: str) -> list[dict[str, Any]]:
-    """Return the points of a run's curves of mae and psnr, as in `log_curve_tag`."""
+    """Return the points of a run's mae and psnr curves, each as a dictionary with `step` and `metrics`."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
@@ -43,6 +43,6 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
     """Return the curve of METRIC from the tag of a run, or from its metrics."""
-    with suppress(ValueError, TypeError, RecursionError):  # no tag, or another client changed it
+    with suppress(ValueError, TypeError, RecursionError):  # the tag is missing, or another client has changed it
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

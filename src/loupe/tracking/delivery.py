@@ -95,7 +95,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # ends the run at least in MLflow's client
+        mlflow.end_run(status)  # if the server is unreachable, the run ends only in MLflow's client
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)

@@ -27,7 +27,7 @@ from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MAX_PHOTOS = 1000  # of a gate dataset with more photos, only those with the smallest content hashes are used
+MAX_PHOTOS = 1000  # if there are more photos, those with the smallest content hashes are used
 SEEN_SPLITS = ("train", "validation")  # the splits of a dataset that influence a model
 TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}
 # Fields of preprocess that must be equal in a model's dataset and in the gate dataset
@@ -150,7 +150,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # The rows of both methods are in the order of the images.
+    # The rows of both methods are in the order of the images, so that they can be subtracted.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
     (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())

@@ -17,7 +17,7 @@ from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead at this time after its last heartbeat
+HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead if its last heartbeat is older
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
 # `mlflow run` may install packages before the step tags its run. If a container hides whether `mlflow run` is alive,
 # the run counts as orphaned after this time.
@@ -126,6 +126,6 @@ def _read_start(pid: str) -> str | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # the fields after the name of the command
+    state, *fields = text.rpartition(")")[2].split()  # the name of the command is in parentheses; the fields follow
     is_dead = state in "ZX"
-    return None if is_dead else fields[18]  # starttime in proc_pid_stat
+    return None if is_dead else fields[18]  # the field starttime; see the manual page proc_pid_stat

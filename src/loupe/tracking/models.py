@@ -119,7 +119,7 @@ def load_keras(reference: ModelReference) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        cause = str(error).rpartition("Exception encountered: ")[2]  # at the end of Keras's message
+        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
 
@@ -139,7 +139,7 @@ def find_model(name: str) -> ModelReference:
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
-        except Exception as error:  # a damaged MLmodel or a wrong answer of a server causes any error
+        except Exception as error:  # a damaged MLmodel or a wrong answer of a server can cause any error
             is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
             error_class = UsageError if is_missing else LoupeError
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None

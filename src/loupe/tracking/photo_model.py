@@ -25,7 +25,7 @@ from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
-MAX_FILE_BYTES = 32_000_000  # bytes per photo, before base64
+MAX_FILE_BYTES = 32_000_000  # size of a photo, before the encoding as base64
 MAX_RESULT_PIXELS = 64_000_000  # of a photo, and of its result, in all frames or pages together
 MAX_PAGES = 500  # frames or pages of a photo
 MAX_PHOTOS = 100  # per request to a server
@@ -162,7 +162,7 @@ def _parse_format(value: Any) -> str:
     return "" if value == "same" else f".{value}"
 
 
-if __name__ != "loupe.tracking.photo_model":  # run by MLflow
-    mlflow.telemetry.set_telemetry_client()  # again, because `import loupe` changed MLflow's setting
+if __name__ != "loupe.tracking.photo_model":  # MLflow runs this file under another name
+    mlflow.telemetry.set_telemetry_client()  # MLflow must read its setting again, because `import loupe` changed it
     guard_server()
     mlflow.models.set_model(PhotoModel())

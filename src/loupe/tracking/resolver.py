@@ -195,7 +195,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # from a damaged store, or from a server that is not MLflow's
+        except Exception as error:  # a damaged store, or a server that is not MLflow's, can cause any error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(
                 server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)

@@ -60,7 +60,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # `start_run` documents `run_name` only for new runs
+        mlflow.set_tag(NAME_TAG, name)  # MLflow documents the `run_name` of `start_run` only for new runs
         if is_joined:
             _print_typed_params(run_id, settings)
         yield run_id

@@ -12,7 +12,7 @@ from loupe.errors import LONGEST_DESCRIPTION
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
-MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB in base64
+MAX_BODY_BYTES = 48_000_000  # enough for a photo of 32 MB in base64
 SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # characters between values, by content type
 # Limits per body: 3 bytes of JSON can take 64 bytes of memory, and deep nesting exceeds the parser's stack.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
@@ -99,7 +99,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # a part of the request may be unread
+    if status not in (200, 400):  # close the connection, because a part of the request may be unread
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:

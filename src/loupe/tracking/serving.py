@@ -40,7 +40,7 @@ MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # bodies in memory; further requests wait before their bodies are read
 # Limits for slow clients: without these limits, three slow clients could block all requests with large bodies.
 BODY_TIMEOUT_S, MIN_BODY_BYTES_PER_S = 10.0, 300_000
-MARGIN_S = 5.0  # the guard's time limit ends this time before MLflow's timeout
+MARGIN_S = 5.0  # the guard's time limit is shorter than MLflow's timeout by this time
 GRACE_S = 2.0  # after the time limit, the model has this time to return its own error
 SEND_TIMEOUT_S = 300.0
 

@@ -99,7 +99,7 @@ def log_diagnostics(
     if points:
         metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
-    else:  # ridge: one point at step 0
+    else:  # ridge has no learning curve: log one point, at step 0
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)
