@@ -96,7 +96,7 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
 
 
 def has_store() -> bool:
-    """Return whether an MLflow store exists; MLflow would create a missing store."""
+    """Return whether an MLflow store exists, without using MLflow, which would create a missing store."""
     file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 

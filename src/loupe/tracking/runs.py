@@ -248,9 +248,9 @@ def get_run(run_id: str, field: str) -> Any:
 
 
 def find_best_run(scale: str, include_smoke: bool) -> Any:
-    """Return the train run or trial with the lowest validation mae that has a model, in the current experiment.
+    """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only runs with the same dataset as the newest finished run are compared. If no run has a model, the run with the
+    Only runs with the same dataset as the newest finished run are compared. If none has a model, the run with the
     lowest validation mae is returned.
 
     Args:

@@ -92,7 +92,7 @@ def get_ended_run(run_id: str) -> Any:
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
-    """Load the last checkpoint of a killed trial, or return None."""
+    """Load the last checkpoint of a killed trial; return None if the trial has no checkpoint."""
     return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
 
 
