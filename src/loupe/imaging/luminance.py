@@ -57,7 +57,7 @@ def _encode(light: np.ndarray) -> np.ndarray:
 
 
 def blend_with_white(image: Image.Image) -> Image.Image:
-    """Blend the transparent pixels of a `LA` or `RGBA` image with white."""
+    """Blend the transparent pixels of a `LA` or `RGBA` image with white; return other images unchanged."""
     if image.mode not in ("LA", "RGBA"):
         return image
     if image.mode == "RGBA":

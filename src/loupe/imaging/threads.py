@@ -15,7 +15,10 @@ Result = TypeVar("Result")
 def repeat(
     function: Callable[[], object], interval_s: float, ending_timeout_s: float | None = None
 ) -> Iterator[None]:
-    """Call a function in a thread at intervals until the block exits; then wait for the end of a running call."""
+    """Call a function in a thread at intervals until the block exits.
+
+    Then wait until a running call returns, at most `ending_timeout_s` (None: no limit).
+    """
     stopped = threading.Event()
 
     def call() -> None:
