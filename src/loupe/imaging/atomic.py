@@ -93,7 +93,7 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files and folders in `folder` whose processes have ended."""
+    """Remove the partial files and folders in `folder` if the processes that created them have ended."""
     for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
         try:
             descriptor = _open(partial)
@@ -137,7 +137,7 @@ def _publish_new(partial: Path, final: Path) -> None:
 
 
 def _rename_new(partial: Path, final: Path) -> None:
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # in the C library of Linux only
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # None on other systems than Linux
     if rename and not rename(AT_FDCWD, os.fsencode(partial), AT_FDCWD, os.fsencode(final), RENAME_NOREPLACE):
         return
     if rename and ctypes.get_errno() == errno.EEXIST:
@@ -158,7 +158,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # On NFS, a lock needs a writable descriptor, which a folder does not have.
+    # On NFS, a lock needs a writable descriptor, but a folder can only be opened for reading.
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -170,7 +170,7 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
         return False
     except OSError:  # the file system has no locks
         is_lock_visible = False
-    else:  # the locks of processes on other machines may be invisible
+    else:  # the lock seems free, but a lock of another machine may be invisible
         is_lock_visible = partial.name.startswith(f"{PREFIX}{_identify_kernel()}-")
     return is_lock_visible or _get_age(partial) > LEFTOVER_AGE_S
 

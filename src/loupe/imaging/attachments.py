@@ -9,7 +9,7 @@ from typing import IO
 
 from PIL import Image
 
-MAX_BOX_BYTES = 2**24  # only this number of bytes is read of a longer box
+MAX_BOX_BYTES = 2**24  # longer boxes are read up to this number of bytes
 MAX_GIF_BYTES = 2**22  # only this part of a GIF is searched for a profile and an XMP packet
 CREDENTIALS = "content credentials"  # data of the standard C2PA
 # Names of data by kind of box (JPEG 2000, JPEG XL); for a JPEG XL, `xml ` is read as XMP

@@ -110,8 +110,8 @@ def set_cicp(content: bytes, chunk: bytes) -> bytes:
 def _insert_colour_box(head: bytearray) -> bytes:
     """Add a `colr` box to the first image of an AVIF. `head` is the start of a file that libvips wrote.
 
-    A box begins with its length and name, 4 bytes each. ipco contains all properties, ipma the property
-    numbers of each image, and iloc the positions of the pixels.
+    A box begins with its length and name, 4 bytes each. The box ipco contains all properties, the box
+    ipma contains the property numbers of each image, and the box iloc contains the positions of the pixels.
     """
     box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
@@ -119,7 +119,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     property_count, end = 0, properties + 8
     while end < properties + size:
         property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
-    associations = head.index(b"ipma", end) + 14  # after flags, item count and first item number
+    associations = head.index(b"ipma", end) + 14  # after name, version, flags, item count and first item number
     growth = len(box) + 1  # the box, and 1 byte in ipma for its number
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4

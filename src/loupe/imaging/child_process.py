@@ -126,7 +126,7 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time of the child in seconds; without `/proc`, the time of a clock."""
+        """Return the CPU time of the child in seconds; without `/proc`, the time of a monotonic clock."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
@@ -135,7 +135,7 @@ class ChildProcess:
         return (user_ticks + system_ticks) / os.sysconf("SC_CLK_TCK")
 
     def stop_and_check_cpu_limit(self) -> bool:
-        """Stop a child that has closed a connection; return whether it reached its limit of CPU time."""
+        """Stop a child that has closed a connection; return whether the child reached its limit of CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()

@@ -74,9 +74,9 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Without a profile, other
-    chunks are replaced: the values get the transfer function of sRGB, and a profile describes the primaries. If the
-    format cannot store a profile, the result is sRGB.
+    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Without a
+    profile, other chunks are replaced: the values get the transfer function of sRGB, and a new profile describes the
+    primaries. If the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks

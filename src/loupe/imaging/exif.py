@@ -32,7 +32,7 @@ TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
 MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
 MAKER_NOTE_NAME = "the camera's maker note"
-# Descriptions with the size of the image: OME-XML, ImageJ and tifffile
+# Start of an image description that contains the size of the image: OME-XML, ImageJ and tifffile
 SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=|\{"shape"', re.DOTALL)
 
 
@@ -171,7 +171,7 @@ def _use_raw_text(tags: Any) -> None:
 
 
 def _remove_unreadable(exif: Image.Exif) -> list[str]:
-    """Remove tags that Pillow cannot write; return their names."""
+    """Convert or remove tags that Pillow cannot write; return the names of removed tags."""
     removed = []
     directories = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
     for group, tags in ((None, exif), *directories.items()):

@@ -39,7 +39,7 @@ COEFFICIENT_BYTES = 2  # additional bytes per pixel and band of a JPEG with seve
 
 
 class GreyPhoto:
-    """The first image of a file, upright. `read` converts its pixels as `compute_luminance` does, in strips.
+    """The first image of a file, upright. `read` converts the pixels in strips, as `compute_luminance` does.
 
     Args:
         content: the bytes of a file.

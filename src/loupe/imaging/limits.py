@@ -20,7 +20,7 @@ def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
 
     Args:
         data_bytes: memory of the process, for all threads together.
-        cpu_s: CPU time per thread that is in a block of this function.
+        cpu_s: CPU time per thread, for all threads that are in blocks of this function.
     """
     global _active
     with _lock:

@@ -31,7 +31,7 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
+        colour_chunks: contents of PNG chunks for the colour space, by chunk type. A profile replaces all but cICP.
         duration_ms: display time of a frame.
         iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.
@@ -138,14 +138,14 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format != "TIFF":
         return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    # `tag_v2` can contain a number instead of the bytes.
+    # Read the original bytes, because `tag_v2` can contain a number instead.
     content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
     resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
     return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
 
 
 def _find_iptc(content: bytes) -> bytes:
-    """Return the IPTC fields with which `content` begins, or which are in its Photoshop resource."""
+    """Return IPTC fields. `content` begins with the fields, or contains them in a Photoshop resource."""
     if content.startswith(IPTC_START):
         return content
     _, mark, resource = content.partition(RESOURCE_MARK)
@@ -158,7 +158,7 @@ def _find_iptc(content: bytes) -> bytes:
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if name != "XML:com.adobe.xmp"}
-    # For a JPEG, `info` has only the last comment.
+    # For a JPEG, `info` contains only the last comment, but `applist` contains all comments.
     comments = [content for marker, content in getattr(image, "applist", ()) if marker == "COM"]
     comment = b"\n".join(comments) or image.info.get("comment")
     if comment:

@@ -8,7 +8,7 @@ from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATIO
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
-MAX_SEGMENT_BYTES = 65_533  # maximum content of a segment of a JPEG
+MAX_SEGMENT_BYTES = 65_533  # maximum content of a JPEG segment
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 # Numbers of EXIF tags, and a value of RESOLUTION_UNIT
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2

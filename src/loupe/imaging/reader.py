@@ -1,4 +1,4 @@
-"""Reads an image file: its images with upright pixels and metadata."""
+"""Reads the images of a file, with upright pixels and metadata."""
 
 import io
 import os
@@ -105,7 +105,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         if image.format == "MPO":  # a JPEG with further images
             image.format = "JPEG"
             count = 1
-        elif image.format == "HEIF":  # only the primary image
+        elif image.format == "HEIF":  # only the primary image is read
             count = 1
         else:
             count = getattr(image, "n_frames", 1)
