@@ -59,7 +59,7 @@ def _read_flags(source: bytes | Path) -> int:
     return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
-def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
+def fill_lowest_bits(pixels: np.ndarray) -> np.ndarray:
     """Fill the lowest bits of uint16 samples, so that white becomes 65535. The decoders set these bits to 0."""
     return pixels | pixels >> BITS
 
@@ -70,7 +70,7 @@ def decode_deep_heif(source: bytes | Path) -> np.ndarray:
 
     file = pi_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False)
     pixels = np.asarray(file[file.primary_index])
-    return scale_to_16_bits(pixels.reshape(*pixels.shape[:2], -1))
+    return fill_lowest_bits(pixels.reshape(*pixels.shape[:2], -1))
 
 
 def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:

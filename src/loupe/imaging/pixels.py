@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from loupe.imaging.avif import scale_to_16_bits
+from loupe.imaging.avif import fill_lowest_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, get_raw_mode, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
@@ -91,7 +91,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
                 image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
         if file.format == "AVIF":
-            pixels = scale_to_16_bits(pixels)
+            pixels = fill_lowest_bits(pixels)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
     if pixels.dtype not in (np.uint8, np.uint16):

@@ -39,8 +39,8 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow this marker
 TAIL_BYTES = 2**16  # this part at the end of a JPEG is searched for the marker
-# Names in `Metadata.omitted` for data after the image; with one of them, this data is not reported again
-LINKED_DATA = {
+# Names in `Metadata.omitted` for data after the image. With one of these names, this data is not reported again.
+TAIL_NAMES = {
     "further images",
     "gain map",
     "depth map",
@@ -259,7 +259,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         if image.format == "TIFF" and EXIF_IFD in exif:
             image.info["start"] = _read_start(file.source)
         metadata = read_metadata(image, exif, metadata, stored_orientation)
-        if image.format == "JPEG" and not LINKED_DATA & {*metadata.omitted} and _has_data_after_image(file.source):
+        if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.source):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))
     if is_last:
         image.close()

@@ -1,7 +1,7 @@
 """Decodes images in the child process of `isolated_reader`.
 
 A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
-The request "decode" is answered with one message per image and then an empty message. The request "close" closes the
+The answer to the request "decode" is one message per image, then an empty message. The request "close" closes the
 file and has no answer. If a request fails, the answer contains the reason.
 """
 

@@ -43,7 +43,7 @@ class EncodeOptions:
         lossless: whether a WebP is lossless if `quality` is None. With a `quality`, a WebP is lossy.
         subsampled: whether an AVIF below FULL_COLOUR_QUALITY has colours of lower resolution.
         overwrite: whether an existing file is replaced.
-        attributes_of: a file whose permissions the written file gets, or None.
+        attributes_of: the written file gets the permissions of this file; None for the default permissions.
         keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
     """

@@ -74,7 +74,7 @@ def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, lis
     from xml.parsers.expat import ExpatError
 
     if len(packet) > MAX_PACKET_BYTES or b"<!DOCTYPE" in packet:
-        return b"", ["XMP (too long to update)"]
+        return b"", ["XMP (too long, or with a document type)"]
     try:
         document = minidom.parseString(packet)
         names = change(document)
