@@ -17,7 +17,7 @@ from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # in pixels
-LARGE_NUMBER = 1e9  # numbers from here on are formatted with an exponent
+LARGE_NUMBER = 1e9  # a float of at least this value is formatted with an exponent
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = "device that runs the network. auto: a GPU for bundled networks, if onnxruntime supports it; else the CPU"
