@@ -207,7 +207,7 @@ _hashes: dict[tuple[Any, ...], str] = {}
 
 
 def _hash_once(file: Path) -> str:
-    """Return the content hash of a file, computed once until the file changes."""
+    """Return the content hash of a file. The hash is computed again only if the file has changed."""
     state = file.stat()
     key = (file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _hashes:
