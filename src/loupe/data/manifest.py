@@ -41,7 +41,7 @@ class Row:
     shard: int | None = None  # number of the label's shard
     row: int | None = None  # index in the shard
     reason: str | None = None
-    group: str | None = None  # smallest content hash of the photo and its near-duplicates
+    group: str | None = None  # smallest content hash among the photo and its near-duplicates
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -91,7 +91,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return rows
 
     def _read(self, columns: list[str] | None) -> Any:
-        """Read columns of these rows, only from the row groups that contain the rows; None reads all columns."""
+        """Read columns of these rows; None reads all columns. Row groups without these rows are not read."""
         import pyarrow as pa
         import pyarrow.parquet
 

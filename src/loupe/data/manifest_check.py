@@ -76,7 +76,7 @@ def _find_fault_of_rows(file: Any, metadata: dict[str, Any]) -> str:
 
 
 def _has_nulls(file: Any, name: str) -> bool:
-    """Return whether a column has empty values, according to the statistics of the row groups."""
+    """Return whether a column may have empty values, according to the statistics of the row groups."""
     column = file.schema_arrow.names.index(name)
     statistics = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
     return any(each is None or each.null_count for each in statistics)

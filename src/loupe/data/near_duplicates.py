@@ -14,10 +14,10 @@ MIN_CONTRAST = 1.0  # minimum standard deviation of a compared thumbnail, in gre
 # Minimum correlation of near-duplicates. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
 # Caltech-256 have at least 0.9915, different photos at most 0.983.
 MIN_SIMILARITY = 0.985
-FREQUENCIES = 6  # per axis of the discrete cosine transform
+FREQUENCIES = 6  # number of low frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, per batch
-NEIGHBOURS = 4  # the photos of a cell are sorted by a further feature; each is compared with the next 4 photos
+NEIGHBOURS = 4  # the photos of a cell are sorted by a further feature; each is compared with this many next photos
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:

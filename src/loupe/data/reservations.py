@@ -52,7 +52,8 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
     Yields:
         A function that reserves a number of bytes. A larger number replaces the earlier reservation. The function
-        raises PhotoError if the number exceeds the budget. Outside of a worker, it only checks the number.
+        raises PhotoError if the number exceeds the budget. Outside of a worker, the
+        function only checks the number.
     """
     budget = get_budget()
     units = 0

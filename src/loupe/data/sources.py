@@ -81,7 +81,7 @@ def list_photos(
 
     Raises:
         UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
-            exist; or a name in a tar is outside of the tar.
+            exist; or a name in a tar points outside of the tar.
     """
     photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:

@@ -24,7 +24,7 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """One pair per photo, of any size. A photo is decoded when its pair is used.
+    """One pair per photo, of any size. A photo is decoded each time its pair is used.
 
     The label is the rounded luma, from 16 to 235. For a grey photo, the label has the photo's values, from 0 to 255.
     The label is cropped to multiples of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution

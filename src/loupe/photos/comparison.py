@@ -1,4 +1,4 @@
-"""Writes an HTML file that compares photos with their results, with a slider."""
+"""Writes an HTML file in which sliders compare photos with their results."""
 
 import base64
 import io
@@ -150,7 +150,7 @@ def render_figure(
     size = min(large_width, max_size[0]), min(large_height, max_size[1])
     left, top = (large_width - size[0]) // 2, (large_height - size[1]) // 2
     part = after.pixels[top : top + size[1], left : left + size[0]].copy()
-    after = replace(after, pixels=part)  # frees the other pixels
+    after = replace(after, pixels=part)  # frees the pixels outside of `part`
     before = read(job.photo)
     width, height = _get_size(before)
     full = find_uncropped_size((width, height), (large_width, large_height))

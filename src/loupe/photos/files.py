@@ -54,8 +54,8 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
     """Open the readers for `process_photos`.
 
-    If an input needs a child process, this process starts first. It loads its libraries while this function imports
-    the readers.
+    If an input has one of ISOLATED_SUFFIXES, a child process starts first. The child loads its libraries while this
+    function imports the readers.
     """
     from loupe.imaging.child_process import READER, ChildProcess
 

@@ -44,7 +44,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
         if job.photo.is_symlink():
-            found.failures.append((job.photo, "a link, which is not replaced"))
+            found.failures.append((job.photo, "links are not replaced"))
         elif job.photo.suffix.lower() not in FORMATS:
             found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
         else:
@@ -102,7 +102,7 @@ def _expand(text: str) -> list[Path]:
 def _validate_file(out: Path, suffix: str | None) -> None:
     validate_output_file("out", out)
     if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
-        raise UsageError(f"format: must be same or the format of out, {str(out)!r}, got {suffix[1:]}")
+        raise UsageError(f"format: must be 'same' or the format of the file {str(out)!r}, got {suffix[1:]!r}")
 
 
 def _validate_folder(out: Path, single: bool) -> None:
@@ -151,7 +151,7 @@ class _Search:
             for name in sorted(folders):
                 try:
                     if (here / name).is_symlink():
-                        failures.append((here / name, "a link to a folder, which is not followed"))
+                        failures.append((here / name, "links to folders are not followed"))
                     elif (here / name).resolve() != self._results:
                         searched_folders.append(name)
                 except OSError as error:
@@ -160,7 +160,7 @@ class _Search:
             for name in sorted(files):
                 try:
                     if (here / name).is_symlink() and not _is_within(here / name, folder):
-                        failures.append((here / name, "a link to a file outside the folder, which is not followed"))
+                        failures.append((here / name, "links to files outside of the folder are not followed"))
                     else:
                         self.add_file(here / name, target / (here / name).relative_to(folder))
                 except OSError as error:

@@ -88,7 +88,7 @@ class Networks:
 
     @property
     def used_evidence(self) -> list[str]:
-        """For each used champion, its name and the comparison with its predecessor."""
+        """For each used champion, its name and the comparison with the previous champion."""
         used = (self._used[scale] for scale in sorted(self._used))
         return [f"{loaded.name}: {loaded.evidence}" for loaded in used if loaded.evidence]
 

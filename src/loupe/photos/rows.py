@@ -14,7 +14,7 @@ from loupe.imaging.luminance import REC_601, REC_709, compute_relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # Lanczos reads this many source pixels on each side
-SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas; bundled networks read at most 18
+SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas: more than the halo of bundled networks
 
 
 class Rows(Protocol):

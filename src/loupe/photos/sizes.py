@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The size of the upscaled photo, and the size of its centre after the crop."""
+    """The size of the upscaled photo, before and after the crop to the centre."""
 
     upscaled: Size
     cropped: Size
@@ -72,7 +72,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
 
 
 def find_uncropped_size(size: Size, result: Size) -> Size:
-    """Return the size of a photo's result before the crop."""
+    """Return the size of a photo's result before the crop; `result` is the size after the crop."""
     return _fit(size, result, "cover").upscaled
 
 

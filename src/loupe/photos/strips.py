@@ -37,7 +37,7 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 
     Args:
         pixels: as in `ImageData`.
-        size: Lanczos resizes the network's result to `size.upscaled`, and the crop reduces it to `size.cropped`.
+        size: Lanczos resizes the network's result to `size.upscaled`. Then the result is cropped to `size.cropped`.
         model: the network; None only crops the image.
 
     Yields:

@@ -1,8 +1,8 @@
-"""Upscales photo files in a separate process of a server, which kills the process if a photo takes too long.
+"""Upscales photo files in a child process of a server. The server kills the process if a photo takes too long.
 
 The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}`. Each line gives the reason
-why a network does not run on the requested device. For each request, it sends `{"progress": fraction}` several times,
-and then the fields of a `PhotoAnswer`.
+why a network does not run on the requested device. For each request, the process sends `{"progress": fraction}`
+several times, and then the fields of a `PhotoAnswer`.
 """
 
 import os

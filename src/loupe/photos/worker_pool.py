@@ -15,10 +15,10 @@ from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server
-MAX_SMALL_BYTES = 4_000_000  # file size of a small photo
+LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # shares of the memory budget; the rest is for the server
+MAX_SMALL_BYTES = 4_000_000  # maximum file size of a small photo
 SMALL_TIMEOUT_S = 3.0  # a photo that takes this elapsed time and this CPU time moves to the process for large photos
-MAX_WAITING = 32  # large photos that wait or are being upscaled
+MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
@@ -177,7 +177,7 @@ class _Worker:
     ) -> PhotoAnswer | None:
         """Upscale a photo; return None if the process ended.
 
-        The request fails when its elapsed time and its CPU time both reach `timeout_s`.
+        Raises RequestStoppedError when the elapsed time and the CPU time of the request both reach `timeout_s`.
         """
 
         def check() -> None:

@@ -186,7 +186,7 @@ def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fractio
 
     For an unknown dataset (None), these splits of the gate dataset are used.
     """
-    seen = np.concatenate([(dataset or gate).read_photos(SELECTED_ON) for dataset in datasets])
+    seen = np.concatenate([(dataset or gate).read_photo_hashes(SELECTED_ON) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)
     photos = pairs.read_column("sha256")
     unseen = np.setdiff1d(photos, seen)[:MAX_PHOTOS]

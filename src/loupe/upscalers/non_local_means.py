@@ -40,7 +40,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
     padded = np.pad(planes, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     weight_sum, weighted_planes = np.ones((height, width), "float32"), planes.copy()
     # `noise_distance` is the mean distance that noise causes, and is subtracted from each distance. The weight is 1/e
-    # where the rest is `unit_distance`.
+    # where the remaining distance is `unit_distance`.
     noise_distance = np.float32(2 * noise**2 * channels * COMPARED_PIXELS)
     unit_distance = np.float32(channels * (BANDWIDTH * max(noise, 1e-4)) ** 2 * PATCH_PIXELS)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
@@ -63,7 +63,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
 
 
 class NonLocalMeans:
-    """Non-local means as a model of the scale factor 1:1, with the estimated noise of each image."""
+    """Non-local means as a model of the scale factor 1:1. The noise of each image is estimated."""
 
     def __init__(self, luminance: str) -> None:
         q, p = get_block_sides(Fraction(1))
@@ -77,10 +77,10 @@ class NonLocalMeans:
 def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
-    The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
+    The noise is proportional to the mean response of a filter that ignores flat areas and uniform gradients (Immerkær
     1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function computes the mean
-    response of each of 64 parts of the image, without zeros, and takes the 12.5 % quantile of these means. It omits
-    parts whose response is mostly 0, such as a white border.
+    response of each of up to 64 parts of the image, without zeros, and takes the 12.5 % quantile of these means. It
+    omits parts whose response is mostly 0, such as a white border.
 
     Args:
         grey: (height, width), of any range.

@@ -40,7 +40,7 @@ class OnnxUpscaler:
 
     Raises:
         UsageError: the file is not an ONNX network, its metadata has no valid geometry, its result has another shape
-            than the geometry, or onnxruntime is incomplete.
+            than the geometry requires, or onnxruntime is incomplete.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -86,7 +86,7 @@ class OnnxUpscaler:
 
 
 def _choose_device(setting: str) -> tuple[str, str]:
-    """Return the device to try, and why the CPU replaces the requested device, in one line, or "".
+    """Return the device to try, and the value of `OnnxUpscaler.fallback`.
 
     Raises:
         UsageError: onnxruntime is incomplete.

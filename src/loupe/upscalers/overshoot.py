@@ -25,7 +25,7 @@ CHUNK = 4096  # windows per batch
 
 
 class LimitedOvershoot:
-    """A model whose overshoot next to flat areas of an image is limited."""
+    """A model whose overshoot is limited where the image shows line art."""
 
     def __init__(self, model: UpscalingModel) -> None:
         geometry = model.geometry

@@ -18,7 +18,10 @@ def delete_old_files(folder: Path, before: float) -> None:
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until `more_bytes` fit, and return whether they fit. New files are not deleted."""
+    """Delete the oldest files until `more_bytes` fit, and return whether they fit.
+
+    Files that are newer than MIN_LIFETIME_S are not deleted.
+    """
     files = []
     for path in folder.rglob("*"):
         with suppress(OSError):
