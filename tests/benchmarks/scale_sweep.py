@@ -31,7 +31,7 @@ repeats = {seeds}
 dataset = "{dataset}"
 network = "perceptron"
 hidden = "16,8"
-seconds = {seconds}
+steps = {steps}
 batch_size = 16
 eval_images = 4
 
@@ -41,7 +41,7 @@ learning_rate = [0.001, 0.003]
 """
 
 
-def run(folder, workers, trials, seconds=1):
+def run(folder, workers, trials, steps=600):
     """Run a sweep in a folder; returns its run time in s, its output, the trials in Optuna and the runs in MLflow."""
     import mlflow
     import optuna
@@ -49,7 +49,7 @@ def run(folder, workers, trials, seconds=1):
     with services.postgresql(folder / "postgresql") as storage, services.mlflow_server(folder / "mlflow") as server:
         loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder, MLFLOW_TRACKING_URI=server)
         dataset = next((folder / "data").iterdir())
-        text = SWEEP.format(seeds=trials // POINTS, dataset=dataset, seconds=seconds)
+        text = SWEEP.format(seeds=trials // POINTS, dataset=dataset, steps=steps)
         (folder / "sweep.toml").write_text(text)
         started = time.perf_counter()
         done = loupe(

@@ -309,45 +309,45 @@ def test_evaluation_and_decay_intervals_derive_from_the_steps() -> None:
 
 
 @pytest.mark.parametrize("network", TRAINED)
-def test_seconds_replace_steps(network: str) -> None:
-    timed = parse_settings("train", {"network": network, "seconds": "30", "schedule": "exponential"})
-    assert (timed.seconds, timed.decay_steps, timed.eval_every) == (30.0, None, None)
-    assert "steps" not in timed.to_texts()
-    assert timed.to_texts()["seconds"] == "30.0"
-    line = refusal("train", {"network": network, "seconds": "30", "steps": "30"})
-    assert line == "steps: has no effect with seconds=30.0, got 30"
-    assert parse_settings("train", {"network": network, "seconds": "none", "steps": "30"}).steps == 30
+def test_flops_replace_steps(network: str) -> None:
+    counted = parse_settings("train", {"network": network, "flops": "3e12", "schedule": "exponential"})
+    assert (counted.flops, counted.decay_steps, counted.eval_every) == (3e12, None, None)
+    assert "steps" not in counted.to_texts()
+    assert counted.to_texts()["flops"] == "3e12"
+    line = refusal("train", {"network": network, "flops": "3e12", "steps": "30"})
+    assert line == "steps: has no effect with flops=3e12, got 30"
+    assert parse_settings("train", {"network": network, "flops": "none", "steps": "30"}).steps == 30
     for text in ("0", "-1", "nan", "inf", "soon"):
-        assert refusal("train", {"network": network, "seconds": text}).startswith("seconds: must be ")
+        assert refusal("train", {"network": network, "flops": text}).startswith("flops: must be ")
 
 
 @pytest.mark.parametrize("name", ["eval_every", "decay_steps"])
-def test_intervals_are_none_only_with_seconds(name: str) -> None:
+def test_intervals_are_none_only_with_flops(name: str) -> None:
     schedule = {"schedule": "exponential"}
     assert refusal("train", schedule | {name: "none"}) == f"{name}: must be >= 1, got none"
     assert refusal("train", schedule | {name: "0"}).startswith(f"{name}: must be ")
-    assert getattr(parse_settings("train", schedule | {"seconds": "9", name: "none"}), name) is None
-    assert getattr(parse_settings("train", schedule | {"seconds": "9", name: "7"}), name) == 7
+    assert getattr(parse_settings("train", schedule | {"flops": "9", name: "none"}), name) is None
+    assert getattr(parse_settings("train", schedule | {"flops": "9", name: "7"}), name) == 7
 
 
-def test_smoke_with_seconds_does_not_set_steps() -> None:
-    small = parse_settings("train", {"network": "perceptron", "smoke": "true", "seconds": "9"})
-    assert (small.seconds, small.hidden) == (9.0, (32, 16))
+def test_smoke_with_flops_does_not_set_steps() -> None:
+    small = parse_settings("train", {"network": "perceptron", "smoke": "true", "flops": "9"})
+    assert (small.flops, small.hidden) == (9.0, (32, 16))
     assert "steps" not in small.model_fields_set
     assert parse_settings("train", small.to_texts()).model_dump() == small.model_dump()
 
 
 @pytest.mark.parametrize("smoke", ["false", "true"])
 @pytest.mark.parametrize("network", TRAINED)
-def test_measured_steps_set_the_intervals(network: str, smoke: str) -> None:
+def test_computed_steps_set_the_intervals(network: str, smoke: str) -> None:
     given = {"network": network, "schedule": "exponential", "smoke": smoke, "learning_rate": "0.01"}
-    timed = parse_settings("train", given | {"seconds": "30"})
-    assert timed.with_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
-    assert (timed.with_steps(3200).decay_steps, timed.with_steps(3200).eval_every) == (48, 200)
-    assert timed.with_steps(1).eval_every == 1
-    assert type(timed.with_steps(9)) is type(timed)
-    own = parse_settings("train", given | {"seconds": "30", "eval_every": "5", "decay_steps": "6"}).with_steps(3200)
-    assert (own.eval_every, own.decay_steps, own.seconds) == (5, 6, None)
+    counted = parse_settings("train", given | {"flops": "3e12"})
+    assert counted.with_steps(3200).model_dump() == parse_settings("train", given | {"steps": "3200"}).model_dump()
+    assert (counted.with_steps(3200).decay_steps, counted.with_steps(3200).eval_every) == (48, 200)
+    assert counted.with_steps(1).eval_every == 1
+    assert type(counted.with_steps(9)) is type(counted)
+    own = parse_settings("train", given | {"flops": "3e12", "eval_every": "5", "decay_steps": "6"}).with_steps(3200)
+    assert (own.eval_every, own.decay_steps, own.flops) == (5, 6, None)
     assert parse_settings("train", given | {"steps": "7"}).with_steps(3200).steps == 3200
 
 

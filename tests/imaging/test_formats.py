@@ -180,7 +180,7 @@ def test_metadata_are_kept_with_the_new_size(photo, tmp_path, monkeypatch, suffi
     if large:
         if out_suffix in ("webp", "avif"):
             pytest.skip("never streamed")
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", 0)
     file, out = tmp_path / f"small.{suffix}", tmp_path / f"large.{out_suffix}"
     options = {"exif": exif(), "icc_profile": SRGB, "dpi": (300, 300), "xmp": XMP}
     if suffix == "png":
@@ -476,7 +476,7 @@ def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
 @pytest.mark.parametrize("is_big", [False, True])
 def test_pages_of_a_tiff_are_compressed_and_keep_their_metadata(tmp_path, monkeypatch, is_big):
     """Also in a BigTIFF, and with several strips per page."""
-    monkeypatch.setattr(tiff, "MAX_BYTES", 10 if is_big else 10**9)
+    monkeypatch.setattr(tiff, "MAX_PIXEL_BYTES", 10 if is_big else 10**9)
     monkeypatch.setattr(tiff, "STRIP_BYTES", 2000)
     exif = Image.Exif()
     exif[271], exif.get_ifd(0x8769)[0x829A], exif.get_ifd(0x8825)[1] = "Maker", 0.01, "N"
@@ -615,7 +615,7 @@ def test_an_error_while_rows_are_computed_leaves_no_file(photo, tmp_path, monkey
         return replace(large, strips=strips())
 
     for limit in (10**9, 0):
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", limit)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", limit)
         with pytest.raises(OSError, match="no more"):
             write_photo(tmp_path / f"large.{suffix}", [broken(next(read_photo(tmp_path / "small.png").images))])
     assert [path.name for path in tmp_path.iterdir()] == ["small.png"]
@@ -631,7 +631,7 @@ import numpy as np
 from pathlib import Path
 from loupe.imaging import tiff, writer
 from loupe.imaging.image_data import ImageStream
-writer.MAX_WHOLE_PIXELS = 0
+writer.MAX_PIXELS_IN_MEMORY = 0
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3)).astype("uint8")
 image = ImageStream((2000, 3000), 3, noise.dtype, iter(np.array_split(noise, 30)))
@@ -745,7 +745,7 @@ def test_12_bit_grey_is_scaled_to_the_full_range(tmp_path):
 @pytest.mark.parametrize("large", [False, True], ids=["whole", "streamed"])
 def test_text_in_exif_keeps_its_bytes(photo, tmp_path, monkeypatch, suffix, large):
     if large:
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", 0)
     tags = exif()
     tags[0x8298] = RawText("© 2026 José 日本".encode().decode("latin-1"))
     tags.get_ifd(0x8769)[0xA433] = RawText("Müller")
@@ -784,7 +784,7 @@ def test_a_streamed_png_keeps_colour_chunks_and_texts(photo, tmp_path, monkeypat
         pixels = np.asarray(photo.convert("RGB")).astype("uint16") * 257
         pyvips.Image.new_from_array(pixels, interpretation="rgb16").pngsave(str(tmp_path / "small.png"), keep="none")
     else:
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", 0)
     whole = (tmp_path / "small.png").read_bytes()
     (tmp_path / "small.png").write_bytes(whole[:33] + chunks + whole[33:])
     large = upscaled(tmp_path / "small.png", tmp_path / "large.png")
@@ -796,7 +796,7 @@ def test_a_streamed_png_keeps_colour_chunks_and_texts(photo, tmp_path, monkeypat
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, monkeypatch, streamed):
     if streamed:
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", 0)
     tags, padded = exif(), XMP.replace(b"</rdf:RDF>", b" " * 70_000 + b"</rdf:RDF>")
     tags.get_ifd(0x8769)[0x927C] = b"n" * 66_000
     chunks = PngImagePlugin.PngInfo()
@@ -880,7 +880,7 @@ def test_a_write_that_stores_a_part_of_the_data_fails(suffix, tmp_path, monkeypa
     pixels = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for large in (False, True):
-        monkeypatch.setattr(writer, "MAX_WHOLE_PIXELS", 0 if large else 60 * 90)
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", 0 if large else 60 * 90)
         write_photo(tmp_path / f"whole{suffix}", [ImageStream((90, 60), 3, pixels.dtype, iter([pixels]))])
         size = (tmp_path / f"whole{suffix}").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, limits[1]))

@@ -364,7 +364,7 @@ def test_a_description_of_the_original_size_is_left_out(image, tmp_path):
     for options in ({}, {"ome": True}, {"imagej": True}):
         tifffile.imwrite(tmp_path / "photo.tif", np.asarray(image), **options)
         result, omitted = upscale(tmp_path / "photo.tif", tmp_path / "large.tif")
-        assert omitted == ["image description (of the original size)"]
+        assert omitted == ["image description (with the original size)"]
         assert 270 not in result.tag_v2
 
 
@@ -403,7 +403,7 @@ def test_metadata_that_pillow_skips_is_kept_or_named(image, tmp_path):
         "jpg": (jpeg[:2] + segments + jpeg[2:], ["Photoshop resources"]),
         "png": (
             png[:33] + credentials + png[33:],
-            ["content credentials", "texts with repeated keywords, except for the last"],
+            ["content credentials", "earlier texts with a repeated keyword"],
         ),
         "jp2": (jp2, ["EXIF"]),
         "gif": (gif[:start] + extensions + gif[start:], []),

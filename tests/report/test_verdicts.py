@@ -29,7 +29,7 @@ def arms_of(*arms: dict[str, Any]) -> pd.DataFrame:
         count = max(len(value) for value in arm.values() if isinstance(value, list))
         for seed in range(count):
             rows.append({name: value[seed] if isinstance(value, list) else value for name, value in arm.items()})
-            rows[-1] |= {"seed": seed, "settings.seconds": "20.0", "settings.steps": None}
+            rows[-1] |= {"seed": seed, "settings.flops": "1e12", "settings.steps": None}
     return pd.DataFrame(rows)
 
 
@@ -198,10 +198,12 @@ def test_mean_on_the_bound_is_never_decided() -> None:
 
 def test_budget_contains_all_runs() -> None:
     arms = two([0.1, 0.1], [0.2, 0.2])
-    assert check(arms, **BEATS).budget == "20 s of one core"
-    arms.loc[0, ["settings.seconds", "settings.steps"]] = ["none", "4000"]
-    arms.loc[1, "settings.seconds"] = None
-    assert check(arms, **BEATS).budget == "20 s of one core; 4,000 steps; closed form"
+    assert check(arms, **BEATS).budget == "1e12 FLOPs"
+    arms.loc[0, ["settings.flops", "settings.steps"]] = ["none", "4000"]
+    arms.loc[1, "settings.flops"] = None
+    assert check(arms, **BEATS).budget == "1e12 FLOPs; 4,000 steps; closed form"
+    arms.loc[2, ["settings.flops", "settings.seconds"]] = [None, "20.0"]
+    assert check(arms, **BEATS).budget == "1e12 FLOPs; 20 s of one core; 4,000 steps; closed form"
 
 
 @pytest.mark.parametrize(

@@ -453,8 +453,8 @@ def test_smoke_shortens_trainings_but_keeps_searched_values(write):
         trained = sweep.create_settings(chosen)
         assert (trained.smoke, trained.steps, trained.hidden, trained.batch_size) == (True, 12, (32, 16), 32)
         assert trained.activation == chosen["activation"]
-    timed = write(GRID.replace("steps = 20", "seconds = 500"), smoke=True)
-    assert {(one.steps, one.seconds) for one in map(timed.create_settings, timed.iterate_points())} == {(12, None)}
+    counted = write(GRID.replace("steps = 20", "flops = 1e12"), smoke=True)
+    assert {(one.steps, one.flops) for one in map(counted.create_settings, counted.iterate_points())} == {(12, None)}
     more = with_search(GRID.replace("steps = 20", ""), "hidden = ['64', '128,64']\nsteps = [30, 40]")
     searched = write(more, smoke=True)
     assert {(one.steps, one.hidden) for one in map(searched.create_settings, searched.iterate_points())} == {
@@ -568,6 +568,23 @@ def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):
     other = older | {"settings.skip": "ridge"}
     unknown = older | {"settings.no_longer_a_field": "1"}
     assert found_arms.find_runs(sweep, pd.DataFrame([other, unknown])).empty
+
+
+def test_find_runs_uses_old_runs_in_seconds_until_there_are_as_many_runs_in_flops(write):
+    sweep = write(GRID.replace("steps = 20", "flops = 1e12").replace("[1e-4, 1e-3, 1e-2]", "[1e-4]"))
+    tanh, relu = sweep.iterate_points()
+
+    def make_old_row(point, seed, seconds):
+        row = row_of(sweep, point, seed, 0.5, "2020-01-01T00:00:00", **{"settings.seconds": seconds})
+        return row | {"run_id": f"old {seed}", "settings.flops": None}
+
+    old = [make_old_row(point, seed, "10.0") for point in (tanh, relu) for seed in (0, 1)]
+    old += [make_old_row(tanh, 2, "25.0"), make_old_row(tanh, 2, "7.0")]  # other budgets
+    new = [row_of(sweep, point, seed, 0.4, "2020-01-02T00:00:00") for point in (tanh, relu) for seed in (0, 1)]
+    for count in range(len(new) + 1):
+        found = found_arms.find_runs(sweep, pd.DataFrame(old + new[:count]))
+        old_count = sum(run_id.startswith("old") for run_id in found["run_id"])
+        assert (len(found), old_count) == (4, 0 if count == len(new) else 4)
 
 
 def test_find_runs_needs_the_first_seed_of_a_tuned_arm(write):

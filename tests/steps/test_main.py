@@ -75,6 +75,20 @@ def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):
     assert linked["test/mae"] == run.data.metrics["test/mae"]
 
 
+@pytest.mark.slow
+def test_the_steps_of_a_budget_in_flops_do_not_depend_on_the_number_of_threads(tmp_path):
+    network = ["--network", "perceptron", "--hidden", "16,8", "--mirror", "false", "--batch_size", 16]
+    for threads in (1, 2):
+        budget = ["--flops", "3.4e6", "--threads", threads]
+        loupe("train", "--smoke", "true", "--quiet", *network, *budget, cwd=tmp_path)
+    for run in list_runs(tmp_path):
+        if run.data.tags["loupe.step"] == "train":
+            # 3,528 products per patch: 338,688 FLOPs per step
+            assert (run.data.params["flops"], run.data.metrics["training_steps"]) == ("3400000.0", 10)
+            assert "steps" not in run.data.params
+    assert {run.data.params.get("threads") for run in list_runs(tmp_path)} >= {"1", "2"}
+
+
 def test_preprocess_run_has_manifest_counts_statistics_and_images(finished_main):
     run = find_runs_by_step(finished_main)["preprocess"]
     files = {item.path for item in open_store(finished_main).list_artifacts(run.info.run_id)}

@@ -1,6 +1,5 @@
 """Training: a resumed training equals an uninterrupted one, and the best weights are kept."""
 
-import itertools
 import math
 import re
 from pathlib import Path
@@ -10,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 import skimage
+from hypothesis import given as draw
+from hypothesis import strategies as st
 from PIL import Image
 
 from loupe.config import parse_settings
@@ -23,7 +24,6 @@ from loupe.models.builder import KerasUpscaler
 from loupe.training import batches, loop, optimization
 from loupe.training.loop import Checkpoint, Point, Splits, TrainingState
 from loupe.upscalers import ridge
-from loupe.upscalers.geometry import Geometry
 
 PERCEPTRON = {
     "network": "perceptron",
@@ -314,8 +314,8 @@ def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(photos: d
     assert not set(lowered) & {"skip", "blocks"}
 
 
-TIMED = {"seconds": 0.2, "quiet": True}
-UNTIMED = {
+FLOPS = {"flops": 1e7, "quiet": True}
+WITHOUT_STEPS = {
     name: {
         key: value for key, value in given.items() if key not in ("steps", "eval_every", "decay_steps", "patience")
     }
@@ -324,41 +324,62 @@ UNTIMED = {
 
 
 @pytest.mark.parametrize("network", DEMANDING)
-def test_a_time_budget_is_measured_once_and_does_not_change_the_result(
+def test_a_budget_in_flops_gives_the_same_result_as_its_number_of_steps(
     network: str, photos: dict[str, Pairs]
 ) -> None:
-    given = UNTIMED[network]
-    timed = Run(photos, given | TIMED)
-    steps = timed.progress.steps
-    assert steps > 1
-    assert timed.steps == [*range(0, steps, max(1, round(steps // 16))), steps][: len(timed.steps)]
-    assert timed.steps[-1] == timed.progress.step == steps
+    given = WITHOUT_STEPS[network]
+    counted = Run(photos, given | FLOPS)
+    steps = counted.progress.steps
+    assert steps == {"perceptron": 30, "convolutional": 19}[network.partition(" ")[0]]
+    assert counted.steps == list(range(steps + 1))
     whole = Run(photos, given | {"steps": steps})
-    starts = [
-        [run.checkpoints[0][f"weights/{number}"] for number in range(len(run.weights))] for run in (timed, whole)
-    ]
-    assert_bitwise_equal(*starts)
-    assert_bitwise_equal(timed.weights, whole.weights)
-    assert drop_speed(timed.progress.points) == drop_speed(whole.progress.points)
-    middle = timed.steps[len(timed.steps) // 2]
-    again = Run(photos, given | TIMED | {"seconds": 400}, timed.checkpoints[middle])  # it does not measure again
+    assert_bitwise_equal(counted.weights, whole.weights)
+    assert drop_speed(counted.progress.points) == drop_speed(whole.progress.points)
+    again = Run(photos, given | FLOPS, counted.checkpoints[steps // 2])
     assert again.progress.steps == steps
-    assert again.steps == [at for at in timed.steps if at > middle]
-    assert_bitwise_equal(again.weights, timed.weights)
+    assert again.steps == counted.steps[steps // 2 + 1 :]
+    assert_bitwise_equal(again.weights, counted.weights)
 
 
-def test_measured_steps_are_proportional_to_the_time_budget(
-    photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings: GradientTrain = parse_settings("train", UNTIMED["convolutional"] | TIMED)
-    model = builder.build(settings, 32, "rec601")
-    patches, count = batches.open_patches(settings, photos["train"], Geometry.from_name(model.name))
-    before = model.get_weights()
-    clock = itertools.count()
-    monkeypatch.setattr(batches.time, "process_time", lambda: next(clock) / 64)  # a step takes a 64th of a second
-    found = [batches.measure_steps(seconds, model, settings, patches, count) for seconds in (0.001, 2, 1000)]
-    assert found == [1, 128, 64000]
-    assert_bitwise_equal(model.get_weights(), before)
+def build_for_flops(given: dict[str, Any]) -> tuple[keras.Model, GradientTrain, int]:
+    """Return the arguments of `compute_step_flops` for inputs of 32x32 pixels."""
+    settings: GradientTrain = parse_settings("train", given)
+    return builder.build(settings, 32, "rec601"), settings, 32
+
+
+# The products of each layer for one patch or for one block of a crop, times patches or blocks, times batch size
+@pytest.mark.parametrize(
+    ("given", "products"),
+    [
+        (PERCEPTRON, (100 * 16 + 16 * 8 + 8 * 225) * 16),
+        (PERCEPTRON | {"mirror": True}, (100 * 16 + 16 * 8 + 8 * 16 + 16 * 225) * 16),
+        # 7 squares of 3x3 patches with 30x30 pixels
+        (
+            PERCEPTRON | {"batch_size": 64, "entry_convolutions": 2},
+            (900 * (9 * 8 + 9 * 8 * 8) + 9 * (800 * 16 + 16 * 8 + 8 * 225)) * 7,
+        ),
+        (CONVOLUTIONAL | {"skip": "none"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 16 * 4),
+        (CONVOLUTIONAL | {"skip": "ridge"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9 + 100 * 9) * 16 * 4),
+        (CONVOLUTIONAL | {"skip": "none", "crop": 16, "batch_size": 3}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 64 * 3),
+    ],
+    ids=format_value,
+)
+def test_flops_of_a_step_are_six_per_product_of_a_batch(given: dict[str, Any], products: int) -> None:
+    assert batches.compute_step_flops(*build_for_flops(given)) == 6 * products
+    assert batches.compute_steps(60.0 * products, *build_for_flops(given)) == 10
+
+
+@draw(flops=st.floats(1, 1e12))
+def test_twice_the_flops_give_twice_the_steps(flops: float) -> None:
+    steps = batches.compute_steps(flops, *build_for_flops(PERCEPTRON))
+    assert steps >= 1
+    assert abs(batches.compute_steps(2 * flops, *build_for_flops(PERCEPTRON)) - 2 * steps) <= 1
+
+
+def test_a_budget_of_too_many_steps_is_refused(photos: dict[str, Pairs]) -> None:
+    with pytest.raises(UsageError, match=r"flops: must be enough for at most 100,000,000 steps, got 1e20") as ended:
+        Run(photos, WITHOUT_STEPS["perceptron"] | {"flops": 1e20})
+    assert "\n" not in str(ended.value)
 
 
 def test_points_score_at_most_eval_images_validation_images(photos: dict[str, Pairs]) -> None:

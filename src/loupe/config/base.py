@@ -119,7 +119,7 @@ class DatasetSettings(RunSettings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
-        # SMOKE does not set fields that a given field may make unused, such as `steps`, which `seconds` replaces.
+        # SMOKE does not set fields that a given field may make unused, such as `steps`, which `flops` replaces.
         smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()

@@ -4,8 +4,10 @@ Each type accepts its values as text and as Python objects. Therefore `--patch 1
 `patch = "10:15"` in a sweep file are equivalent.
 """
 
+import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,7 @@ from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
 LARGEST_LABEL_SIDE = 4096  # in pixels
+LARGE_NUMBER = 1e9  # numbers from here on are formatted with an exponent
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = "device that runs the network. auto: the CPU, but for the bundled networks a GPU, if there is one"
@@ -36,7 +39,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Convert a value to text that the type of the field can parse, such as `3:2`, `2048,1024`, `true` or `none`."""
+    """Convert a value to text that the type of the field can parse: `3:2`, `2048,1024`, `1e12`, `true` or `none`."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):
@@ -45,6 +48,8 @@ def format_value(value: Any) -> str:
         return f"{value.numerator}:{value.denominator}"
     if isinstance(value, tuple):
         return ",".join(format_value(part) for part in value)
+    if isinstance(value, float) and LARGE_NUMBER <= value < math.inf:
+        return f"{Decimal(repr(value)).normalize():e}".replace("e+", "e")
     return str(value)
 
 
@@ -251,6 +256,7 @@ Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
+Flops = Annotated[Annotated[float, Field(gt=0, le=1e30)] | None, Unset]
 Devices = Annotated[int | str, BeforeValidator(_parse_number_or("all", 1024))]
 JpegQuality = Annotated[int | str, BeforeValidator(_parse_number_or("auto", 100))]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]

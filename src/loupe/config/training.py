@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import Count, Devices, Norm, Scale, Seconds, Text, field, format_value
+from loupe.config.fields import Count, Devices, Flops, Norm, Scale, Text, field, format_value
 
 UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
@@ -15,12 +15,13 @@ SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", 
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
 DATASET = "name or folder of a prepared dataset; or photos to prepare: sample, caltech256, a folder, tar file or URL"
+MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes the default of a field: a share of `steps`, or None with `seconds`."""
-    return lambda data: None if data.get("seconds") is not None else max(1, round(share(data.get("steps", 0))))
+    """Return a function that computes the default of a field: a share of `steps`, or None with `flops`."""
+    return lambda data: None if data.get("flops") is not None else max(1, round(share(data.get("steps", 0))))
 
 
 class Train(DatasetSettings):
@@ -93,9 +94,11 @@ class GradientTrain(Train):
     clip_norm: Norm = field(None, "maximum norm of the gradient; none: no limit", rule="none or > 0")
     loss: Literal["mse", "mae"] = field("mae", "error that the optimizer minimises")
     batch_size: int = field(8, "number of crops or patches per training step", ge=1, le=65536)
-    steps: int = field(3500, "number of training steps", ge=1, le=100_000_000)
-    seconds: Seconds = field(
-        None, "duration of the training in CPU seconds (the sum of all cores), instead of `steps`", rule="none or > 0"
+    steps: int = field(3500, "number of training steps", ge=1, le=MAX_STEPS)
+    flops: Flops = field(
+        None,
+        "floating-point operations of the training, forward and backward, instead of `steps`, such as 1e12",
+        rule="none or > 0",
     )
     decay_rate: float = field(
         0.96,
@@ -125,14 +128,14 @@ class GradientTrain(Train):
         "stddev": {"initializer": "gaussian"},
         "decay_rate": {"schedule": "exponential"},
         "decay_steps": {"schedule": "exponential"},
-        "steps": {"seconds": None},
+        "steps": {"flops": None},
     }
     SMOKE = {"steps": 12}
 
     @model_validator(mode="after")
     def _validate_steps(self) -> "GradientTrain":
         for name in ("decay_steps", "eval_every"):
-            if self.seconds is None and getattr(self, name) is None:
+            if self.flops is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
         return self
 
@@ -143,6 +146,6 @@ class GradientTrain(Train):
         return self
 
     def with_steps(self, steps: int) -> "GradientTrain":
-        """Return these settings with `steps` instead of `seconds`, and with the defaults that depend on `steps`."""
-        given = {name: getattr(self, name) for name in self.model_fields_set - {"seconds"}}
+        """Return these settings with `steps` instead of `flops`, and with the defaults that depend on `steps`."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"flops"}}
         return type(self).model_validate(given | {"steps": steps})

@@ -1,1 +1,1 @@
-"""Reads image files to pixels and metadata, and writes them."""
+"""Reads pixels and metadata from image files, and writes image files."""

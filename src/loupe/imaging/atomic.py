@@ -14,18 +14,21 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-# A machine cannot always see the locks of other machines. It removes a partial file of another machine only after
-# this time without a change.
+# A process cannot always see the locks of processes on other machines. `remove_leftovers` therefore removes a partial
+# file of another machine only if the file has not changed for this time.
 LEFTOVER_AGE_S = 86_400.0
 AT_FDCWD, RENAME_NOREPLACE = -100, 1  # constants of Linux's renameat2
-PREFIX, SUFFIX = ".loupe-", ".part"  # of the name of a partial file
+PREFIX, SUFFIX = ".loupe-", ".part"  # start and end of the name of a partial file
 
 
 @contextmanager
 def write_atomically(file: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path next to `file`. It becomes `file` on success, and is removed on failure.
+    """Yield the path of a temporary file next to `file`.
+
+    When the block exits, the temporary file is renamed to `file`. After an exception, the temporary file is removed.
 
     Raises:
+        OSError: `file` is a device, pipe, socket or stream.
         FileExistsError: `overwrite` is False and `file` exists at the end of the block.
     """
     if _is_special(file):
@@ -45,12 +48,12 @@ def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None
 
 
 def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
-    """Give a complete file or folder its final name. Content and name survive a power failure.
+    """Give a complete file or folder its final name. Flush content and name, so that they survive a power failure.
 
     Args:
         partial: the path with the temporary name.
         final: the final path.
-        flush_name: False for files of a folder that is published later.
+        flush_name: whether to flush the name; False for a file in a folder that is published later.
     """
     _sync(partial)
     partial.rename(final)
@@ -62,8 +65,8 @@ def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
 def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[Path]:
     """Create and lock a file or folder with a temporary name, and yield its path.
 
-    At the end, a path that still has the temporary name is removed. The system releases the lock of a killed process,
-    whose files `remove_leftovers` removes.
+    When the block exits, the file or folder is removed if it still has the temporary name. If the process is killed,
+    the system releases the lock, and `remove_leftovers` can remove the file or folder.
 
     Args:
         folder: the parent folder; it must exist.
@@ -72,11 +75,12 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
     while True:
         partial = folder / f"{PREFIX}{_identify_kernel()}-{secrets.token_hex(8)}{SUFFIX}"
         create(partial)
+        # Another process can remove the partial file before this process locks the file. Then create a new file.
         try:
             descriptor = _open(partial)
-        except FileNotFoundError:  # another process removed the partial file before it was locked
+        except FileNotFoundError:
             continue
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system may have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if partial.exists():
             break
@@ -89,7 +93,7 @@ def create_partial(folder: Path, create: Callable[[Path], object]) -> Iterator[P
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files and folders in `folder` whose processes have ended."""
+    """Remove the partial files and folders in `folder` if the processes that created them have ended."""
     for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
         try:
             descriptor = _open(partial)
@@ -104,8 +108,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def validate_output_file(field: str, file: Path) -> None:
-    """Raise UsageError, with the name of the field, if a file cannot be written."""
-    # Unlike Path, os.path returns False for a path that is too long.
+    """Raise UsageError, with the name of the field, unless a path is a new or regular file in an existing folder."""
+    # For a path that is too long, os.path.isdir returns False, but Path.is_dir raises an error.
     if not os.path.isdir(file.parent):
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
     if os.path.isdir(file):
@@ -133,7 +137,7 @@ def _publish_new(partial: Path, final: Path) -> None:
 
 
 def _rename_new(partial: Path, final: Path) -> None:
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # in the C library of Linux only
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # None on other systems than Linux
     if rename and not rename(AT_FDCWD, os.fsencode(partial), AT_FDCWD, os.fsencode(final), RENAME_NOREPLACE):
         return
     if rename and ctypes.get_errno() == errno.EEXIST:
@@ -144,7 +148,7 @@ def _rename_new(partial: Path, final: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel, whose processes see each other's locks, also in different containers."""
+    """Return an id of the running kernel. Its processes see each other's locks, even in different containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
@@ -154,7 +158,7 @@ def _identify_kernel() -> str:
 
 
 def _open(partial: Path) -> int:
-    # On NFS, a lock needs a writable descriptor, which a folder does not have.
+    # On NFS, a lock needs a writable descriptor, but a folder can only be opened for reading.
     return os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -164,15 +168,15 @@ def _is_abandoned(partial: Path, descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system without locks
+    except OSError:  # the file system has no locks
         is_lock_visible = False
-    else:  # the locks of processes on other machines may be invisible
+    else:  # the lock seems free, but a lock of another machine may be invisible
         is_lock_visible = partial.name.startswith(f"{PREFIX}{_identify_kernel()}-")
     return is_lock_visible or _get_age(partial) > LEFTOVER_AGE_S
 
 
 def _get_age(partial: Path) -> float:
-    """Return the seconds since the last change.
+    """Return the seconds since the last change of a file or folder.
 
     The current time is the time of a new file in the folder, because the clocks of machines differ.
     """
@@ -189,7 +193,7 @@ def _sync(path: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        # Some file systems cannot flush folders, and some folders are not readable.
+        # Ignore these errors for a folder: some file systems cannot flush folders, and some folders are not readable.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise
 

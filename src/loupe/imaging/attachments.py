@@ -9,19 +9,21 @@ from typing import IO
 
 from PIL import Image
 
-MAX_BYTES = 2**24  # of a profile or an XMP packet
-MAX_GIF_BYTES = 2**22  # the start of a GIF, in which a profile and an XMP packet are searched
-CREDENTIALS = "content credentials"  # of the standard C2PA
-# Names of data by kind of box (JPEG 2000, JPEG XL), by UUID of a JPEG 2000 box, and by number of a TIFF tag
+MAX_BOX_BYTES = 2**24  # longer boxes are read up to this number of bytes
+MAX_GIF_BYTES = 2**22  # only this part of a GIF is searched for a profile and an XMP packet
+CREDENTIALS = "content credentials"  # data of the standard C2PA
+# Names of data by kind of box (JPEG 2000, JPEG XL); for a JPEG XL, `xml ` is read as XMP
 BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
+# Names of data by kind of the box that is compressed in a `brob` box (JPEG XL)
 COMPRESSED_BOXES = {b"Exif": "EXIF", b"xml ": "XMP", b"jumb": CREDENTIALS}
 XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+# Names of data by UUID of a JPEG 2000 box
 UUIDS = {
     b"JpgTiffExif->JP2": "EXIF",
     bytes.fromhex("33C7A4D2B81D4723A0BAF1A3E097AD38"): "IPTC",
     bytes.fromhex("B14BF8BD083D4B43A5AE8CD7D5A6CE03"): "GeoTIFF",
 }
-TIFF_TAGS = {37724: "Photoshop layers", 52545: CREDENTIALS}
+TIFF_TAGS = {37724: "Photoshop layers", 52545: CREDENTIALS}  # names of data by number of a TIFF tag
 PHOTOSHOP_TAG, RESOURCES = 34377, "Photoshop resources"
 # Photoshop resources that results contain in another form, or do not need: resolution, thumbnails, IPTC, profile,
 # EXIF, XMP, and the checksum of IPTC.
@@ -30,14 +32,14 @@ GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe",
 
 
 def read_skipped_metadata(image: Image.Image, source: bytes | Path) -> None:
-    """Add an XMP packet and a profile to `image.info`, and the names of other data as `attachments`."""
+    """Add the XMP packet, the profile and `attachments` (the names of other data) of a file to `image.info`."""
     if image.format in READERS:
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             image.info["attachments"] = [*dict.fromkeys(READERS[image.format](image, file))]
 
 
 def list_attachments(image: Image.Image) -> list[str]:
-    """Return names of the data that a file contains in addition to the image. This data is not read."""
+    """Return names of the data that a file contains in addition to the image, and that results do not contain."""
     names = [*image.info.get("attachments", ())]
     for marker, content in getattr(image, "applist", ()):
         if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
@@ -57,7 +59,7 @@ def list_attachments(image: Image.Image) -> list[str]:
 
 
 def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
-    """Report texts with the same keyword, of which Pillow keeps only the last, and content credentials."""
+    """Report content credentials and repeated keywords. Pillow keeps only the last text of a keyword."""
     file.seek(8)  # after the signature
     keywords = set[bytes]()
     while len(head := file.read(8)) == 8:
@@ -65,7 +67,7 @@ def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             keyword = file.read(min(length, 80)).partition(b"\0")[0]
             if keyword in keywords:
-                yield "texts with repeated keywords, except for the last"
+                yield "earlier texts with a repeated keyword"
             keywords.add(keyword)
             file.seek(-min(length, 80), io.SEEK_CUR)
         elif kind == b"caBX":
@@ -87,7 +89,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     for kind, content in _list_boxes(file):
         if kind == b"jp2h":
             for inner, colours in _list_boxes(io.BytesIO(content)):
-                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # the two kinds of profiles
+                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # the two methods that contain a profile
                     image.info["icc_profile"] = colours[3:]
         elif kind == b"xml " and image.format == "JXL":
             image.info["xmp"] = content
@@ -95,9 +97,10 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
             image.info["xmp"] = content[16:]
         elif kind == b"uuid":
             yield UUIDS.get(content[:16], "a UUID box")
-        elif kind == b"brob":  # Brotli, which Python does not decompress
+        elif kind == b"brob":  # compressed by Brotli, which Python does not support
             name = COMPRESSED_BOXES.get(content[:4], "a compressed box")
-            if name.lower() not in image.info:  # Pillow has read the metadata of a reconstructed JPEG
+            # If the file stores a compressed JPEG, Pillow's plugin has already read the metadata of this JPEG.
+            if name.lower() not in image.info:
                 yield name
         elif kind in BOXES:
             yield BOXES[kind]
@@ -107,13 +110,13 @@ def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the kind and the content of each box; the content is b"" if `_read_boxes` does not need it."""
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
-        if length == -7:  # a length of 8 bytes follows
+        if length == -7:  # the stored length is 1: the real length follows, in 8 bytes
             length = int.from_bytes(file.read(8), "big") - 16
-        if length < 0:  # the last box
+        if length < 0:  # the stored length is 0 (the last box, which is not needed) or damaged
             break
         end = file.tell() + length
         is_read = kind in (b"jp2h", b"colr", b"xml ", b"uuid", b"brob")
-        yield kind, file.read(min(length, MAX_BYTES)) if is_read else b""
+        yield kind, file.read(min(length, MAX_BOX_BYTES)) if is_read else b""
         file.seek(end)
 
 
@@ -123,11 +126,11 @@ def _read_gif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
         image.info["xmp"] = content[start + len(GIF_XMP) :].partition(GIF_XMP_END)[0]
     if (start := content.find(GIF_PROFILE)) > 0:
         start, profile = start + len(GIF_PROFILE), b""
-        while length := int.from_bytes(content[start : start + 1], "big"):  # blocks that begin with their length
+        while length := int.from_bytes(content[start : start + 1], "big"):  # each block begins with its length
             profile += content[start + 1 : start + 1 + length]
             start += 1 + length
         image.info["icc_profile"] = profile
-    yield from ()
+    yield from ()  # makes this function a generator, like the other readers
 
 
 READERS: dict[str | None, Callable[[Image.Image, IO[bytes]], Iterator[str]]] = {

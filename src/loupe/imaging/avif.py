@@ -1,6 +1,6 @@
-"""Reads and writes AVIF images with more than 8 bits per sample, and their colour space (ISO/IEC 14496-12, 23008-12).
+"""Reads deep samples (more than 8 bits) and the colour space of AVIF and HEIF files, and writes them to AVIF files.
 
-Pillow handles 8 bits only, and libvips writes no colour space.
+Pillow supports only 8 bits, and libvips does not write the colour space (ISO/IEC 14496-12, 23008-12).
 """
 
 import io
@@ -12,11 +12,12 @@ import numpy as np
 
 from loupe.imaging.image_data import ImageStream
 
-HEAD_BYTES = 2**16  # the properties of an image precede its pixels
+HEAD_BYTES = 2**16  # only this part of a file is searched for the properties of the image
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # codes of the matrix and the range that libvips writes
 HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
-CHROMA_BYTE, FULL_CHROMA = 16, (b"\xff", b"\x03")  # byte of the HEVC configuration, and its values for 4:4:4
+CHROMA_BYTE = 16  # position of a byte in the HEVC configuration
+FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
@@ -24,13 +25,16 @@ COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer func
 
 
 def read_head(source: bytes | Path) -> bytes:
-    """Return the start of a file, before the pixels."""
+    """Return the first bytes of a file, up to the pixels: at most HEAD_BYTES."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return file.read(HEAD_BYTES).partition(b"mdat")[0]
 
 
 def read_cicp(head: bytes) -> bytes:
-    """Return the colour space as the content of a PNG's cICP chunk (for RGB pixels); b"" for sRGB."""
+    """Return the colour space as the content of a PNG's cICP chunk (for RGB pixels).
+
+    The result is b"" for sRGB, or if the colour space is missing or unspecified. `head` is the result of `read_head`.
+    """
     fields = head.partition(b"colrnclx")[2][:4]
     if len(fields) < 4 or struct.unpack(">HH", fields) in (UNSPECIFIED, SRGB) or fields[0] or fields[2]:
         return b""
@@ -50,13 +54,13 @@ def is_subsampled(source: bytes | Path) -> bool:
 
 
 def _read_flags(source: bytes | Path) -> int:
-    """Return the third byte of the AV1 configuration; if it is missing, the flags of 8 bits and 4:2:0."""
+    """Return the third byte of the AV1 configuration. Without a configuration, assume 8 bits and 4:2:0."""
     configuration = read_head(source).partition(b"av1C")[2][:3]
     return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
-def scale_to_16_bits(pixels: np.ndarray) -> np.ndarray:
-    """Fill the lowest bits, which libvips sets to 0, so that white becomes 65535."""
+def fill_lowest_bits(pixels: np.ndarray) -> np.ndarray:
+    """Fill the lowest bits of uint16 samples, so that white becomes 65535. The decoders set these bits to 0."""
     return pixels | pixels >> BITS
 
 
@@ -66,11 +70,11 @@ def decode_deep_heif(source: bytes | Path) -> np.ndarray:
 
     file = pi_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False)
     pixels = np.asarray(file[file.primary_index])
-    return scale_to_16_bits(pixels.reshape(*pixels.shape[:2], -1))
+    return fill_lowest_bits(pixels.reshape(*pixels.shape[:2], -1))
 
 
 def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
-    """Encode an image with 10 bits per sample."""
+    """Write an image, uint16, as an AVIF with 10 bits per sample."""
     import pyvips
 
     from loupe.imaging.jpeg import add_metadata
@@ -94,7 +98,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
 
 
 def set_cicp(content: bytes, chunk: bytes) -> bytes:
-    """Write the primaries and the transfer function of a cICP chunk to an AVIF."""
+    """Return the bytes of an AVIF with the primaries and the transfer function of a cICP chunk."""
     head, data, pixels = content.partition(b"mdat")
     if b"colrnclx" not in head:
         head = _insert_colour_box(bytearray(head))
@@ -104,10 +108,10 @@ def set_cicp(content: bytes, chunk: bytes) -> bytes:
 
 
 def _insert_colour_box(head: bytearray) -> bytes:
-    """Add a `colr` box to the first image of a file that libvips wrote.
+    """Add a `colr` box to the first image of an AVIF. `head` is the start of a file that libvips wrote.
 
-    A box begins with its length and name, 4 bytes each. ipco contains all properties, ipma the property
-    numbers of each image, and iloc the positions of the pixels.
+    A box begins with its length and name, 4 bytes each. The box ipco contains all properties, the box
+    ipma contains the property numbers of each image, and the box iloc contains the positions of the pixels.
     """
     box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
@@ -115,15 +119,15 @@ def _insert_colour_box(head: bytearray) -> bytes:
     property_count, end = 0, properties + 8
     while end < properties + size:
         property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
-    associations = head.index(b"ipma", end) + 14  # after flags, item count and first item number
+    associations = head.index(b"ipma", end) + 14  # after name, version, flags, item count and first item number
     growth = len(box) + 1  # the box, and 1 byte in ipma for its number
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)
-    # The number of the image's properties, and the index of the new property
+    # The number of properties of the first image, and the index of the new property
     head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
-        raise OSError("libvips writes another layout of AVIF files")
+        raise OSError("unknown layout of the AVIF file that libvips wrote")
     for item in range(int.from_bytes(head[locations + 2 : locations + 4], "big")):
         position = locations + 4 + LOCATION_BYTES * item + 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + growth)

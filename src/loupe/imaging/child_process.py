@@ -1,6 +1,6 @@
 """Runs a function in a child process, which can be killed while a decoder or onnxruntime runs.
 
-This module is imported before numpy, so that the child starts while the parent loads libraries.
+This module does not import numpy. A program can therefore start a child first, and load libraries in the meantime.
 """
 
 import importlib
@@ -23,9 +23,9 @@ from typing import Any
 
 import loupe
 
-# With -I and -S, the working directory and the environment add no modules, and the child starts 20 ms faster.
+# The program of the child, which gets the module search path of the parent as JSON
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # for less memory, and a faster import of numpy
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # saves memory; makes the import of numpy faster
 ENDING_TIMEOUT_S = 5.0  # maximum wait for the exit of a child that has closed a connection
 CHECK_INTERVAL_S = 0.05
 READER = "loupe.imaging.reader_process:serve"
@@ -115,6 +115,7 @@ class ChildProcess:
         descriptors = [child_end.fileno() for _, child_end in pairs]
         paths = json.dumps([*sys.path, str(Path(loupe.__file__).parents[1])])
         output = 2 if shows_errors else subprocess.DEVNULL
+        # With -I and -S, the working directory and the environment add no modules, and the child starts 20 ms faster.
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([descriptors, options or {}])],
             env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=descriptors,
@@ -125,7 +126,7 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time of the child in seconds; without `/proc`, the time of a clock."""
+        """Return the CPU time of the child in seconds; without `/proc`, the time of a monotonic clock."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
@@ -134,7 +135,7 @@ class ChildProcess:
         return (user_ticks + system_ticks) / os.sysconf("SC_CLK_TCK")
 
     def stop_and_check_cpu_limit(self) -> bool:
-        """Stop a child that has closed a connection; return whether it reached its limit of CPU time."""
+        """Stop a child that has closed a connection; return whether the child reached its limit of CPU time."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(ENDING_TIMEOUT_S)
         self.stop()
@@ -151,7 +152,7 @@ def _stop(process: "subprocess.Popen[bytes]", streams: list[socket.socket]) -> N
 
 
 def main() -> None:
-    """Run the function of the command line in this child process."""
+    """Run the function that the command line names, in this child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -162,6 +163,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the end of the parent closes the standard input."""
+    """Exit when the parent has ended, because the system then closes the standard input of this process."""
     os.read(0, 1)
     os._exit(0)

@@ -12,9 +12,9 @@ from loupe.imaging.image_data import ImageStream
 from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
 UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))
-RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # store grey as RGB
+RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB
+D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)  # x and y of white
 # x and y of white, red, green and blue, by the code of the primaries (ITU-T H.273, table 2)
-D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)
 PRIMARIES = {
     1: SRGB,
     4: (*ILLUMINANT_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
@@ -57,7 +57,8 @@ def _decode_hlg(values: np.ndarray) -> np.ndarray:
     return scene**1.2 * 1000 / WHITE_NITS
 
 
-# From encoded values (0 to 1) to linear light (1: SDR white), by the code of the transfer function (H.273, table 3)
+# Functions that convert encoded values (0 to 1) to linear light (1: SDR white), by the code of the transfer function
+# (H.273, table 3)
 TRANSFERS: dict[int, Curve] = {
     **dict.fromkeys((1, 6, 14, 15), _decode_bt709),
     4: _make_power(2.2),
@@ -73,12 +74,13 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    PNG and AVIF store `Metadata.colour_chunks`. In other formats, the values get the transfer function of sRGB, and a
-    profile describes the primaries. If the format cannot store the profile, the result is sRGB.
+    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Without a
+    profile, other chunks are replaced: the values get the transfer function of sRGB, and a new profile describes the
+    primaries. If the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # Of these chunks, an AVIF can store only cICP.
+    # Of these chunks, an AVIF can store only a cICP chunk of full range.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})
@@ -87,7 +89,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
             if chromaticities and stream.bands > 2:
                 try:
                     metadata = replace(metadata, icc=make_profile(chromaticities))
-                except (ArithmeticError, ValueError, struct.error):  # e.g. red equals green
+                except (ArithmeticError, ValueError, struct.error):  # for example, red equals green
                     losses.append("colour space cHRM (damaged)")
             metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:
@@ -119,19 +121,19 @@ def _interpret(
         elif transfer in (PQ, HLG):
             losses.append("brightness above white (HDR)")
         chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
-        if not full_range:  # 16 to 235 at 8 bits
+        if not full_range:  # black is 16 and white is 235 at 8 bits
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
     elif b"sRGB" not in chunks:
         gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / CHUNK_UNIT
-        if gamma and abs(gamma - 0.45455) > 0.01:  # sRGB files often declare 1 / 2.2
+        if gamma and abs(gamma - 0.45455) > 0.01:  # sRGB files often declare 1 / 2.2: ignore this value
             decode = _make_power(1 / gamma)
         if b"cHRM" in chunks:
             chromaticities = tuple(value / CHUNK_UNIT for value in struct.unpack(">8I", chunks[b"cHRM"]))
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     table = np.rint(encoded * white).astype(dtype)
-    # Chromaticities with y = 0 are invalid.
+    # Ignore chromaticities with y = 0, which are invalid.
     is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
     return (
         None if (table == np.arange(white + 1)).all() else table,

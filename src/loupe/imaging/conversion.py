@@ -1,4 +1,4 @@
-"""Conversions between the value ranges of pixel arrays."""
+"""Converts pixel arrays between value ranges, to and from Pillow images, and by JPEG compression."""
 
 import io
 
@@ -19,7 +19,7 @@ def from_floats(image: np.ndarray) -> np.ndarray:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Round uint16 of any shape to uint8; return uint8 unchanged."""
+    """Scale uint16 of any shape to uint8 and round; return uint8 unchanged."""
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
@@ -29,7 +29,7 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image to (height, width, bands) part by part; one numpy.asarray takes twice the memory."""
+    """Convert a Pillow image to (height, width, bands) in parts; one numpy.asarray would take twice the memory."""
     width, height = image.size
     pixels: np.ndarray | None = None
     columns = min(width, PART_PIXELS)

@@ -17,14 +17,18 @@ EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
 CHUNK_UNIT = 1e5  # gAMA and cHRM store numbers multiplied by this factor
-BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124  # position of the header; bytes of versions 4 and 5
-BMP_SPACE, CALIBRATED = slice(70, 74), bytes(4)  # field with the kind of colour space; its value with colorimetry
+BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124  # position of the header; sizes of its versions 4 and 5
+BMP_SPACE = slice(70, 74)  # the field with the kind of colour space
+CALIBRATED = bytes(4)  # the value of this field if the header contains primaries and gamma
 MAX_PROFILE_BYTES = 2**24
-HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # brightness of HDR images
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # chunks with the brightness of HDR images
 
 
 def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, bytes]:
-    """Return the colour space that a file declares, as contents of PNG chunks (PNG, third edition) by chunk type."""
+    """Return the colour space that a file of any format declares, converted to PNG chunks (PNG, third edition).
+
+    The result contains the contents by chunk type. For a PNG, it also contains HDR_CHUNKS.
+    """
     info, chunks = image.info, {}
     if image.format == "PNG":
         chunks = _read_png_chunks(source)
@@ -48,7 +52,7 @@ def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, 
 def read_exif_profile(exif: Image.Exif) -> bytes:
     """Return the Adobe RGB profile if the EXIF tags declare it (DCF 2.0); otherwise b""."""
     with suppress(Exception):  # damaged tags
-        if EXIF_IFD not in exif:  # Pillow would add an empty directory
+        if EXIF_IFD not in exif:  # for a missing directory, get_ifd would add an empty directory
             return b""
         tags = exif.get_ifd(EXIF_IFD)
         # Some cameras write the colour space 2 for Adobe RGB. The colour space 1 is sRGB.
@@ -92,6 +96,7 @@ def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
         head = file.read(BMP_HEADER_START + BMP_V4_BYTES)
     if len(head) < BMP_HEADER_START + BMP_V4_BYTES or head[BMP_HEADER_START] < BMP_V4_BYTES:
         return {}
+    # `endpoints` contains X, Y and Z of red, green and blue.
     *endpoints, _, green_gamma, _ = struct.unpack_from("<9i3I", head, 74)
     if head[BMP_SPACE] != CALIBRATED or not any(endpoints):
         return {}
@@ -99,7 +104,7 @@ def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
     if green_gamma:  # programs write 2.2 or 1 / 2.2, multiplied by 2**16
         gamma = green_gamma / 2**16
         chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT * min(gamma, 1 / gamma)))
-    with suppress(ArithmeticError, struct.error):  # each endpoint is the XYZ of a primary
+    with suppress(ArithmeticError, struct.error):
         values = [
             value / sum(endpoints[start : start + 3]) for start in (0, 3, 6) for value in endpoints[start : start + 2]
         ]

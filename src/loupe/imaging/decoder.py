@@ -12,7 +12,7 @@ from loupe.errors import LoupeError
 from loupe.imaging.conversion import to_8_bits
 
 BITS_PER_SAMPLE = 258  # number of a TIFF tag
-# One of these words is in Pillow's errors for intact files of an unsupported kind.
+# Pillow's errors for intact files of an unsupported kind contain one of these words.
 UNSUPPORTED = re.compile("unsupported|not supported|cannot handle", re.IGNORECASE)
 MAX_PIXELS = 178_956_970  # Pillow's limit, which Pillow checks only for the first image of a file
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes of a profile or text; some profiles exceed Pillow's default of 1 MB
@@ -49,7 +49,11 @@ def translate_errors() -> Iterator[None]:
 
 
 def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels."""
+    """Create the error for an image with too many pixels.
+
+    Args:
+        pixels: the number of pixels, or Pillow's error, which contains this number.
+    """
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
@@ -76,7 +80,7 @@ def expand_12_bit_grey(image: Image.Image) -> Image.Image:
 
 
 def expand_12_bit_values(image: Image.Image) -> Image.Image:
-    """Scale grey values from 0 to 4095 to 16 bits."""
+    """Scale grey values in [0, 4095] to 16 bits."""
     return Image.fromarray((np.asarray(image).astype(np.uint32) * 65535 // 4095).astype(np.uint16))
 
 

@@ -1,4 +1,4 @@
-"""Estimates the maximum memory for reading and writing an image, from its header and from measured constants."""
+"""Estimates the maximum memory for reading and writing an image. The constants were measured."""
 
 import math
 import os
@@ -7,44 +7,38 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.imaging.decoder import MAX_PIXELS, PhotoError, make_pixel_count_error
-from loupe.imaging.formats import MAX_WHOLE_PIXELS, STREAMED_FORMATS, is_jpeg_xl
+from loupe.imaging.formats import MAX_PIXELS_IN_MEMORY, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
 DECODING_BYTES = {"1": 5, "L": 5, "LA": 9, "P": 10, "I;16": 24, "RGB": 8, "RGBA": 9, "CMYK": 13, "LAB": 13}
-TRANSPARENT_BYTES = 13  # the same for images with one transparent value
-DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # images with 16 bits per sample, by number of bands
-# The same by format, for decoders that keep several copies
+TRANSPARENT_BYTES = 13  # bytes per pixel of images with one transparent value
+DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # bytes per pixel of images with 16 bits per sample, by number of bands
+# Bytes per pixel, by format, for decoders that keep several copies
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
-OTHER_BYTES = 24  # the same for all other images
-ROW_BYTES = 20  # additional, per pixel of one row
+OTHER_BYTES = 24  # bytes per pixel of all other images
+ROW_BYTES = 20  # additional bytes per pixel of one row
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
-JXL_BYTES = 1_000_000_000  # to open a JPEG XL, whose number of pixels is unknown until then
-OPENING_BYTES = 150_000_000  # to open a file; the pixels and copies of the file are added
-PIXEL_BYTES = {
-    "1": 1,
-    "L": 1,
-    "LA": 2,
-    "I;16": 1,
-    "RGB": 3,
-    "CMYK": 3,
-    "LAB": 3,
-}  # bytes per decoded pixel with 8 bits per sample, by Pillow's mode
+JXL_BYTES = 1_000_000_000  # to open a JPEG XL, for any number of pixels
+OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds the pixels and copies of the file
+# Bytes per decoded pixel at 8 bits per sample, by Pillow's mode. CMYK and LAB become RGB. For 16 bits per sample,
+# `get_pixel_bytes` doubles the number.
+PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
 # Bytes per pixel while one image is encoded
-DEEP_AVIF_BYTES = 76  # AVIF with 10 bits
+DEEP_AVIF_BYTES = 76  # an AVIF with 10 bits per sample
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
 # An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame. The estimate adds AVIF_BORDER
-# columns and rows to the frame. They matter for frames with few columns or rows.
+# columns and rows to the frame. The addition matters only for small frames.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
-WHOLE_BYTES = 8  # other formats
+OTHER_FORMAT_BYTES = 8  # JPEG, PNG, TIFF and BMP
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory
 WEBP_ALPHA_BYTES = 42  # minimum for a lossy WebP with alpha
-OPAQUE_PIXEL_BYTES = 1, 3, 6  # results of `get_pixel_bytes` without alpha
-FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional, per pixel of all frames together
+OPAQUE_PIXEL_BYTES = 1, 3, 6  # `get_pixel_bytes` returns these numbers only for images without alpha
+FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes per pixel of all frames together
 
 
 def estimate_opening(path: Path) -> int:
-    """Estimate the maximum memory for opening a file; raise PhotoError if it is unreadable or has too many pixels."""
+    """Estimate the maximum memory for opening a file; raise PhotoError if it is unreadable or too large."""
     try:
         with path.open("rb") as file:
             head = file.read(32)
@@ -52,10 +46,10 @@ def estimate_opening(path: Path) -> int:
     except OSError as error:
         raise PhotoError((error.strerror or str(error)).lower()) from None
     pixels, per_pixel, copies, additional = 0, 0, 0, 0
-    # Pillow copies a WebP twice, and its decoder keeps two frames of 4 bytes per pixel.
+    # Pillow copies a WebP twice, and the decoder keeps two frames of 4 bytes per pixel.
     if head[:4] == b"RIFF":
         pixels, per_pixel, copies = read_webp_pixels(head), 8, 2
-    elif head[:4] == b"\x89PNG":  # opening decodes the pixels to find EXIF after them
+    elif head[:4] == b"\x89PNG":  # the pixels are decoded, because EXIF can follow them
         width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))  # in IHDR
         pixels, per_pixel, additional = width * height, 5, width * ROW_BYTES
     elif head[4:8] == b"ftyp":  # Pillow copies an AVIF twice
@@ -68,7 +62,7 @@ def estimate_opening(path: Path) -> int:
 
 
 def read_webp_pixels(head: bytes) -> int:
-    """Return the number of pixels from the first bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
+    """Read the number of pixels from the first bytes of a WebP (RFC 9649, 2.5 to 2.7)."""
     if head[12:16] == b"VP8X":
         width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
     elif head[12:16] == b"VP8L":
@@ -80,7 +74,7 @@ def read_webp_pixels(head: bytes) -> int:
 
 
 def get_pixel_bytes(image: Image.Image, deep: bool) -> int:
-    """Return the maximum bytes per decoded pixel."""
+    """Return the maximum bytes per decoded pixel. `deep` is the same as in `estimate_decoding`."""
     bands = PIXEL_BYTES.get(image.mode, 4)
     if "transparency" in image.info and image.mode != "P":
         bands += 1
@@ -92,7 +86,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
 
     Args:
         image: an opened image that is not decoded yet.
-        deep: whether libvips decodes 16 bits per sample.
+        deep: whether libvips or pi_heif decodes the image, to up to 16 bits per sample.
         file_bytes: the size of the file.
     """
     name, mode = image.format or "", image.mode
@@ -120,10 +114,10 @@ def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel
         name: the format.
         largest: width and height of the largest frame or page.
         total: pixels of all frames of an animation; 0 if the images are not frames.
-        per_pixel: bytes per pixel for a WebP or AVIF; None for other formats.
+        per_pixel: bytes per pixel for encoding a WebP or AVIF; None for other formats.
     """
-    pixels, per_pixel = math.prod(largest), per_pixel or (GIF_BYTES if name == "GIF" else WHOLE_BYTES)
-    streamed = name in STREAMED_FORMATS and pixels > MAX_WHOLE_PIXELS
+    pixels, per_pixel = math.prod(largest), per_pixel or (GIF_BYTES if name == "GIF" else OTHER_FORMAT_BYTES)
+    streamed = name in STREAMED_FORMATS and pixels > MAX_PIXELS_IN_MEMORY
     needed = (0 if streamed else pixels * per_pixel) + total * FRAME_BYTES.get(name, 0)
     if name == "AVIF" and total:
         padded = math.prod(side + AVIF_BORDER for side in largest)

@@ -26,13 +26,13 @@ STRUCTURE_TAGS = frozenset(
     {*range(254, 260), *range(262, 267), 273, *range(277, 285), *range(290, 294), 296, 297, 301, *range(317, 326),
      330, *range(332, 348), *range(512, 533), 700, 33723, 34377, 34675, 37724}
 )  # fmt: skip
-# Positions of data that is not copied: strips, tiles, directories and a thumbnail
+# Tags that point to data that is not copied: strips, tiles, directories and a thumbnail
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value
 ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
 MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
 MAKER_NOTE_NAME = "the camera's maker note"
-# Descriptions with the size of the image: OME-XML, ImageJ and tifffile
+# Start of an image description that contains the size of the image: OME-XML, ImageJ and tifffile
 SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=|\{"shape"', re.DOTALL)
 
 
@@ -51,7 +51,7 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # A copy reads the interoperability directory: Pillow would add it to the first directory of `exif`.
+        # Read the interoperability directory from a copy: Pillow would add this directory to the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -62,7 +62,10 @@ def load_exif(content: bytes) -> PlacedExif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable truncated EXIF tags and return their names. Pillow would ignore all tags after a truncated tag."""
+    """Disable truncated tags in EXIF bytes; return the bytes and the names of these tags.
+
+    Pillow would ignore all tags after a truncated tag.
+    """
     changed, names = bytearray(content), list[str]()
     start = 6 if content.startswith(b"Exif\0\0") else 0
     order = "<" if content[start : start + 2] == b"II" else ">"
@@ -82,19 +85,22 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
 
 
 def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
-    """Set the orientation to 1 (upright); return the tags and the names of unreadable tags. Changes `exif`."""
+    """Return a copy of the EXIF tags for a result, and the names of omitted tags. Changes `exif`.
+
+    The orientation becomes 1 (upright). The copy is None if no tags remain.
+    """
     for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
     if not len(exif):
         return None, [*image.info.get("truncated_tags", ())]
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
-    exif.bigtiff = False  # only a BigTIFF has offsets of 8 bytes
+    exif.bigtiff = False  # the copy has offsets of 4 bytes, also for a BigTIFF
     omitted = [*image.info.get("truncated_tags", ())]
     with suppress(Exception):  # damaged tags
         if SIZE_DESCRIPTION.match(exif.get(IMAGE_DESCRIPTION, "")):
             del exif[IMAGE_DESCRIPTION]
-            omitted.append("image description (of the original size)")
+            omitted.append("image description (with the original size)")
     note = _get_note(exif)
     note_position = find_note(image.info.get("start") or image.info.get("exif") or b"", note)
     if len(note) > INLINE_BYTES and not note_position:
@@ -165,7 +171,7 @@ def _use_raw_text(tags: Any) -> None:
 
 
 def _remove_unreadable(exif: Image.Exif) -> list[str]:
-    """Remove tags that Pillow cannot write; return their names."""
+    """Convert or remove tags that Pillow cannot write; return the names of removed tags."""
     removed = []
     directories = {tag: exif.get_ifd(tag) for tag in (EXIF_IFD, GPS_IFD) if tag in exif}
     for group, tags in ((None, exif), *directories.items()):
@@ -196,15 +202,18 @@ def _validate_tag(group: int | None, tag: int, value: Any) -> None:
 
 
 def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
-    """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B); remove them after a rotation."""
+    """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B).
+
+    If the image was rotated or the tags are damaged, remove the tags. Return names of removed tags.
+    """
     try:
         if placement.orientation != 1:
             raise ValueError("GeoTIFF tags apply to the pixels before the rotation")
         (scale_x, scale_y), (left, top) = placement.scales, placement.margins
         keys = tuple(exif.get(GEO_KEYS, ()))
-        # GEO_KEYS: four numbers, then four numbers per key; the first is the key, the last its value
+        # GEO_KEYS contains four numbers, then four numbers per key: the first is the key, the last is its value.
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
-        # The position of a pixel is its centre or its corner.
+        # The coordinates of a pixel are those of its centre or those of its corner.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
         shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
         if PIXEL_SCALE in exif:

@@ -18,7 +18,7 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
         wait: whether to wait for the lock.
 
     Yields:
-        False if another process has the lock and `wait` is False.
+        True; False if another process has the lock and `wait` is False.
     """
     while True:
         stream = file.open("w")
@@ -28,10 +28,11 @@ def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
             stream.close()
             yield False
             return
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             break
-        if _is_same_file(stream.fileno(), file):  # if not, the previous owner removed the file: try again
+        if _is_same_file(stream.fileno(), file):
             break
+        # The previous owner removed the file before this process got the lock: create and lock a new file.
         stream.close()
     try:
         yield True

@@ -5,28 +5,28 @@ from pathlib import Path
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 
-# The first suffix is the default.
+# Suffixes of file names by format; the first suffix is the default.
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
 FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
-# The extra `heic` reads HEIF, and the extra `jxl` reads JXL.
+# HEIF needs the extra `heic`, and JXL needs the extra `jxl`.
 READ_SUFFIXES = SUFFIXES | {
     "HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",), "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
 }  # fmt: skip
 READ_FORMATS = {suffix: name for name, suffixes in READ_SUFFIXES.items() for suffix in suffixes}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
-DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # 16 bits per sample
-STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # images above MAX_WHOLE_PIXELS are encoded strip by strip
-MAX_WHOLE_PIXELS = 60_000_000
+DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats with 16 bits per sample
+STREAMED_FORMATS = frozenset(("JPEG", "PNG", "TIFF"))  # these formats can be encoded strip by strip
+MAX_PIXELS_IN_MEMORY = 60_000_000  # larger images of STREAMED_FORMATS are encoded strip by strip
 # libavif can write larger AVIFs, but cannot read them.
 MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535}
 
 
 def get_format(out: Path) -> str:
-    """Return the format of a file's suffix, or raise UsageError."""
+    """Return the format for the suffix of a file, or raise UsageError."""
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:
@@ -56,7 +56,14 @@ def has_alpha(bands: int) -> bool:
 
 
 def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
-    """Raise PhotoError if a format cannot store `count` images of a size (width, height) and number of bands."""
+    """Raise PhotoError if the format of `out` cannot store the images.
+
+    Args:
+        out: the file.
+        size: width and height of the images.
+        count: the number of images.
+        bands: the number of bands of the images.
+    """
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:
         raise PhotoError(

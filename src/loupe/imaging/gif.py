@@ -1,4 +1,4 @@
-"""Writes a GIF. A frame stores only the pixels that differ from the previous frame."""
+"""Writes a GIF. Most frames store only the pixels that differ from the previous frame."""
 
 from collections.abc import Iterable
 from itertools import chain, pairwise
@@ -12,12 +12,12 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
-EFFORT = 7  # of 10. Compared with Pillow's encoder, the time is 1.4 times as long, and the error is 13 % smaller.
-# A pixel that differs from the previous frame by at most this number of levels does not change. Networks change
-# pixels around a moving object by up to 3 levels, which would flicker.
+EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
+# A pixel gets its value of the previous frame if the two values differ by at most this number of levels per band.
+# Networks change still pixels around a moving object by up to 3 levels. Without a limit, these pixels would flicker.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
-MAX_COLOURS = 255  # of a palette, without its transparent entry
+MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
 SAMPLE_PIXELS = 2**16  # pixels from which a shared palette is computed
 COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, section 24
 
@@ -67,7 +67,10 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
 
 
 def _fill(target: np.ndarray, strip: np.ndarray) -> None:
-    """Write a strip to uint8 (rows, width, 4) with the alpha 0 or 255; transparent pixels become black."""
+    """Write a strip to `target`, uint8, (rows, width, 4).
+
+    The alpha becomes 0 or 255, and transparent pixels become black.
+    """
     target[..., 3] = 255
     if has_alpha(strip.shape[2]):
         visible = strip[..., -1:] >= OPAQUE_ALPHA
@@ -85,7 +88,8 @@ def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
 def _find_shared_palette(frames: np.ndarray) -> list[int]:
     """Choose one palette for all frames if a visible pixel becomes transparent; otherwise return [].
 
-    libvips writes a frame with such a pixel as a whole. If this frame had its own palette, colours would change.
+    libvips stores all pixels of a frame in which a visible pixel becomes transparent. With a palette of its own, this
+    frame would show unchanged pixels in other colours than the previous frame.
 
     Args:
         frames: uint8, (frames, height, width, 4).
@@ -108,7 +112,7 @@ def _insert_comment(content: bytes, comment: bytes) -> bytes:
     """Insert a comment before the first frame."""
     if not comment:
         return content
-    # Byte 10 of the 13-byte header contains a bit for a palette, and the logarithm of its size.
+    # Byte 10 of the 13-byte header contains a bit for a palette, and the logarithm of the palette's size.
     end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)
     blocks = (comment[at : at + MAX_BLOCK_BYTES] for at in range(0, len(comment), MAX_BLOCK_BYTES))
     encoded = b"".join(bytes([len(block)]) + block for block in blocks)

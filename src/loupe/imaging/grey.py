@@ -26,8 +26,8 @@ from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 STRIP_PIXELS = 2**16  # pixels per strip, which fit into a core's cache
-SHRUNK_STRIP_PIXELS = 2**18  # pixels per strip of `shrink`
-OPENING_BYTES = 16 * 10**6  # memory to open a file, without copies of the file
+SHRINKING_STRIP_PIXELS = 2**18  # pixels per strip in `shrink`, before the strip is shrunk
+OPENING_BYTES = 16 * 10**6  # memory to open a file; the estimates add two copies of the file
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # bytes per pixel, by Pillow's mode
 COLOUR_BYTES = 4  # bytes per pixel in other modes
 # Additional bytes per pixel of a format's decoder
@@ -35,16 +35,17 @@ DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "
 OTHER_DECODER_BYTES = 36  # the same for other formats, such as JPEG 2000
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
 KEPT_ROWS = 8  # rows that a decoder keeps
-COEFFICIENT_BYTES = 2  # bytes per pixel and band of a JPEG with several scans
+COEFFICIENT_BYTES = 2  # additional bytes per pixel and band of a JPEG with several scans
 
 
 class GreyPhoto:
-    """The first image of a file, upright. `read` converts its pixels as `compute_luminance` does, in strips.
+    """The first image of a file, upright. `read` converts the pixels in strips, as `compute_luminance` does.
 
     Args:
         content: the bytes of a file.
-        reserve_bytes: called with the memory for decoding before it is allocated; can raise PhotoError.
-        result_bytes: bytes per pixel that the caller needs.
+        reserve_bytes: called with the maximum memory, in bytes, before opening and before decoding; can raise
+            PhotoError.
+        caller_bytes: memory that the caller needs in addition, in bytes per pixel; included in the maximum.
 
     Attributes:
         width, height: the size in pixels, upright.
@@ -53,8 +54,8 @@ class GreyPhoto:
         PhotoError: the file is not an image, is damaged or too large, or the range of its values is unknown.
     """
 
-    def __init__(self, content: bytes, reserve_bytes: Callable[[int], None], result_bytes: int = 2) -> None:
-        reserve_bytes(_estimate_opening(content, result_bytes))
+    def __init__(self, content: bytes, reserve_bytes: Callable[[int], None], caller_bytes: int = 2) -> None:
+        reserve_bytes(_estimate_opening(content, caller_bytes))
         with translate_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(content))
@@ -63,7 +64,7 @@ class GreyPhoto:
             if image.format in ("JPEG", "MPO"):
                 validate_scans(content)
             scale_transparent_value(image)
-            reserve_bytes(_estimate_decoding(image, content, result_bytes))
+            reserve_bytes(_estimate_decoding(image, content, caller_bytes))
             image.load()
             self._has_12_bits = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(
                 BITS_PER_SAMPLE
@@ -72,7 +73,7 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
-        self._grey: Image.Image | None = None  # all pixels as rec601; set by `shrink` if the photo is one strip
+        self._grey: Image.Image | None = None  # all pixels as rec601, if one strip of `shrink` contains them
         is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 
@@ -80,11 +81,11 @@ class GreyPhoto:
         """Convert the pixels of a box, or all pixels.
 
         Args:
-            luminance: as in `compute_luminance`; None for RGB, with transparent pixels blended with white.
+            luminance: as in `compute_luminance`; None keeps the colours. Transparent pixels are blended with white.
             box: in pixels of the upright photo; None for all pixels.
 
         Returns:
-            uint8, (height, width), or (height, width, 3) for colours.
+            uint8, (height, width); (height, width, 3) if `luminance` is None and the photo has colours.
         """
         left, top, right, bottom = self._turn_back(box or (0, 0, self.width, self.height))
         converted = np.empty(0, "uint8")
@@ -102,7 +103,7 @@ class GreyPhoto:
         return make_upright(converted, self._orientation)
 
     def shrink(self, side: int) -> np.ndarray:
-        """Convert the pixels to grey and shrink them to a square of `side` pixels.
+        """Convert the pixels to grey and shrink them to a square of `side` x `side` pixels.
 
         Returns:
             float32, (side, side), from 0 to 255, in the stored orientation.
@@ -111,7 +112,7 @@ class GreyPhoto:
         # A pixel of `reduced` is the mean of `columns` x `rows` pixels.
         columns, rows = (max(1, stored // (4 * side)) for stored in (width, height))
         reduced = Image.new("L", (-(-width // columns), -(-height // rows)))
-        strip_rows = max(1, SHRUNK_STRIP_PIXELS // (width * rows)) * rows
+        strip_rows = max(1, SHRINKING_STRIP_PIXELS // (width * rows)) * rows
         with translate_errors():
             for top in range(0, height, strip_rows):
                 strip = blend_with_white(self._crop((0, top, width, min(top + strip_rows, height)))).convert("L")
@@ -145,23 +146,27 @@ def _split(box: Box) -> Iterator[Box]:
             yield x, y, min(x + columns, right), min(y + rows, bottom)
 
 
-def _estimate_opening(content: bytes, result_bytes: int) -> int:
-    """Estimate the memory to open a file. For a WebP, Pillow also allocates two frames."""
+def _estimate_opening(content: bytes, caller_bytes: int) -> int:
+    """Estimate the memory to open a file.
+
+    For a WebP, this includes the memory for decoding, because Pillow allocates two frames when it opens the file.
+    """
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
     if pixels > MAX_PIXELS:
         raise make_pixel_count_error(pixels)
-    return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + result_bytes)
+    return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + caller_bytes)
 
 
-def _estimate_decoding(image: Image.Image, content: bytes, result_bytes: int) -> int:
+def _estimate_decoding(image: Image.Image, content: bytes, caller_bytes: int) -> int:
     name = image.format or ""
-    per_pixel = MODE_BYTES.get(image.mode, COLOUR_BYTES) + DECODER_BYTES.get(name, OTHER_DECODER_BYTES) + result_bytes
+    per_pixel = MODE_BYTES.get(image.mode, COLOUR_BYTES) + DECODER_BYTES.get(name, OTHER_DECODER_BYTES) + caller_bytes
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps a whole strip (all pixels of a tiled file), and a rotation copies the image.
+    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. If a TIFF has an
+    # orientation, Pillow makes a rotated copy of the image.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

@@ -23,13 +23,13 @@ from loupe.imaging.reader import Photo, read_photo
 
 # JPEG and PNG files within these limits are decoded in this process, because starting a child takes 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
-MAX_DIRECT_BYTES = 16_000_000  # a file of small chunks takes 1 s per megabyte
-MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG, which take 5 s
+MAX_DIRECT_BYTES = 16_000_000  # a file with many small chunks takes 1 s per megabyte
+MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG; decoding takes 5 s at this limit
 
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[PhotoReader]]":
-    """Yield one reader per thread; the first uses `process`."""
+    """Yield `count` readers, one per thread. The first reader uses `process`."""
     readers = [PhotoReader(process), *(PhotoReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -48,7 +48,7 @@ def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int
         copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: as in `PhotoReader.open`, or reading takes more than `memory`.
+        PhotoError: as in `PhotoReader.open`, or reading would take more than `memory`.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:
@@ -69,12 +69,13 @@ class PhotoReader:
 
     Args:
         process: a running `ChildProcess(READER)`; None starts a process on first use.
-        isolated: read in a child process. False reads in the calling process, whose memory and time must be limited.
+        isolated: whether a child process reads all files except small JPEGs and PNGs. Otherwise, the calling process
+            reads all files, and the memory and CPU time of the calling process must be limited.
     """
 
     def __init__(self, process: ChildProcess | None = None, isolated: bool = True) -> None:
         self._process, self._isolated = process, isolated
-        self._is_open = False  # whether the child has an open file
+        self._is_open = False  # whether the child has a file that it closes only after the request "close"
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -95,8 +96,8 @@ class PhotoReader:
             strip: as in `read_photo`.
 
         Raises:
-            PhotoError: as in `read_photo`, or the file takes too much memory or time. Iterating over the images can
-                also raise this error.
+            PhotoError: as in `read_photo`, or opening the file takes too much memory or time. Iterating over the
+                images can also raise this error.
         """
         if not self._isolated or _is_direct(path):
             return read_photo(path, strip)
@@ -125,7 +126,7 @@ class PhotoReader:
         except PhotoError:
             raise
         except BaseException:
-            self.stop()  # the remaining images must not answer the next request
+            self.stop()  # the child may still send images, which must not be taken for the next answer
             raise
 
     def _send(self, value: Any) -> None:
@@ -172,7 +173,7 @@ def _make_image(fields: dict[str, Any], parts: list[bytearray]) -> ImageData:
 
 
 def _is_direct(path: Path) -> bool:
-    """Return whether decoding a JPEG or PNG takes little memory and time."""
+    """Return whether a file is a JPEG or PNG that takes little memory and time to decode."""
     try:
         if path.stat().st_size > MAX_DIRECT_BYTES:
             return False
@@ -181,5 +182,5 @@ def _is_direct(path: Path) -> bool:
             if pixels > MAX_DIRECT_PIXELS or getattr(image, "is_animated", False):
                 return False
             return image.format == "PNG" or pixels * count_scans(path) <= MAX_DIRECT_SCANNED_PIXELS
-    except Exception:  # a damaged file
+    except Exception:  # the file has another format or is damaged
         return False

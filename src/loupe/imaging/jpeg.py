@@ -43,7 +43,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
 
 
 def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callable[[int], bytes]:
-    """Return a read function for libvips. It adds exceptions to `errors`, because libvips does not pass them on."""
+    """Return a read function for libvips. The function adds exceptions to `errors`, because libvips ignores them."""
     rest = memoryview(b"")
 
     def read(length: int) -> bytes:
@@ -63,7 +63,7 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
 
 
 def add_metadata(image: Any, metadata: Metadata) -> Any:
-    """Set the metadata of a pyvips image."""
+    """Set the metadata of a pyvips image; return the image."""
     import pyvips
 
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}

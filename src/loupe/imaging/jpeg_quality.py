@@ -1,4 +1,4 @@
-"""Estimates the quality of a JPEG from its quantisation table, and the strength of artefacts."""
+"""Estimates the quality of a JPEG from its quantisation table, and converts qualities to artefact strengths."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ LUMINANCE_TABLE = np.array(
 
 
 def read_jpeg_quality(image: Image.Image) -> int | None:
-    """Return the quality of an opened JPEG, 1 to 100; None for other formats.
+    """Return the quality of an opened JPEG, 1 to 100; None for other files.
 
     This is the quality at which libjpeg's table is closest to the table of the file, by the sum of the absolute
     differences of the logarithms.
@@ -32,7 +32,10 @@ def read_jpeg_quality(image: Image.Image) -> int | None:
 
 
 def compute_table_percent(quality: Any) -> Any:
-    """Return the factor in percent by which libjpeg multiplies the tables of quality 50 for a quality (1 to 100)."""
+    """Return libjpeg's factor for a quality (1 to 100), in percent.
+
+    libjpeg multiplies the tables of quality 50 by this factor, and rounds.
+    """
     return np.where(np.less(quality, 50), 5000 // np.maximum(quality, 1), 200 - 2 * quality)
 
 
@@ -47,4 +50,4 @@ def compute_strength(quality: Any) -> Any:
 
 def _compute_smallest_step(quality: Any) -> Any:
     """Return the smallest quantisation step of a quality, not rounded."""
-    return compute_table_percent(quality) / 10  # 10 (smallest step of quality 50) * percent / 100
+    return compute_table_percent(quality) / 10  # the smallest step of quality 50 is 10: 10 * percent / 100

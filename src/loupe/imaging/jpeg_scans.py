@@ -8,7 +8,7 @@ from loupe.imaging.decoder import PhotoError
 
 MAX_SCANS = 100  # as in libtiff; encoders write up to 20
 START_OF_SCAN, END_OF_IMAGE, TEMPORARY = 0xDA, 0xD9, 0x01  # markers (ITU-T T.81, B.1.1)
-# Excludes 0x00 and the restart markers 0xD0 to 0xD7, which can be inside a scan
+# The pattern excludes 0x00 and the restart markers 0xD0 to 0xD7, which can be inside a scan.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
@@ -36,6 +36,6 @@ def _count_scans(content: bytes | mmap.mmap) -> int:
         position = found.end()
         if marker == START_OF_SCAN:
             count += 1
-        if marker != TEMPORARY:  # a segment with its length follows
+        if marker != TEMPORARY:  # the segment after the marker begins with its length
             position += int.from_bytes(content[position : position + 2], "big")
     return count

@@ -6,12 +6,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from loupe.imaging.jpeg_quality import LUMINANCE_TABLE, compute_table_percent
 
 BLOCK = 8  # side of a JPEG block in pixels
-WINDOW = 2 * BLOCK - 1  # contains a whole block at any offset
+WINDOW = 2 * BLOCK - 1  # side of a window in pixels; a window contains a whole block at any offset
 MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks hardly improve estimates
-QUALITIES = np.arange(5, 99)  # higher qualities have steps below the rounding of pixels
+QUALITIES = np.arange(5, 99)  # at higher qualities, steps are smaller than the rounding of pixels
 MIN_STEP = 3  # smaller quantisation steps are ignored
 MIN_COEFFICIENTS = 100  # qualities with fewer counted coefficients are ignored
-# Share of coefficients that are multiples of their steps: above 0.9 with the right table, 0.4 without compression
+# Minimum share of coefficients that are multiples of their steps. The share is above 0.9 at the right quality, and
+# 0.4 for images that were never compressed.
 MIN_SHARE = 0.75
 WEIGHTS = np.array([0.299, 0.587, 0.114], "float32")  # luminance of a JPEG (JFIF)
 
@@ -40,7 +41,8 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
     coefficients = _transform_blocks(pixels)
     steps = np.clip((LUMINANCE_TABLE * compute_table_percent(QUALITIES)[:, None] + 50) // 100, 1, 255)[:, None, 1:]
     ratios = np.abs(coefficients / steps.astype("float32"))  # (qualities, blocks, coefficients)
-    counted = (ratios > 0.5) & (steps >= MIN_STEP)  # 0 is a multiple of every step
+    # Coefficients near 0 are not counted, because 0 is a multiple of every step.
+    counted = (ratios > 0.5) & (steps >= MIN_STEP)
     counts = counted.sum(axis=(1, 2))
     multiples = counted & (np.abs(ratios - np.round(ratios)) < 0.2)
     shares = np.where(counts < MIN_COEFFICIENTS, 0, multiples.sum(axis=(1, 2)) / np.maximum(counts, 1))
@@ -49,7 +51,7 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
 
 
 def _transform_blocks(pixels: np.ndarray) -> np.ndarray:
-    """Return the DCT coefficients of JPEG blocks without their means, (blocks, 63).
+    """Return the DCT coefficients of JPEG blocks, (blocks, 63), without the coefficient of the mean.
 
     The offset of the blocks in a cropped image is unknown. The offset with the most coefficients near 0 is selected.
     """

@@ -20,7 +20,7 @@ def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
 
     Args:
         data_bytes: memory of the process, for all threads together.
-        cpu_s: CPU time per thread that is in a block of this function.
+        cpu_s: CPU time per thread, for all threads that are in blocks of this function.
     """
     global _active
     with _lock:
@@ -54,7 +54,8 @@ def _get_original(kind: int) -> tuple[int, int]:
 
 
 def read_data_bytes() -> int:
-    """Return the bytes that RLIMIT_DATA limits; 0 without Linux. Reading STATUS would take four times as long."""
+    """Return the used memory that RLIMIT_DATA limits, in bytes; 0 without Linux."""
+    # Reading this number from STATUS would take four times as long.
     try:
         with open("/proc/self/statm", "rb", buffering=0) as stream:
             data_pages = int(stream.read().split()[5])  # `data` in proc_pid_statm
@@ -76,5 +77,5 @@ def return_freed_blocks(block_bytes: int) -> None:
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, block_bytes)
-        # glibc's default of 128 kB makes the preparation of small photos 10 % slower.
+        # glibc's default threshold of 128 kB makes the preparation of small photos 10 % slower.
         libc.mallopt(M_TRIM_THRESHOLD, block_bytes)

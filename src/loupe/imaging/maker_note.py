@@ -1,4 +1,4 @@
-"""Keeps the position of a camera's maker note, because many maker notes contain positions in the EXIF data."""
+"""Keeps the position of a camera's maker note, because positions in many maker notes count from the start of EXIF."""
 
 import struct
 
@@ -47,7 +47,7 @@ class PlacedExif(Image.Exif):
 
 def link_note(directories: bytes, note: bytes, position: int, entry_format: str) -> bytes:
     """Replace the empty maker note in directories by a link to the position of the note."""
-    empty = struct.pack(entry_format, MAKER_NOTE, BYTE, 0, 0)  # the type that Pillow writes for bytes
+    empty = struct.pack(entry_format, MAKER_NOTE, BYTE, 0, 0)  # Pillow writes bytes with the type BYTE
     link = struct.pack(entry_format, MAKER_NOTE, UNDEFINED, len(note), position)
     return directories.replace(empty, link, 1)
 

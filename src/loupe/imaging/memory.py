@@ -55,12 +55,12 @@ class MemoryBudget:
 
 
 def get_default_budget() -> int:
-    """Return the default memory for images in bytes: MAX_DEFAULT_BYTES, or half of the memory if that is less."""
+    """Return the default memory for images in bytes: MAX_DEFAULT_BYTES, but at most half of the total."""
     return min(MAX_DEFAULT_BYTES, read_total_memory() // 2)
 
 
 def read_total_memory() -> int:
-    """Return the memory of the machine, or the container's limit, in bytes."""
+    """Return the memory of the machine in bytes, or the limit of the container if the limit is lower."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_read_container_limits(Path("/proc/self/cgroup"))])
 
@@ -73,7 +73,8 @@ def _read_container_limits(membership: Path) -> Iterator[int]:
         _, controllers, group = line.split(":", 2)
         for controller, folder, name in CONTROL_GROUPS:
             if controller in controllers.split(","):
-                # In a container, the group of this process is often `folder` itself, which is the last part.
+                # The last `part` is "." or "", for `folder` itself. In a container, `folder` is often the group of
+                # this process.
                 for part in (group.lstrip("/"), *map(str, Path(group.lstrip("/")).parents)):
                     file = folder / part / name
                     if file.is_file() and (text := file.read_text(encoding="utf-8").strip()).isdecimal():

@@ -17,7 +17,7 @@ IPTC_TAG = 33723  # number of a TIFF tag
 IPTC_START = b"\x1c"  # first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
-MAX_DPI = 65535  # the highest that a JPEG can store
+MAX_DPI = 65535  # the highest resolution that a JPEG can store
 RAW_PROFILE = "Raw profile type "  # start of the keywords of PNG texts in which ImageMagick stores metadata
 
 
@@ -31,7 +31,7 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: PNG chunks that define the colours of an image without a profile, by chunk type.
+        colour_chunks: contents of PNG chunks for the colour space, by chunk type. A profile replaces all but cICP.
         duration_ms: display time of a frame.
         iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.
@@ -62,7 +62,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # A gain map is also a further image, but is reported only once.
+    # If a link reports a gain map, `further images` would report the same data again.
     attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
@@ -75,7 +75,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
         iptc=_read_iptc(image) or raw.get("iptc", b""),
         omitted=tuple(dict.fromkeys((*decoded.omitted, *unreadable, *linked, *attached))),
     )
-    # For a rotated TIFF, Pillow has already exchanged width and height.
+    # Pillow has already exchanged width and height of a rotated TIFF. `size` is before the rotation.
     size = image.size[::-1] if image.format == "TIFF" and orientation in ROTATED else image.size
     orientation = orientation if orientation in range(1, 9) else 1
     upright = size[::-1] if orientation in ROTATED else size
@@ -96,7 +96,7 @@ def read_duration(info: dict[Any, Any]) -> float:
 
 
 def use_raw_profiles(image: Image.Image) -> None:
-    """Add the EXIF tags and the profile in ImageMagick's texts `Raw profile type ...` of a PNG to `image.info`."""
+    """Add EXIF tags and a profile to `image.info`, from ImageMagick's texts `Raw profile type ...` of a PNG."""
     if image.format == "PNG":
         texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
         found = _take_raw_profiles(texts)
@@ -106,7 +106,7 @@ def use_raw_profiles(image: Image.Image) -> None:
 
 
 def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
-    """Remove metadata in ImageMagick's encoding from the texts; return it as `exif`, `xmp`, `iptc` and `icc`."""
+    """Remove metadata in ImageMagick's encoding from the texts; return it by kind: `exif`, `xmp`, `iptc`, `icc`."""
     found = {}
     for keyword in [name for name in texts if name.startswith(RAW_PROFILE)]:
         kind = keyword.removeprefix(RAW_PROFILE).lower()
@@ -138,14 +138,14 @@ def _read_iptc(image: Image.Image) -> bytes:
     if image.format != "TIFF":
         return bytes(image.info.get("photoshop", {}).get(IPTC_RESOURCE, b""))
     assert isinstance(image, TiffImagePlugin.TiffImageFile)
-    # `tag_v2` can contain a number instead of the bytes.
+    # Read the original bytes, because `tag_v2` can contain a number instead.
     content = getattr(image.tag_v2, "_tagdata", {}).get(IPTC_TAG, b"")
     resources = image.tag_v2.get(PHOTOSHOP_TAG, b"")
     return _find_iptc(content) or _find_iptc(resources if isinstance(resources, bytes) else b"")
 
 
 def _find_iptc(content: bytes) -> bytes:
-    """Return IPTC fields, which may be in a Photoshop resource."""
+    """Return IPTC fields. `content` begins with the fields, or contains them in a Photoshop resource."""
     if content.startswith(IPTC_START):
         return content
     _, mark, resource = content.partition(RESOURCE_MARK)
@@ -158,7 +158,7 @@ def _find_iptc(content: bytes) -> bytes:
 
 def _read_texts(image: Image.Image) -> dict[str, str]:
     texts = {name: str(text) for name, text in getattr(image, "text", {}).items() if name != "XML:com.adobe.xmp"}
-    # For a JPEG, `info` has only the last comment.
+    # For a JPEG, `info` contains only the last comment, but `applist` contains all comments.
     comments = [content for marker, content in getattr(image, "applist", ()) if marker == "COM"]
     comment = b"\n".join(comments) or image.info.get("comment")
     if comment:
@@ -169,5 +169,5 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
 def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # the encoding is not stored
+    except UnicodeDecodeError:  # a file does not contain the encoding of a comment
         return comment.decode("latin-1")

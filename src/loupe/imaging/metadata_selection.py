@@ -8,11 +8,12 @@ from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATIO
 from loupe.imaging.formats import SUFFIXES
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
-MAX_SEGMENT_BYTES = 65_533  # content of a segment of a JPEG
+MAX_SEGMENT_BYTES = 65_533  # maximum content of a JPEG segment
 PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 # Numbers of EXIF tags, and a value of RESOLUTION_UNIT
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
-LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}  # may be too long for a segment
+# Names of tags that may be too long for a segment
+LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}
 COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
@@ -59,15 +60,19 @@ def fit_metadata(metadata: Metadata, name: str) -> Metadata:
 def _move_to_exif(
     exif: Image.Exif | None, texts: dict[str, str], dpi: tuple[float, float] | None
 ) -> tuple[Image.Exif | None, dict[str, str]]:
-    """Add texts (as the user comment) and the resolution to the EXIF tags; return texts that were not added."""
+    """Add texts (as the user comment) and the resolution to the EXIF tags.
+
+    Returns:
+        The tags, and the texts that were not added.
+    """
     exif = exif or Image.Exif()
     if dpi and X_RESOLUTION not in exif:
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
     if texts:
         nested = exif.get_ifd(EXIF_IFD)
-        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # the comment after 8 bytes for the encoding
+        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # a comment follows 8 bytes for its encoding
             return exif, texts
-        # Image generators write `parameters` first, without the keyword.
+        # As in the files of image generators, the text `parameters` comes first, without its keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
         content = "\n".join(sorted(lines, key=lambda line: line != texts.get("parameters")))
         code = b"ASCII\0\0\0" if content.isascii() else b"UNICODE\0"

@@ -21,8 +21,8 @@ PIXEL_TAGS = (
 )  # fmt: skip
 NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
 MAX_SKIPPED = 5000  # thumbnails and masks per TIFF; opening each of them takes time
-WEBP_COMPRESSION = 50001  # such pages are decoded only with libvips
-# libvips often returns black pixels for other compressions.
+WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
+# Compressions that libvips decodes. For other compressions, libvips often returns black pixels.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
 VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1 to 6: grey, RGB, palette, CMYK, YCbCr
@@ -38,7 +38,8 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         self._is_unknown = False
         try:
             super()._setup()
-        except (KeyError, SyntaxError):  # Pillow does not know the pixel format
+        except (KeyError, SyntaxError):
+            # Pillow does not know the pixel format: open the page without the tags that describe it.
             tags = {tag: self.tag_v2.pop(tag) for tag in PIXEL_TAGS if tag in self.tag_v2}
             super()._setup()
             self.tag_v2.update(tags)
@@ -47,7 +48,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
 
     def needs_vips(self) -> bool:
-        """Return whether Pillow cannot decode the current page, or would reduce it from 16 to 8 bits."""
+        """Return whether Pillow cannot decode the current page, or would reduce its samples from 16 to 8 bits."""
         unusual = not self._get_formats() <= {UNSIGNED, UNDEFINED} or self._get(COMPRESSION, 1) == WEBP_COMPRESSION
         return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
 
@@ -84,7 +85,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 def open_image(source: bytes | Path) -> Image.Image:
     """Open an image file of a supported format.
 
-    Pillow does not try other formats, because it would decode some of them, such as ICO, when it opens them.
+    Pillow tries only these formats. It would decode files of some other formats, such as ICO, when it opens them.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(12)
@@ -108,7 +109,7 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 
 def _remove_png_profile(source: bytes | Path) -> bytes:
-    """Return a PNG without its profile, which can make Pillow fail; b"" if it has no profile."""
+    """Return a PNG without its profile, because Pillow cannot open some profiles; b"" if the PNG has no profile."""
     content = source if isinstance(source, bytes) else source.read_bytes()
     start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
     length = int.from_bytes(content[start : start + 4], "big")
@@ -142,7 +143,9 @@ def _to_file(source: bytes | Path) -> io.BytesIO | Path:
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:
-    """Seek to each page of a TIFF and yield its number, without thumbnails and masks. A file without pages yields 0.
+    """Seek to each page of a TIFF and yield its number. Thumbnails and masks are not pages.
+
+    If a TIFF has no pages, seek to its first image and yield 0.
 
     Raises:
         PhotoError: more than MAX_SKIPPED images are not pages.

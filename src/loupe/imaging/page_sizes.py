@@ -10,7 +10,7 @@ from loupe.imaging.opening import TiffImage, list_pages, open_image
 
 
 def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
-    """Return width and height of each frame or page, as stored.
+    """Return width and height of each frame or page: upright for a TIFF, before the EXIF rotation for other formats.
 
     Raises:
         PhotoError: the file is not an image, or has more than `limit` frames or pages.

@@ -1,4 +1,4 @@
-"""Decodes an opened image to pixels and their colour profile, with Pillow, or with libvips for 16-bit colour."""
+"""Decodes an opened image to pixels and their colour profile, with Pillow or libvips (see `needs_vips`)."""
 
 import io
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from loupe.imaging.avif import scale_to_16_bits
+from loupe.imaging.avif import fill_lowest_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, get_raw_mode, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
@@ -20,7 +20,10 @@ PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSample
 
 
 def needs_vips(image: Image.Image) -> bool:
-    """Return whether Pillow cannot decode the image, or would reduce it to 8 bits. Call this before decoding."""
+    """Return whether Pillow cannot decode the image, or would reduce its samples to 8 bits.
+
+    Call this function before the image is decoded.
+    """
     if isinstance(image, TiffImage):
         return image.needs_vips()
     animated = getattr(image, "n_frames", 1) > 1
@@ -36,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove this profile.
+    """If the profile is for grey images, convert RGB pixels without colours to grey, or else remove the profile.
 
     Args:
         pixels: (height, width, bands).
@@ -53,8 +56,8 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
     Args:
-        source: the bytes of the file, or its path.
         file: the opened file, at the page to decode.
+        source: the bytes of the file, or its path.
         icc: the result of `read_profile`.
 
     Returns:
@@ -88,7 +91,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
                 image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
         if file.format == "AVIF":
-            pixels = scale_to_16_bits(pixels)
+            pixels = fill_lowest_bits(pixels)
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
     if pixels.dtype not in (np.uint8, np.uint16):
@@ -97,7 +100,7 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
 
 
 def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
-    """Open an image with its colours and alpha only. libvips makes premultiplied alpha straight."""
+    """Open an image, and keep only the bands of colours and alpha. libvips makes premultiplied alpha straight."""
     import pyvips
 
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}

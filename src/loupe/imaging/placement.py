@@ -80,8 +80,8 @@ class Placement:
         """Return the position of a subject in the result, in pixels.
 
         Args:
-            values: the centre (x, y), then nothing, a diameter, or width and height (EXIF 3.0, SubjectArea). The
-                result has the same form.
+            values: a point (x, y), a circle (x, y, diameter) or a rectangle (x, y, width, height); x and y are the
+                centre (EXIF 3.0, SubjectArea). The result has the same form.
         """
         x, y, *sides = (float(value) for value in values)
         width, height = (sides * 2)[:2] if sides else (0, 0)

@@ -23,7 +23,8 @@ from loupe.imaging.threads import run_in_order
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour type by the number of bands
 UP = 2  # the PNG filter that subtracts the byte above; good for smooth images
-ZLIB_HEADER, LAST_BLOCK = b"\x78\x01", b"\x03\x00"  # RFC 1950; an empty last block of deflate (RFC 1951)
+ZLIB_HEADER = b"\x78\x01"  # RFC 1950
+LAST_BLOCK = b"\x03\x00"  # an empty last block of deflate (RFC 1951)
 Encoded = tuple[np.ndarray, bytes]  # filtered rows, and the compressed rows
 
 
@@ -76,7 +77,7 @@ def _make_tasks(stream: ImageStream, compress_level: int) -> Iterator[Callable[[
 
 
 def _compress(rows: np.ndarray, above: np.ndarray, compress_level: int) -> Encoded:
-    """Filter and compress rows. The compressed rows end at a byte boundary, so that more can follow.
+    """Filter and compress rows. The compressed rows end at a byte boundary, so that other rows can follow.
 
     Args:
         rows: uint8, (rows, bytes).

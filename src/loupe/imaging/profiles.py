@@ -12,9 +12,9 @@ ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # parameters g, a, b, c, d of the curve type 3
 D50 = np.array([0.9642, 1, 0.8249])  # XYZ of white in every profile
-# From XYZ to cone responses (ICC.1:2022, annex E)
+# Matrix from XYZ to cone responses (ICC.1:2022, annex E)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-HEAD_BYTES, ENTRY_BYTES = 132, 12  # sizes of the header with the number of tags, and of a tag's entry
+HEAD_BYTES, ENTRY_BYTES = 128 + 4, 12  # header and number of tags; an entry of the tag table
 COLOUR_SPACE, CREATION_TIME = slice(16, 20), slice(24, 36)  # fields of the header (7.2)
 VERSION = 0x04300000  # 4.3
 DATE = struct.pack(">6H", 2016, 1, 1, 0, 0, 0)  # fixed, so that equal photos give equal files
@@ -37,7 +37,7 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
     # Curve type 0: an exponent; type 3: the parameters of SRGB_CURVE
     curve = b"para\0\0\0\0" + struct.pack(">HH", 0 if gamma else 3, 0) + _encode_numbers(parameters)
     name = "RGB".encode("utf-16-be")
-    # One text in US English, at byte 28
+    # One text in US English, which starts at byte 28
     text = b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(name), 28) + name
     tags = {b"desc": text, b"cprt": text, b"wtpt": _encode_xyz(D50)}
     tags[b"chad"] = b"sf32\0\0\0\0" + _encode_numbers(adaptation.ravel())
@@ -64,7 +64,7 @@ def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()
         if space in spaces and profile.profile.device_class in CLASSES:
-            # buildTransform fails if a required tag is missing
+            # If a required tag is missing, buildTransform raises PyCMSError.
             srgb, flags = ImageCms.createProfile("sRGB"), ImageCms.Flags.NOOPTIMIZE
             ImageCms.buildTransform(profile, srgb, BANDS[space], "RGB", flags=flags)
             return profile

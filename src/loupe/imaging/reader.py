@@ -1,4 +1,4 @@
-"""Reads an image file: its images with upright pixels and metadata."""
+"""Reads the images of a file, with upright pixels and metadata."""
 
 import io
 import os
@@ -37,9 +37,10 @@ from loupe.imaging.pixels import (
 from loupe.imaging.placement import ROTATED
 
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
-PADDING, TAIL_BYTES = b"\0\xff\r\n ", 2**16  # allowed bytes after the marker; number of searched bytes at the end
-# Names with which the metadata lists data after the image
-LINKED_DATA = {
+PADDING = b"\0\xff\r\n "  # bytes that may follow this marker
+TAIL_BYTES = 2**16  # this part at the end of a JPEG is searched for the marker
+# Names in `Metadata.omitted` for data after the image. With one of these names, this data is not reported again.
+TAIL_NAMES = {
     "further images",
     "gain map",
     "depth map",
@@ -89,7 +90,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
 
     Args:
         source: the bytes of a file, or its path.
-        strip: omit all metadata but the colour space.
+        strip: whether to omit all metadata except the colour space.
 
     Raises:
         PhotoError: the file is not a supported image, damaged or too large. Iterating over the images can also raise
@@ -104,7 +105,7 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         if image.format == "MPO":  # a JPEG with further images
             image.format = "JPEG"
             count = 1
-        elif image.format == "HEIF":  # only the primary image
+        elif image.format == "HEIF":  # only the primary image is read
             count = 1
         else:
             count = getattr(image, "n_frames", 1)
@@ -123,12 +124,13 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
             if image.info["truncated_tags"]:
                 image.getexif().load(content)
-        # The default image of an animated PNG is not a frame.
+        # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         _validate_pixel_count(image.width * image.height * count)
         if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
-            image.getexif()[ORIENTATION] = 1  # the decoder rotates the pixels, and EXIF is not used (ISO/IEC 18181-2)
+            # The decoder has already rotated the pixels: ignore the orientation in EXIF (ISO/IEC 18181-2).
+            image.getexif()[ORIENTATION] = 1
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
@@ -154,7 +156,7 @@ def read_pillow_image(image: Image.Image) -> ImageData:
 
 
 def _read_start(source: bytes | Path) -> bytes:
-    """Return the start of a file, with any maker note that a result can store at the same position."""
+    """Return enough bytes from the start of a file to find a maker note below MAX_POSITION."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         return file.read(2 * MAX_POSITION)
 
@@ -173,7 +175,7 @@ def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
             _validate_pixel_count(pages.width * pages.height)
             by_vips = needs_vips(pages)
             numbers.append(number)
-            sizes.append(pages.size)  # upright
+            sizes.append(pages.size)  # Pillow returns the upright size of a TIFF
             decoding_bytes = max(decoding_bytes, estimate_decoding(pages, by_vips, 0))
             pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
     images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
@@ -204,7 +206,7 @@ def _is_lossless(source: bytes | Path) -> bool:
 
 
 def _has_data_after_image(source: bytes | Path) -> bool:
-    """Return whether a JPEG contains further data, such as a video."""
+    """Return whether a JPEG contains data after the image, such as a video."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         file.seek(max(0, _count_bytes(source) - TAIL_BYTES))
         tail = file.read()
@@ -213,7 +215,7 @@ def _has_data_after_image(source: bytes | Path) -> bool:
 
 
 def _is_subsampled(image: Image.Image, source: bytes | Path, lossless: bool) -> bool:
-    """Return whether a file stores the colours with a lower resolution."""
+    """Return whether a file stores the colours with a lower resolution than the luminance."""
     if image.format == "JPEG":
         return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
     if image.format in ("AVIF", "HEIF"):
@@ -244,10 +246,10 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         pixels = decode_deep_heif(file.source)
     elif by_vips:
         pixels, icc = decode_by_vips(image, file.source, icc)
-        orientation = 1 if image.format == "AVIF" else orientation  # libvips rotates an AVIF
+        orientation = 1 if image.format == "AVIF" else orientation  # libvips has rotated an AVIF
     else:
         image.load()
-        orientation = exif.get(ORIENTATION, 1)  # loading a TIFF rotates the pixels
+        orientation = exif.get(ORIENTATION, 1)  # 1 for a TIFF, whose pixels Pillow has rotated
         pixels, icc = decode_by_pillow(image, icc)
     pixels, matched_icc = match_profile(pixels, icc)
     metadata = _read_colours(file, matched_icc, exif)
@@ -257,7 +259,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         if image.format == "TIFF" and EXIF_IFD in exif:
             image.info["start"] = _read_start(file.source)
         metadata = read_metadata(image, exif, metadata, stored_orientation)
-        if image.format == "JPEG" and not LINKED_DATA & {*metadata.omitted} and _has_data_after_image(file.source):
+        if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.source):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))
     if is_last:
         image.close()
@@ -266,7 +268,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
 
 
 def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
-    """Return the colour space and the display time, with names of unused colour data."""
+    """Return metadata with the colour space, the display time, and names of unused colour data."""
     image = file.image
     omitted = []
     chunks = read_colour_chunks(image, file.source)

@@ -1,7 +1,7 @@
 """Decodes images in the child process of `isolated_reader`.
 
 A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
-The request "decode" is answered with one message per image and then an empty message. The request "close" closes the
+The answer to the request "decode" is one message per image, then an empty message. The request "close" closes the
 file and has no answer. If a request fails, the answer contains the reason.
 """
 
@@ -21,7 +21,7 @@ from loupe.imaging.reader import Photo, read_photo
 # Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
 BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18  # freed blocks of at least this size return to the system
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsed EXIF takes up to 18 times as much memory
+MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # EXIF takes up to 18 times its size when it is parsed
 
 
 def serve(connections: list[Connection]) -> None:

@@ -15,7 +15,10 @@ Result = TypeVar("Result")
 def repeat(
     function: Callable[[], object], interval_s: float, ending_timeout_s: float | None = None
 ) -> Iterator[None]:
-    """Call a function in a thread at intervals until the block exits; then wait for the end of a running call."""
+    """Call a function in a thread at intervals until the block exits.
+
+    Then wait until a running call returns, at most `ending_timeout_s` (None: no limit).
+    """
     stopped = threading.Event()
 
     def call() -> None:
@@ -37,10 +40,10 @@ def count_cores() -> int:
 
 
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Run tasks in one thread per core and yield the results in order. Few results wait at a time, to limit memory.
+    """Run tasks in one thread per core and yield the results in order. Only a few results wait, to limit the memory.
 
     Args:
-        tasks: functions that release the GIL, as those of numpy, Pillow, zlib and onnxruntime.
+        tasks: functions that release the GIL, as functions of numpy, Pillow, zlib and onnxruntime do.
     """
     thread_count = count_cores()
     waiting: deque[Future[Result]] = deque()

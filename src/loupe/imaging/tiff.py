@@ -22,7 +22,7 @@ from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif, link_note
 from loupe.imaging.metadata import IPTC_TAG, Metadata
 from loupe.imaging.threads import run_in_order
 
-MAX_BYTES = 2**32 - 2**24  # of the pixels in a TIFF: 4 GB minus the metadata; larger files are BigTIFFs
+MAX_PIXEL_BYTES = 2**32 - 2**24  # 4 GiB minus 16 MiB for metadata
 STRIP_BYTES = 2**20
 # Numbers of tags
 WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, IMAGE_DESCRIPTION = 256, 257, 258, 259, 262, 270
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
     Args:
         header: the header of the file; the offset of the first directory is still 0.
         link: the position of the offset of the first directory.
-        count_bytes: the size of the number of tags.
+        count_bytes: the size of the field with the number of tags.
         entry_bytes: the size of a tag.
         value_start: the position of the value, or of its offset, within a tag.
         offset_type: the tag type of offsets.
@@ -71,14 +71,15 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> Non
     Args:
         file: the file to write.
         pages: the pages, uint8 or uint16.
-        count: the number of pages. If the uncompressed pages exceed MAX_BYTES, the file is a BigTIFF.
+        count: the number of pages. If `count` pages of the first page's size have more than MAX_PIXEL_BYTES, the file
+            is a BigTIFF.
     """
     layout, link = TIFF, 0  # `link`: position of the offset of the next directory
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
         note, note_position = b"", 0
         if not link:
-            layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_BYTES else TIFF
+            layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_PIXEL_BYTES else TIFF
             link = layout.link
             file.write(layout.header)
             exif = page.metadata.exif
@@ -147,12 +148,13 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Set the offsets of the strips; Pillow assumes that the strips follow the directory."""
+    """Set the offsets of the strips. Pillow sets other offsets, as if the strips followed the directory."""
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes
     start = entry + layout.value_start
-    if len(offsets) > 1:  # the tag contains the offset of its values
+    # Several offsets do not fit into the tag. Instead, the tag contains the position of their list.
+    if len(offsets) > 1:
         start = struct.unpack_from(f"<{layout.offset_format}", directory, start)[0] - position
     encoded = struct.pack(f"<{len(offsets)}{layout.offset_format}", *offsets)
     return directory[:start] + encoded + directory[start + len(encoded) :]

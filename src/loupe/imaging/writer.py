@@ -15,7 +15,7 @@ from loupe.imaging.avif import set_cicp, write_10_bits
 from loupe.imaging.colour import fit_colours
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import DEEP_FORMATS, MAX_WHOLE_PIXELS, get_format
+from loupe.imaging.formats import DEEP_FORMATS, MAX_PIXELS_IN_MEMORY, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata, make_iptc_resource
@@ -24,9 +24,9 @@ from loupe.imaging.png import encode_png, make_chunks
 from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-FULL_COLOUR_QUALITY = 90  # from this quality, an AVIF has the colours in full resolution
-# Methods of the WebP encoder. Method 2 takes 9 bytes per pixel instead of 29 (default method 4); for a lossless WebP,
-# method 0 takes 24 instead of 41.
+FULL_COLOUR_QUALITY = 90  # `subsampled` has no effect at this quality and above
+# Methods of the WebP encoder. Compared with the default method 4, method 2 takes 9 bytes per pixel instead of 29. For
+# a lossless WebP, method 0 takes 24 bytes instead of 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
 MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
@@ -40,10 +40,10 @@ class EncodeOptions:
     Args:
         quality: 1 to 100, for JPEG, WebP and AVIF; None for DEFAULT_QUALITY.
         compress_level: 0 to 9, for PNG.
-        lossless: whether a WebP without `quality` is lossless.
+        lossless: whether a WebP is lossless if `quality` is None. With a `quality`, a WebP is lossy.
         subsampled: whether an AVIF below FULL_COLOUR_QUALITY has colours of lower resolution.
         overwrite: whether an existing file is replaced.
-        attributes_of: a file whose permissions the written file gets, or None.
+        attributes_of: the written file gets the permissions of this file; None for the default permissions.
         keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
     """
@@ -115,7 +115,7 @@ def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> Image
 
 
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
-    large = stream.pixel_count > MAX_WHOLE_PIXELS
+    large = stream.pixel_count > MAX_PIXELS_IN_MEMORY
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
     if name == "PNG" and (large or deep_colour):
         metadata = _make_pillow_options(name, stream.metadata, options)
@@ -129,7 +129,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
     else:
         with file.open("wb") as opened:
-            # Given the file itself, Pillow would write to its descriptor and ignore a full disk.
+            # Pillow would write to the descriptor of a real file and ignore a full disk. `target` has no descriptor.
             target: Any = SimpleNamespace(write=opened.write)
             _make_image(stream, name).save(target, name, **_make_pillow_options(name, stream.metadata, options))
         _write_colour_space(file, name, stream.metadata)
@@ -149,7 +149,8 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     assert metadata is not None
     animation = _make_pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
     if name == "PNG":
-        # Each frame replaces the previous frame. With OP_BACKGROUND, Pillow would omit black frames.
+        # OP_NONE: with OP_BACKGROUND instead, Pillow would omit black frames. OP_SOURCE: each frame replaces the
+        # previous frame.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
     images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
     _write_colour_space(file, name, metadata)
@@ -172,7 +173,7 @@ def _make_image(stream: ImageStream, name: str) -> Image.Image:
 
 
 def _make_pillow_options(name: str, metadata: Metadata, encoding: EncodeOptions) -> dict[str, Any]:
-    """Return the arguments of Pillow's writer of a format."""
+    """Return the arguments of Pillow's writer for a format."""
     options: dict[str, Any] = {}
     comment = metadata.texts.get("Comment")
     if metadata.icc:

@@ -7,13 +7,14 @@ from typing import Any
 
 from loupe.imaging.placement import Box, Placement
 
-MAX_PACKET_BYTES = 2**22  # a parsed packet takes up to 20 times as much memory
+MAX_PACKET_BYTES = 2**22  # a packet takes up to 20 times its size when it is parsed
 # Namespaces of XMP properties
 ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
 CONTAINER = f"{GOOGLE}container/"  # lists the images in a file
-SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}  # names in messages, by Semantic
+# Names of images in messages, by the property Semantic ("": no message)
+SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
 # Links to further images or data in the file: namespace, pattern of the property's name ("": all), and the name of
@@ -32,15 +33,15 @@ LINKS = (
     (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
-# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so its property Thumbnails
-# is searched instead.
+# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so the pattern contains the
+# property Thumbnails of this namespace instead.
 LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
 POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
-# Per axis: size of the full panorama, offset of the photo, offset of the valid rectangle, size of the photo
+# For each axis: size of the full panorama, offset of the photo, offset of the valid rectangle, size of the photo
 PANORAMA_NAMES = (
     ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
     ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
@@ -73,7 +74,7 @@ def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, lis
     from xml.parsers.expat import ExpatError
 
     if len(packet) > MAX_PACKET_BYTES or b"<!DOCTYPE" in packet:
-        return b"", ["XMP (too long to update)"]
+        return b"", ["XMP (too long, or with a document type)"]
     try:
         document = minidom.parseString(packet)
         names = change(document)
@@ -177,7 +178,8 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
     if not {"rbX", "rbY"} <= {*fields}:
         return
     owner, units = element, fields
-    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:  # a point has its polygon's unit
+    # A point of a polygon has no unit: use the unit of the polygon.
+    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:
         owner = owner.parentNode
         units = _read_fields(owner, IPTC)
     pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
@@ -188,7 +190,7 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Update the sizes of a panorama (Google Photo Sphere); remove them if the image was rotated."""
+    """Update the sizes of a panorama (Google Photo Sphere); remove the sizes if the image was rotated or flipped."""
     if placement.orientation != 1:
         for node in fields.values():
             _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)

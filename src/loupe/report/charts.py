@@ -13,6 +13,8 @@ from loupe.report.contents import ReportImage
 from loupe.report.formatting import format_comparison, format_number
 from loupe.report.verdicts import ClaimVerdict
 
+# Axes of budgets that are not in steps. Delete `seconds` with the last run in seconds in docs/results.parquet.
+BUDGETS = {"flops": "floating-point operations", "seconds": "seconds of one core"}
 STEPS, CURVE = "curve.step", "curve.val/mae"
 GRID_SIZE = 65  # points of a resampled curve: 4 per interval of a curve with 17 points
 # Range of a steady difference at the end, divided by the difference at half of the budget
@@ -20,7 +22,7 @@ MIN_STEADY_RATIO, MAX_STEADY_RATIO = 0.75, 1.33
 
 
 class _Curves(NamedTuple):
-    """Resampled learning curves: GRID_SIZE positions in steps or seconds, and values, (runs, GRID_SIZE)."""
+    """Resampled learning curves: GRID_SIZE positions in steps or FLOPs, and values, (runs, GRID_SIZE)."""
 
     positions: np.ndarray
     values: np.ndarray
@@ -53,7 +55,7 @@ def draw_trend(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> Repor
         (line,) = axes.plot(positions, values.mean(axis=0), label=name)
         low, high = values.min(axis=0), values.max(axis=0)
         axes.fill_between(positions, low, high, color=line.get_color(), alpha=0.2, lw=0)
-    _format_axes(axes, "seconds of one core" if _is_in_seconds(pd.concat(runs.values())) else "step")
+    _format_axes(axes, BUDGETS.get(_find_budget(pd.concat(runs.values())), "step"))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     other_field = verdict.claim.worst_over
     groups = f"seeds and {other_field}" if other_field else "seeds"
@@ -113,14 +115,16 @@ def _has_curve(row: pd.Series) -> bool:
     return isinstance(steps, list) and isinstance(curve, list) and len(steps) == len(curve) > 2
 
 
-def _is_in_seconds(rows: pd.DataFrame) -> bool:
-    return "settings.seconds" in rows and bool((rows["settings.seconds"].fillna("none") != "none").all())
+def _find_budget(rows: pd.DataFrame) -> str:
+    """Return the field of BUDGETS that all runs have, or `steps`."""
+    given = {name: rows[f"settings.{name}"].fillna("none") for name in BUDGETS if f"settings.{name}" in rows}
+    return next((name for name, texts in given.items() if (texts != "none").all()), "steps")
 
 
 def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
     """Resample the learning curves of an arm without their first points, or return None.
 
-    Runs with the same budget in seconds have different numbers of steps, so points are placed by their share of all
+    Runs with the same budget in FLOPs can have different numbers of steps, so points are placed by their share of all
     steps.
     """
     rows = rows[[_has_curve(row) for _, row in rows.iterrows()]]
@@ -131,5 +135,6 @@ def _resample_curves(rows: pd.DataFrame) -> _Curves | None:
     for steps, curve in zip(rows[STEPS], rows[CURVE], strict=True):
         positions = np.asarray(steps, dtype=float) / steps[-1]
         values.append(np.where(fractions < positions[1], np.nan, np.interp(fractions, positions, curve)))
-    length = float(rows["settings.seconds"].iloc[0]) if _is_in_seconds(rows) else max(rows[STEPS].str[-1])
+    budget = _find_budget(rows)
+    length = max(rows[STEPS].str[-1]) if budget == "steps" else float(rows[f"settings.{budget}"].iloc[0])
     return _Curves(fractions * length, np.array(values))

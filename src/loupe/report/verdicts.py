@@ -41,7 +41,7 @@ class ClaimVerdict:
     Args:
         claim: the claim.
         outcome: one of OUTCOMES.
-        budget: training budget of the runs, such as `20 s of one core`.
+        budget: training budget of the runs, such as `1e12 FLOPs`.
         arms: mean of each arm.
         comparisons: the claim holds if all of them hold.
         reason: why the claim was not run, or "".
@@ -132,16 +132,20 @@ def format_arm(arm: dict[str, str]) -> str:
 
 
 def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budgets of runs, such as `20 s of one core` or `400 steps`."""
-    seconds, steps = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in ("seconds", "steps"))
-    budgets = set()  # each with a sort key: seconds before steps
-    for second, step in zip(seconds, steps, strict=True):
-        if not pd.isna(second) and second != "none":
-            budgets.add((0, float(second), f"{float(second):g} s of one core"))
-        elif not pd.isna(step):
-            budgets.add((1, float(step), f"{int(step):,} steps"))
+    """Format the training budgets of runs, such as `1e12 FLOPs` or `400 steps`."""
+    names = ("flops", "seconds", "steps")  # in this order in the text
+    columns = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in names)
+    budgets = set()  # each with a sort key
+    for flops, seconds, steps in zip(*columns, strict=True):
+        if not pd.isna(flops) and flops != "none":
+            budgets.add((0, float(flops), f"{flops} FLOPs"))
+        # Delete this branch with the last run in seconds in docs/results.parquet.
+        elif not pd.isna(seconds) and seconds != "none":
+            budgets.add((1, float(seconds), f"{float(seconds):g} s of one core"))
+        elif not pd.isna(steps):
+            budgets.add((2, float(steps), f"{int(steps):,} steps"))
         else:
-            budgets.add((2, 0.0, "closed form"))
+            budgets.add((3, 0.0, "closed form"))
     return "; ".join(text for *_, text in sorted(budgets))
 
 

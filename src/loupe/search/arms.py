@@ -14,6 +14,10 @@ from loupe.config.fields import format_value
 from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
+# The FLOPs of old runs with a budget in seconds. Delete this together with `_split_budgets` when docs/results.parquet
+# has no such runs.
+SECONDS_TO_FLOPS = {"10.0": "1e12", "15.0": "1.5e12", "25.0": "3e12", "60.0": "1e13"}
+
 
 class _Candidate(NamedTuple):
     """A point with its runs, one per seed, and the loss with the first seed."""
@@ -31,7 +35,8 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        The newest run per point and seed. The columns are those of `table`, `seed` and the keys of [search] (None if
+        The newest run per point and seed. If there are more old runs with a budget in seconds than runs with a budget
+        in FLOPs, these are the old runs. The columns are those of `table`, `seed` and the keys of [search] (None if
         the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the
         first seed. If the sweep is not a grid, the table is empty.
     """
@@ -39,7 +44,27 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
     rows = rows.assign(_key=[_make_run_key(row) for _, row in rows.iterrows()])
-    by_key = dict(list(rows.sort_values("started", ascending=False).groupby("_key")))
+    rows = rows.sort_values("started", ascending=False)
+    return max((_select_runs(sweep, part) for part in _split_budgets(rows)), key=len)
+
+
+def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the runs without budgets in seconds, and the runs without budgets in FLOPs.
+
+    A claim must not compare a budget in seconds with one in FLOPs. Runs with other budgets are in both parts.
+    """
+    return [rows[_read_setting(rows, name).isna()] for name in ("seconds", "flops")]
+
+
+def _read_setting(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Return the texts of a setting, with None for a missing value and for `none`."""
+    texts = rows.get(f"settings.{name}", pd.Series(index=rows.index, dtype=object))
+    return texts.where(texts != "none")
+
+
+def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
+    """Select the first row per point and seed; see `find_runs`."""
+    by_key = dict(list(rows.groupby("_key")))
     selected_rows: list[dict[str, Any]] = []
     for arm in sweep.group_arms():
         for params, runs in _select_points(sweep, arm, by_key):
@@ -91,10 +116,13 @@ def _make_run_key(row: pd.Series) -> str:
 @cache
 def _make_key(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings, with the defaults of missing fields."""
+    fields = dict(texts)
+    if seconds := SECONDS_TO_FLOPS.get(fields.pop("seconds", "none")):
+        fields["flops"] = seconds
     try:
-        return _join_settings(parse_settings("train", dict(texts)).to_texts())
+        return _join_settings(parse_settings("train", fields).to_texts())
     except SettingsError:  # an old field or value
-        return _join_settings(dict(texts))
+        return _join_settings(fields)
 
 
 def _join_settings(texts: Mapping[str, str]) -> str:

@@ -96,7 +96,7 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
         # smoke=true sets the fields that determine the duration, if the file does not set them
-        durations = {"seconds"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
+        durations = {"flops"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
     return given | {"study": study, "train": train}

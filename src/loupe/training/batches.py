@@ -1,19 +1,20 @@
-"""The training batches of a network, and the number of steps that fit into a time budget."""
+"""The training batches of a network, and the number of steps of a budget in floating-point operations."""
 
-import time
+import json
 
 import keras
 
-from loupe.config.training import GradientTrain
+from loupe.config.fields import format_value
+from loupe.config.training import MAX_STEPS, GradientTrain
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
-from loupe.training.optimization import compile_model, use_training_precision
+from loupe.errors import UsageError
+from loupe.models.network_size import measure_network
 from loupe.upscalers.geometry import Geometry
 
 BLOCKS_PER_SIDE = 4  # of a training input, for perceptrons that read pixels around a block
-WARMUP_STEPS = 3  # not timed: the first step compiles the model
-TIMING_SHARE = 0.05  # of the time budget, to time steps
-TIMING_LIMIT_S = 1.0  # of CPU time
+FLOPS_PER_PRODUCT = 2  # a multiplication and an addition
+PASSES = 3  # the backward pass takes about twice the operations of the forward pass
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
@@ -45,26 +46,30 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
     return Patches(train, side, settings.crops, settings.augment, settings.seed), count
 
 
-def measure_steps(seconds: float, model: keras.Model, settings: GradientTrain, patches: Patches, count: int) -> int:
-    """Measure how many training steps fit into a time budget, at least 1. The weights do not change.
-
-    The CPU time of all cores is measured, because other processes hardly change it.
+def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, input_side: int) -> int:
+    """Compute the number of training steps of a budget, at least 1.
 
     Args:
-        seconds: the budget, in seconds of one core.
+        flops: the budget, in floating-point operations.
         model: the network.
         settings: the settings of the network.
-        patches: source of the batches.
-        count: inputs per batch.
+        input_side: side of the dataset's inputs in pixels.
+
+    Raises:
+        UsageError: the budget allows more than MAX_STEPS steps.
     """
-    weights = model.get_weights()
-    compile_model(model, settings.with_steps(1))
-    with use_training_precision(model, settings):
-        for step in range(WARMUP_STEPS):
-            model.train_on_batch(*patches.draw_batch(step, count))
-        start_time, steps, cpu_seconds = time.process_time(), 0, 0.0
-        while steps < WARMUP_STEPS or cpu_seconds < min(TIMING_LIMIT_S, TIMING_SHARE * seconds):
-            model.train_on_batch(*patches.draw_batch(steps, count))
-            steps, cpu_seconds = steps + 1, time.process_time() - start_time
-    model.set_weights(weights)
-    return max(1, round(seconds * steps / cpu_seconds))
+    steps = max(1, round(flops / compute_step_flops(model, settings, input_side)))
+    if steps > MAX_STEPS:
+        rule = f"enough for at most {MAX_STEPS:,} steps"
+        raise UsageError(f"flops: must be {rule}, got {format_value(flops)}, which is enough for {steps:,} steps")
+    return steps
+
+
+def compute_step_flops(model: keras.Model, settings: GradientTrain, input_side: int) -> int:
+    """Compute the floating-point operations of a training step, forward and backward.
+
+    Only the multiply-adds of layers with weights count. For arguments, see `compute_steps`.
+    """
+    side, count = compute_batch_shape(settings, Geometry.from_name(model.name), input_side)
+    products = measure_network(json.loads(model.to_json()), side).products  # of one input
+    return PASSES * FLOPS_PER_PRODUCT * count * products

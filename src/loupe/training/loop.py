@@ -19,7 +19,7 @@ from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError
 from loupe.evaluation import metrics
 from loupe.models.builder import KerasUpscaler
-from loupe.training.batches import measure_steps, open_patches
+from loupe.training.batches import compute_steps, open_patches
 from loupe.training.optimization import compile_model
 from loupe.training.steps import StepRunner
 from loupe.upscalers.geometry import Geometry
@@ -55,7 +55,7 @@ class TrainingState:
 
     Args:
         step: number of finished steps.
-        steps: total number of steps; 0 until it is known.
+        steps: total number of steps; 0 before `fit`.
         best_mae: lowest validation mae.
         best_step: its step.
         waited: number of points since then.
@@ -124,12 +124,12 @@ def fit(
 
     Raises:
         LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
+        UsageError: the budget `flops` allows too many steps.
     """
     patches, batch_inputs = open_patches(settings, splits.train, Geometry.from_name(model.name))
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()
-    if settings.seconds is not None:
-        state.steps = state.steps or measure_steps(settings.seconds, model, settings, patches, batch_inputs)
-        settings = settings.with_steps(state.steps)
+    if settings.flops is not None:
+        settings = settings.with_steps(compute_steps(settings.flops, model, settings, splits.train.sides[0]))
     assert settings.eval_every is not None
     state.steps = settings.steps
     compile_model(model, settings)
