@@ -2,7 +2,7 @@
 
 The functions of this module run the steps: `loupe.train(network="perceptron", steps=2000)`. Their arguments are the
 fields that `loupe STEP --help` lists, as Python objects or texts. A wrong name or value raises
-`loupe.errors.UsageError`. Each function opens an MLflow run, inside an open run as its child.
+`loupe.errors.UsageError`. Each function opens an MLflow run. If a run is already open, the new run is its child.
 """
 
 import os
@@ -17,20 +17,20 @@ for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": 
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Upscaler` on first use, to import loupe fast."""
+    """Import `Upscaler` on first use, so that `import loupe` is fast."""
     if name == "Upscaler":
         return import_module("loupe.tracking.upscaler").Upscaler
     raise AttributeError(f"module 'loupe' has no attribute {name!r}")
 
 
-# The results have the type Any: only the steps import their types.
+# The functions return Any, because only the modules in loupe.steps import the types of the results.
 
 
 def prepare(**fields: Any) -> Any:
     """Prepare or open a dataset, as `loupe preprocess`.
 
     Returns:
-        A `loupe.data.dataset.Dataset`; `location` is a value of the field `dataset`.
+        A `loupe.data.dataset.Dataset`. Its attribute `location` is a valid value of the field `dataset`.
     """
     return _run("preprocess", fields)
 
@@ -48,7 +48,7 @@ def evaluate(**fields: Any) -> Any:
     """Score models and baselines, as `loupe evaluate`.
 
     Returns:
-        The content of `loupe evaluate --out scores.json`, a dict.
+        A dict with the content of the file that `loupe evaluate --out scores.json` writes.
     """
     return _run("evaluate", fields)
 

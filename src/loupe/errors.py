@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 from urllib.parse import unquote
 
-LONGEST_DESCRIPTION = 300  # characters of a described error
+LONGEST_DESCRIPTION = 300  # maximum number of characters in the description of an error
 MASK = "***"
 STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # packages that access the store of the runs
 SHORTEST_PART = 3  # characters; shorter parts of a secret are not masked in messages of libraries
@@ -33,7 +33,8 @@ _FIELD = re.compile(
     """
 )
 
-# Secrets in messages of libraries and servers: quoted values, as in JSON and Python, and HTTP headers
+# The next patterns match secrets in messages of libraries and servers: quoted values, as in JSON and Python, and HTTP
+# headers.
 _QUOTED = re.compile(
     r"""(?ix)
     (
@@ -52,24 +53,24 @@ _HEADER = re.compile(
 _BASIC = re.compile(r"(?i)(\bbasic\s+)([\w+/]{6,}={0,2})")  # an HTTP header with user and password, in base64
 # Each match of _QUOTED, _HEADER and _BASIC contains one of these words.
 _SECRET_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|token|key|authorization|bearer")
-# Environment variables whose values are masked in errors
+# Names of environment variables whose values are masked in errors
 _SECRET_VARIABLE = re.compile(
     r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$"
 )
 SHORTEST_VALUE = 6  # characters; a shorter value of a variable may be part of a normal word
-# Matches a URL only: in other texts, the end of a password with a space is unknown.
+# Used only for a URL: in other texts, the end of a password that contains a space is unknown.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 
 def mask_secrets(text: str, *urls: str) -> str:
     """Replace passwords, tokens and keys in a text by MASK.
 
-    These are the part of a URL before `@`, and query fields with names such as `password`, `token` or
-    `X-Amz-Signature`. The user name of a database remains: `postgresql://loupe:***@host/studies`.
+    They are masked in URLs (before `@`), fields such as `password=` or `X-Amz-Signature=`, quoted values, and HTTP
+    headers. The user name of a database remains: `postgresql://loupe:***@host/studies`.
 
     Args:
         text: any text.
-        urls: URLs whose secrets are masked everywhere, because a message may quote parts of them.
+        urls: URLs whose secrets are masked everywhere in the text, because a message may quote parts of a secret.
     """
     for url in urls:
         for part in _list_secret_parts(url):
@@ -78,13 +79,13 @@ def mask_secrets(text: str, *urls: str) -> str:
         text = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(_mask_password, text))
     if "=" in text:
         text = _FIELD.sub(_mask_field, text)
-    if _SECRET_WORD.search(text):  # takes a tenth of the time of the substitutions
+    if _SECRET_WORD.search(text):  # this search takes a tenth of the time of the substitutions
         text = _HEADER.sub(_mask_field, _QUOTED.sub(rf"\1{MASK}\2", _BASIC.sub(_mask_basic, text)))
     return text
 
 
 def mask_error(text: str, *urls: str) -> str:
-    """Mask secrets as `mask_secrets` does, and mask the values of environment variables with secrets."""
+    """Mask secrets as `mask_secrets` does, and also mask the values of environment variables that contain secrets."""
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)

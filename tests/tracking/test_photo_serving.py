@@ -171,7 +171,7 @@ def test_a_slow_body_is_refused_soon(size, monkeypatch):
 
 def test_a_large_body_that_makes_progress_is_read(monkeypatch):
     monkeypatch.setattr(serving, "BODY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(serving, "MIN_BODY_RATE", 1)
+    monkeypatch.setattr(serving, "MIN_BODY_BYTES_PER_S", 1)
     parts = [{"body": b"x" * 50, "more_body": True}, {"body": b"x"}]
 
     async def receive():

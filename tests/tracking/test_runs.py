@@ -48,7 +48,9 @@ def get_status(client: mlflow.MlflowClient, run_id: str) -> str:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"scale": 3}', "[" * 100_000, "{}"])
 def test_changed_tags_of_a_run_are_refused_in_one_line(text: str) -> None:
     run = SimpleNamespace(info=SimpleNamespace(run_id="1"), data=SimpleNamespace(tags={runs.SETTINGS_TAG: text}))
-    with pytest.raises(UsageError, match=r"^loupe\.settings: must (be texts as JSON|contain scale) in run 1, got '"):
+    with pytest.raises(
+        UsageError, match=r"^loupe\.settings: must (be a JSON object of texts|contain scale) in run 1, got '"
+    ):
         runs.read_settings(run, "scale")
     with pytest.raises(UsageError, match=r"^run: must have the tags loupe\.dataset and loupe\.digest, got run 1$"):
         runs.read_dataset(run)
@@ -298,7 +300,7 @@ def test_a_search_by_a_setting_finds_the_runs_of_all_spellings(
         with runs.open_step_run(parse_settings("train", unquoted), "train"):
             pass
         typed_names = "augment, hidden" if given["learning_rate"] == "0.002" else "learning_rate, augment, hidden"
-        assert f"params as typed: {typed_names}; " in capsys.readouterr().out
+        assert f"params: {typed_names} are logged as typed; " in capsys.readouterr().out
     exact = {"learning_rate": "0.001", "augment": "true", "network": "perceptron", "hidden": "32,16"}
     with runs.open_step_run(parse_settings("train", exact), "train"):
         pass

@@ -26,8 +26,8 @@ from loupe.errors import STORE_LIBRARIES, LoupeError, UsageError, describe_error
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields whose values need no flag
 MULTIPLE = {"upscale", "restore"}  # steps with any number of positional arguments
-BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as in pydantic
-# Defaults that silence libraries, make Arrow return memory, and keep pydantic from searching for plugins.
+BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as pydantic accepts them
+# Defaults that silence libraries, make Arrow return memory to the system, and stop pydantic's search for plugins.
 ENVIRONMENT_DEFAULTS = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -52,7 +52,7 @@ def entry() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `loupe <step> …` and return the exit status. None means the arguments of the process."""
+    """Run `loupe <step> …` and return the exit status. None means the arguments of this process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for position, word in enumerate(words):
         if word in STEPS:
@@ -87,7 +87,7 @@ def run_step(step: str, words: list[str]) -> int:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         text, exit_status = _describe_failure(error)
-        if "MLFLOW_RUN_ID" in os.environ:  # MLflow deletes this variable when the run starts
+        if "MLFLOW_RUN_ID" in os.environ:  # the run has not started: MLflow deletes this variable when a run starts
             with suppress(ImportError):
                 importlib.import_module("loupe.tracking.runs").log_project_failure(text)
         return _fail(program, text, exit_status)
@@ -106,10 +106,10 @@ def _enter_callers_folder() -> None:
         return
     import psutil
 
-    if "PYTHONPATH" in os.environ:  # worker processes would not find relative paths
+    if "PYTHONPATH" in os.environ:  # in worker processes, relative paths would be wrong
         folders = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
-    for parent in psutil.Process().parents():  # MLflow is the first Python process
+    for parent in psutil.Process().parents():  # the first parent that is a Python process is MLflow
         with suppress(psutil.Error, OSError):
             if "python" in os.path.basename(parent.exe()):
                 os.chdir(parent.cwd())
@@ -122,7 +122,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     Flags are field names with dashes or underscores. `--x` and `--no-x` set a boolean field.
 
     Returns:
-        The text of each given field.
+        The text of each given field, or a list of texts.
 
     Raises:
         UsageError: a flag is unknown or has no value.
@@ -150,7 +150,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:
     """Replace underscores in flags by dashes, and boolean flags without a value by `--x=true` or `--x=false`.
 
-    If the step takes positional arguments, only BOOLEAN_TEXTS are values of boolean flags.
+    If the step takes positional arguments, the word after a boolean flag is its value only if it is in BOOLEAN_TEXTS.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -173,7 +173,7 @@ def _make_flag(field: str) -> str:
 
 
 def _find_separator(step: str, words: list[str]) -> int:
-    """Return the position of the word `--`, or the number of words."""
+    """Return the position of `--`; the number of words if `--` is missing or the step is not in MULTIPLE."""
     return words.index("--") if step in MULTIPLE and "--" in words else len(words)
 
 
@@ -182,13 +182,13 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
-    # A file name that is not text
+    # Python raises this error for a file name that is not Unicode text.
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"path: must be Unicode text, got {error.object!r}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # masked in the messages of libraries
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")  # secrets of this URL are masked in the messages of libraries
     database_error = _find_database_error(error)
     if database_error is not None:
         return f"tracking: the store cannot be used: {' '.join(mask_error(str(database_error), uri).split())}", 1
@@ -212,6 +212,7 @@ def _fail(program: str, text: str, status: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    # The command line of pydantic-settings would add 35 ms per start, without ranges and fields of each network.
+    # The command line of pydantic-settings is not used: it adds 35 ms per start, and does not show the ranges of
+    # fields and the fields of each network.
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
-# Matches Abseil's information and warnings, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...", and two
-# errors that TensorFlow's GPU version prints on every machine.
+# Matches information messages and warnings of Abseil, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...". The
+# pattern also matches two errors that TensorFlow's GPU version prints on every machine.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"
@@ -40,7 +40,7 @@ def _start_filter() -> None:
     except OSError:
         os.close(write_end)
     else:
-        # Native libraries write to descriptor 2, and Python to another one (see `streams`).
+        # Only native libraries write to descriptor 2. Python writes to another descriptor; see `streams`.
         os.dup2(write_end, 2)
         os.close(write_end)
     os.close(read_end)

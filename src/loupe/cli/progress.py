@@ -44,7 +44,7 @@ def print_error(text: str) -> None:
 
 @cache
 def print_error_once(text: str) -> None:
-    """Print a line to standard error once."""
+    """Print a line to standard error, unless the same line was printed before."""
     print_error(text)
 
 
@@ -91,7 +91,7 @@ class ProgressBar:
         self._task = self._progress.add_task(text, total=total, note="")
 
     def update(self, value: float, note: str = "") -> None:
-        """Set the value and the text after the bar; "" keeps the text."""
+        """Set the value, and the text after the bar; "" keeps the previous text."""
         if self._progress:
             self._note = note or self._note
             self._progress.update(self._task, completed=value, note=self._note)

@@ -16,11 +16,13 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # the exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-CHECKS_UNTIL_LOST = 2  # failed checks in a row; after only one, a library may still raise a stored exception
+# The exception counts as lost after this number of failed checks in a row. After one failed check, a library may
+# still raise a stored exception.
+CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # numbers of the signals in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
-_deferred: list[int] = []  # number of the signal to raise when the last block of `defer_signals` exits
+_deferred: list[int] = []  # number of the signal to raise when the outermost block of `defer_signals` exits
 
 
 class Terminated(SystemExit):
@@ -31,7 +33,8 @@ class Terminated(SystemExit):
 def raise_on_signals() -> Iterator[None]:
     """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
-    Ignored signals (`nohup`) are still ignored. In other threads than the main thread, signals are not handled.
+    A signal that the process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, the
+    function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -124,7 +127,7 @@ def _repeat_lost_signal(number: int) -> None:
         if not _received:
             return
         current: Any = sys._current_exceptions().get(main_thread)
-        current = current[1] if isinstance(current, tuple) else current  # Python 3.11
+        current = current[1] if isinstance(current, tuple) else current  # a tuple in Python 3.11
         failed_checks = 0 if _deferring or _is_signal(current) else failed_checks + 1
         if failed_checks >= CHECKS_UNTIL_LOST:
             failed_checks = 0

@@ -1,4 +1,4 @@
-"""Replaces the standard streams: a command continues when the reader of its output, such as `head`, exits."""
+"""Replaces the standard streams, so that a command continues when the reader of its output, such as `head`, exits."""
 
 import errno
 import io
@@ -29,7 +29,7 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the descriptor `number`
+            os.open(os.devnull, os.O_RDWR)  # the system assigns the lowest free descriptor, which is `number`
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

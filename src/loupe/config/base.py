@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.config.fields import Tags, Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
-GIVEN = object()  # in DEPENDS, this object means any value except none
+GIVEN = object()  # in DEPENDS, this object means any value except None
 
 
 class SettingsError(UsageError):
@@ -24,7 +24,7 @@ class Settings(BaseModel):
         DEFAULTS: new defaults of inherited fields.
         DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to
             its required value, or to a frozenset of accepted values.
-        HELP_GROUPS: the names of fields that the help lists under a title of their own, by title.
+        HELP_GROUPS: the fields that the help lists in a separate group: names of fields by title of the group.
     """
 
     # Validators are built on first use, because a step uses only 2 of about 30 classes.
@@ -129,7 +129,7 @@ class DatasetSettings(RunSettings):
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the values of a choice field, which may be optional; () for other fields."""
+    """Return the values that a field with a Literal type accepts, without None; () for other fields."""
     if getattr(annotation, "__origin__", None) is Literal:
         return get_args(annotation)
     return tuple(choice for part in get_args(annotation) for choice in list_choices(part))

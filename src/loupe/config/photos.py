@@ -93,13 +93,17 @@ class PhotoSettings(Settings):
         others = {"out", "format", "resume", "suffix", "compare"} & self.model_fields_set
         if self.in_place and others:
             raise ValueError(f"in_place: must not be used with {min(others)}, got both")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_suffix(self) -> "PhotoSettings":
         if self.suffix and "/" in self.suffix:
             raise ValueError(f"suffix: must not contain /, got {self.suffix!r}")
         return self
 
     @property
-    def format_suffix(self) -> str | None:
-        """The extension of the results in a folder; None keeps the extension of each photo."""
+    def format_extension(self) -> str | None:
+        """The extension of the file format `format`, such as `.png`; None for `same`."""
         return None if self.format == "same" else f".{self.format}"
 
 

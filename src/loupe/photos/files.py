@@ -40,7 +40,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     if settings.in_place:
         found = find_photos_in_place(inputs)
     else:
-        found = find_photos(inputs, Path(settings.out), settings.format_suffix, settings.suffix or "")
+        found = find_photos(inputs, Path(settings.out), settings.format_extension, settings.suffix or "")
     if settings.compare:
         from loupe.photos.comparison import validate_file
 

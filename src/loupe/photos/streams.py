@@ -40,7 +40,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
             photo.write_bytes(content)
             changes["inputs"] = (str(photo),)
         if settings.out == STREAM:
-            result = Path(folder, f"stdout{settings.format_suffix or choose_suffix(photo.suffix)}")
+            result = Path(folder, f"stdout{settings.format_extension or choose_suffix(photo.suffix)}")
             changes |= {"out": str(result), "quiet": True}
         yield settings.model_copy(update=changes)
         if settings.out == STREAM and not settings.dry_run:

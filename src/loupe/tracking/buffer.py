@@ -15,15 +15,15 @@ from typing import Any
 from loupe.imaging.file_locks import lock_file
 
 SUFFIX = ".run.sqlite"
-APPLICATION_ID = 0x4C6F7570  # SQLite's application_id of these files
+APPLICATION_ID = 0x4C6F7570  # "Loup" in ASCII: the application_id in the SQLite header of a buffer
 # Record 0 describes the run.
 TABLE = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, body TEXT NOT NULL, file_name TEXT, content BLOB
 )
 """
-LOCK_TIMEOUT_S = 60.0
-ATTEMPTS = 1000  # to create the lock file, whose folder another process may remove
+LOCK_TIMEOUT_S = 60.0  # maximum wait for a locked SQLite database
+MAX_LOCK_ATTEMPTS = 1000  # an attempt fails if another process removes the folder of the lock file at the same time
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,34 @@ class RunBuffer:
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 raise ValueError(f"{file.name} is not a buffered run")
+            # Refuse damaged records and a damaged description now.
             self.list_unsent()
-            self.description  # noqa: B018 # can raise ValueError
+            self.description  # noqa: B018
         except (sqlite3.DatabaseError, OSError) as error:
             raise ValueError(str(error)) from None
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Lock the file of a run, and create it if it does not exist.
+        """Lock the buffer of a run, create the file if it does not exist, and write the description.
 
         Args:
             file: the path, which ends in SUFFIX.
             description: run_id, experiment, name, start_time, tags and params of the run.
         """
         lock = ExitStack()
-        for attempt in range(ATTEMPTS):
+        for attempt in range(MAX_LOCK_ATTEMPTS):
             with suppress(FileNotFoundError, FileExistsError):
                 file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.enter_context(lock_buffer(file))
                 break
             except FileNotFoundError:
-                if attempt == ATTEMPTS - 1:
+                if attempt == MAX_LOCK_ATTEMPTS - 1:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:
-                database.execute("BEGIN IMMEDIATE")  # so that a crash leaves the whole table, or no table
+                # After a crash, the file contains the table and record 0, or neither.
+                database.execute("BEGIN IMMEDIATE")
                 database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 database.execute(TABLE)
                 row = [json.dumps(description)]
@@ -119,7 +121,7 @@ class RunBuffer:
         self._execute("UPDATE records SET body = ? WHERE number = 0", json.dumps(description))
 
     def append(self, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-        """Add a record with a copy of its file."""
+        """Add a record, and a copy of `file` if it is not None."""
         self._execute(
             "INSERT INTO records (kind, body, file_name, content) VALUES (?, ?, ?, ?)",
             *(kind, json.dumps(body), file.name if file else None, file.read_bytes() if file else None),
@@ -135,7 +137,7 @@ class RunBuffer:
 
     @contextmanager
     def extract_file(self, record: Record) -> Iterator[Path | None]:
-        """Yield a temporary copy of the record's file, with its name; None without a file."""
+        """Yield a temporary copy of the record's file under the same name, or None if the record has no file."""
         if record.file_name is None:
             yield None
             return
@@ -147,7 +149,8 @@ class RunBuffer:
 
     def mark_sent(self, number: int) -> None:
         """Store that the server has the records up to this number."""
-        # The number is in the header of the file: a column would be slow, because SQLite rewrites whole rows.
+        # The number is in the header of the database. A column that marks sent records would be slow, because SQLite
+        # would rewrite whole rows, with the content of files.
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:
@@ -166,7 +169,7 @@ class RunBuffer:
         """Delete the file, and then the folder if it is empty."""
         self.file.unlink(missing_ok=True)
         self.close()
-        with suppress(OSError):  # not empty
+        with suppress(OSError):  # the folder is not empty
             self.file.parent.rmdir()
 
     def close(self) -> None:

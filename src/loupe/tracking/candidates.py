@@ -23,10 +23,10 @@ class Candidate:
 
     Args:
         reference: the logged model.
-        name: the name of its run.
+        name: the name and id of the run; the name of the model in MLflow if Loupe did not train the model.
         scale: the scale factor.
-        dataset: the dataset of the training, or None.
-        source: the setting `dataset` of the training, or None.
+        dataset: the dataset of the training; None if Loupe did not train the model.
+        source: the value of the setting `dataset` in the training, or None.
         is_smoke: whether the training was a short test.
     """
 
@@ -83,12 +83,17 @@ def open_training_dataset(run: Any, settings: Register) -> Dataset:
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
-    """Return the settings that prepare the dataset of a training again; `is_smoke`: for a short test."""
+    """Return the settings for preparing the dataset of a training again.
+
+    Args:
+        settings: the settings of register.
+        is_smoke: whether the training was a short test.
+    """
     return DatasetSettings(**settings.select(["data_dir", "quiet"]), smoke=is_smoke)
 
 
 def _describe_foreign_model(reference: models.ModelReference) -> Candidate:
-    """Describe a model that a user logged with MLflow."""
+    """Return the candidate for a model that was logged without Loupe."""
     if reference.model_id is None:
         raise UsageError(f"run: must be a logged model of MLflow, got {reference.name}")
     from loupe.models.builder import KerasUpscaler

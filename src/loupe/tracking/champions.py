@@ -21,12 +21,12 @@ from loupe.tracking.store import create_store
 from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
-CONTENT_TAG = "loupe.content"  # hash of the code and networks of a version of `loupe-photo`
-REPLACED_TAG = "loupe.replaced"  # the previous champion, or ""
+CONTENT_TAG = "loupe.content"  # tag of a version of `loupe-photo`: hash of the commit and the networks
+REPLACED_TAG = "loupe.replaced"  # tag of a champion: version of the previous champion; "" for the bundled network
 
 
 def get_version(scale: Fraction, number: str) -> Any:
-    """Return a version of the registered model of a scale factor, or raise UsageError."""
+    """Return a version of the registered model of a scale factor; raise UsageError if the version does not exist."""
     name = models.REGISTERED_NAMES[scale]
     create_store()
     try:
@@ -38,7 +38,7 @@ def get_version(scale: Fraction, number: str) -> Any:
 
 
 def find_previous_champion(scale: Fraction) -> Any:
-    """Return the version that the champion replaced; None for the bundled network.
+    """Return the version that the champion replaced; None if the champion replaced the bundled network.
 
     Raises:
         UsageError: the champion is missing, or its predecessor is unknown or was deleted.
@@ -75,9 +75,17 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias of a scale factor to a version (None deletes it), and update `loupe-photo`; see `promote`."""
+    """Move the alias `champion` of a scale factor to a version, and update `loupe-photo`.
+
+    Args:
+        scale: the scale factor.
+        version: the model version; None deletes the alias.
+
+    Returns:
+        The URI of the version of `loupe-photo`; "" at 1:1.
+    """
     uri = register_photo_model(scale, version) if scale > 1 else ""
-    # The alias moves last: after a kill, the same command repeats all actions.
+    # The alias moves last. If the process is killed before that, the same command repeats all actions.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     if version is None:
         client.delete_registered_model_alias(name, CHAMPION)
@@ -87,14 +95,14 @@ def move_champion(scale: Fraction, version: Any) -> str:
 
 
 def register_photo_model(scale: Fraction, version: Any) -> str:
-    """Register a version of `loupe-photo` with a new champion for one scale factor, and return its URI.
+    """Register a version of `loupe-photo` with a new champion for one scale factor, and return the URI.
 
-    The version contains an ONNX file per scale factor, of the champion or the bundled network. If a version with
-    the same networks and the same commit exists, it is used.
+    The version contains one ONNX file per scale factor: the champion or the bundled network. If a version with the
+    same networks and the same commit exists, the function registers no new version.
 
     Args:
         scale: the scale factor of the new champion.
-        version: the model version of the new champion, or None.
+        version: the model version of the new champion; None for the bundled network.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}
@@ -120,7 +128,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
             mlflow.active_run().info.run_id,
             tags={CONTENT_TAG: key},
             description=f"Upscales photos with {', '.join(names)}.",
-            model_id=logged.model_id,  # required by tracking servers
+            model_id=logged.model_id,  # tracking servers require this argument
         )
 
     photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
@@ -147,7 +155,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
             artifacts={f"{scale.numerator}x{scale.denominator}": str(file) for scale, file in files.items()},
             signature=photo_model.make_signature(),
             pip_requirements=[
-                # `version` could fail here: the name of the package may be onnxruntime-gpu.
+                # `version("onnxruntime")` would fail if the installed package is onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
             ],
@@ -162,7 +170,7 @@ def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
     reference = models.ModelReference.from_version(champion)
     file = models.download_onnx(reference, str(folder / champion.name))
-    if file is None:  # registered without Loupe
+    if file is None:  # the champion was registered without Loupe
         file, _ = registration.export_onnx(models.load_keras(reference), reference, folder / f"{champion.name}.onnx")
     IsolatedOnnxUpscaler(file)  # raises UsageError if Loupe cannot run the file
     return file

@@ -14,13 +14,15 @@ from mlflow.store.db.utils import get_current_time_millis_expression
 from loupe.tracking import server, store
 from loupe.tracking.locations import get_sqlite_file
 
-MAX_AGE_S = 60.0  # of a reading; then the store's clock is read again
-# By tracking URI: `time.monotonic()` of the last reading, and the store's time
+MAX_AGE_S = 60.0  # after this time, the store's clock is read again
+# The last reading per tracking URI: `time.monotonic()` and the store's time
 _READINGS: dict[str, tuple[float, float]] = {}
 
 
 def read_clock() -> float:
-    """Return the time of the server, the database or the file system, in seconds since 1970.
+    """Return the time of the store (server, database or file system), in seconds since 1970.
+
+    If the store does not report its time, return the time of this machine.
 
     Raises:
         requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError: the store does not answer.
@@ -38,7 +40,7 @@ def _read(uri: str) -> float:
         with suppress(requests.exceptions.SSLError):
             if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
-        return time.time()  # no date, or a certificate that only MLflow accepts
+        return time.time()  # the answer has no date, or only MLflow accepts the certificate
     file = get_sqlite_file(uri)
     if file is not None:
         with tempfile.TemporaryFile(dir=file.parent) as new_file:

@@ -1,6 +1,6 @@
 """Learning curves of runs, which MLflow stores as metrics.
 
-A search for runs returns only the last point of each metric, but all tags. Therefore a tag has the curve of METRIC.
+A search for runs returns only the last point of each metric, but all tags. Therefore CURVE_TAG stores one curve.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 from loupe.tracking import records
 
-METRIC = "val/mae"  # the metric whose curve CURVE_TAG stores
+METRIC = "val/mae"  # CURVE_TAG stores the curve of this metric
 CURVE_TAG = "loupe.curve"
 MAX_TAG_LENGTH = 5000
 
@@ -24,7 +24,7 @@ def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def load_points(run_id: str) -> list[dict[str, Any]]:
-    """Return the points of a run's curves."""
+    """Return the points of a run's mae and psnr curves, each as a dictionary with `step` and `metrics`."""
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
@@ -34,7 +34,7 @@ def load_points(run_id: str) -> list[dict[str, Any]]:
 
 
 def log_curve_tag(points: list[dict[str, Any]]) -> None:
-    """Log the curve of METRIC as a tag of the open run, unless it is too long."""
+    """Log the curve of METRIC as a tag of the open run, unless the text is too long."""
     curve = [(point["step"], float(point["metrics"][METRIC])) for point in points]
     text = json.dumps([pair for pair in curve if np.isfinite(pair[1])], separators=(",", ":"))
     if len(text) <= MAX_TAG_LENGTH:
@@ -43,6 +43,6 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
     """Return the curve of METRIC from the tag of a run, or from its metrics."""
-    with suppress(ValueError, TypeError, RecursionError):  # no tag, or another client changed it
+    with suppress(ValueError, TypeError, RecursionError):  # the tag is missing, or another client has changed it
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

@@ -21,7 +21,8 @@ from loupe.tracking.records import log_record, log_tags
 def log_dataset(dataset: Dataset, *contexts: str) -> None:
     """Log a prepared dataset as inputs of the run, one per context.
 
-    MLflow stores one context per digest. Therefore all digests but the first end in the context: `0123456789ab-test`.
+    MLflow stores one context per digest. Therefore each digest after the first ends with the context, such as
+    `0123456789ab-test`.
     """
     side = int(dataset.settings["label_size"])
     sides = {format_value(scale): side * scale.denominator // scale.numerator for scale in dataset.scales}
@@ -53,7 +54,7 @@ def _describe(name: str, digest: str, source: dict[str, str]) -> dict[str, Any]:
 
 
 def _describe_images(input_sides: dict[str, int], label_side: int, profile: dict[str, int]) -> dict[str, str]:
-    """Return schema and profile of grey images as JSON; -1 is the side of images of different sizes."""
+    """Return the schema and the profile of grey images as JSON. A side of -1 means that the sizes differ."""
     inputs, labels = (
         Schema([TensorSpec(np.dtype("uint8"), (-1, side, side), name) for name, side in sides.items()])
         for sides in ({f"inputs {scale}": side for scale, side in input_sides.items()}, {"labels": label_side})

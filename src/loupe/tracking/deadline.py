@@ -1,4 +1,4 @@
-"""Limits the time of a whole call. The timeout of a socket does not limit name lookups and slow answers."""
+"""Limits the time of a whole call. A socket's timeout limits neither name lookups nor the total time of an answer."""
 
 import queue
 import threading

@@ -3,8 +3,8 @@
 Logging never waits for the server: each record goes to a file (see `buffer`), from which a thread sends it. A store
 that is not a server gets each record directly.
 """
-# While the server is unreachable, MLflow's retries block for 247 s. Its asynchronous logging then drops records, and
-# does not support artifacts, datasets and models.
+# MLflow's own functions are not sufficient. While the server is unreachable, their retries block for 247 s. MLflow's
+# asynchronous logging drops records during this time, and does not support artifacts, datasets and models.
 
 import threading
 import time
@@ -35,13 +35,13 @@ from loupe.tracking.server import (
 )
 from loupe.tracking.store import create_store
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # between two attempts to send; doubles each time
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # the pause between two attempts to send doubles each time
 SERVER_ERRORS = (MlflowException, requests.RequestException)
-# The fields of the result of `_describe_run`
+# The types of the values that `_describe_run` returns, by name
 DESCRIPTION_TYPES = {
     "run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict
 }  # fmt: skip
-_UPLOADERS: dict[str, "RunUploader"] = {}  # of open runs, by id
+_UPLOADERS: dict[str, "RunUploader"] = {}  # the uploaders of open runs, by run id
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
@@ -69,7 +69,7 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 
 
 def end_run(run_id: str, status: str) -> None:
-    """End the open run with a status, and remove the checkpoint of a finished run.
+    """End the open run with a status; if the status is FINISHED, also remove the checkpoint of the run.
 
     Raises:
         LoupeError: the run finished, but the server was unreachable for MLFLOW_HTTP_REQUEST_TIMEOUT seconds; the
@@ -95,7 +95,7 @@ def end_run(run_id: str, status: str) -> None:
         buffer.append("remove checkpoint", {})
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
-        mlflow.end_run(status)  # without the server, ends the run only in MLflow's client
+        mlflow.end_run(status)  # if the server is unreachable, the run ends only in MLflow's client
     message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
@@ -105,7 +105,7 @@ def end_run(run_id: str, status: str) -> None:
 @defer_signals()
 def _close_run(run_id: str, status: str) -> None:
     mlflow.end_run(status)
-    # The run ends before its checkpoint is removed: a run that is killed before its end needs the checkpoint.
+    # The checkpoint is removed last, because a run that is killed before it ends needs the checkpoint.
     if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
 
@@ -128,7 +128,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
         except OSError:
             if file.exists():  # a missing file was uploaded by another process
                 raise
-    with suppress(OSError):  # not empty
+    with suppress(OSError):  # the folder is not empty
         folder.rmdir()
     return uploaded
 
@@ -147,12 +147,12 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
         raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # The lock of another machine can be invisible.
+    # A network file system may not show the lock of another machine. Therefore a recent heartbeat also counts.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
-    liveness.mark_killed(run_id)  # unless it has ended
+    liveness.mark_killed(run_id)  # if no record has ended the run
     buffer.remove()
     if unsent:
         print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
@@ -198,10 +198,10 @@ class RunUploader:
     def finish(self, seconds: float) -> bool:
         """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent.
 
-        After a wrong answer of the server, the wait is at most PROBE_TIMEOUT_S.
+        After a wrong answer of the server (see `is_wrong_answer`), wait at most PROBE_TIMEOUT_S.
         """
         start = time.monotonic()
-        # After an error that does not come from the server, the thread cannot send the remaining records.
+        # After an error that does not come from the server, waiting is useless: the thread would fail again.
         while (
             not self.buffer.is_sent()
             and time.monotonic() - start < (min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds)
@@ -212,7 +212,7 @@ class RunUploader:
         is_sent = self.buffer.is_sent()
         self._closing.set()
         self._wake.set()
-        self._thread.join(PROBE_TIMEOUT_S)  # MLflow may repeat a request for minutes
+        self._thread.join(PROBE_TIMEOUT_S)  # the thread may be in a request that MLflow repeats for minutes
         self._raise_error()
         return is_sent
 
@@ -238,7 +238,7 @@ class RunUploader:
             if self.buffer.is_sent():
                 pause = 0.0
                 continue
-            if not pause and not is_reachable():  # print only once
+            if not pause and not is_reachable():  # only at the first failed attempt
                 print_line(f"{describe_unreachable_server()}; buffered in {self.buffer.file}", self.quiet)
             pause = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause))
             self._closing.wait(pause)
@@ -259,7 +259,7 @@ def _describe_run(run_id: str) -> dict[str, Any]:
 
 
 def _find_run(run_id: str) -> Any:
-    """Return a run of the server, or None."""
+    """Return a run; None if the server does not have the run."""
     create_store()
     try:
         return mlflow.get_run(run_id)

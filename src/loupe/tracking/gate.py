@@ -27,8 +27,8 @@ from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
-MAX_PHOTOS = 1000  # of the gate dataset: those with the smallest content hashes are used
-SELECTED_ON = ("train", "validation")  # the splits that influence a model
+MAX_PHOTOS = 1000  # if there are more photos, those with the smallest content hashes are used
+SEEN_SPLITS = ("train", "validation")  # the splits of a dataset that influence a model
 TAGS = {name: f"loupe.gate_{name}" for name in ("dataset", "digest", "source")}
 # Fields of preprocess that must be equal in a model's dataset and in the gate dataset
 TASK_FIELDS = (
@@ -88,12 +88,14 @@ class GateResult:
 
 
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
-    """Open the gate dataset: that of `settings.gate`, else the recorded one, else that of the new model.
+    """Open the gate dataset: `settings.gate`, else the recorded dataset, else the dataset of the new model.
+
+    If all three are missing, the gate dataset is `sample`.
 
     Args:
         settings: the settings of register.
         candidate: the new model.
-        luminance: its luminance formula.
+        luminance: the luminance formula of the new model.
 
     Returns:
         The dataset, and the tags that record it.
@@ -133,9 +135,9 @@ def record_gate(scale: Fraction, tags: dict[str, str]) -> None:
 def compare_with_champion(
     challenger: UpscalingModel, candidate: Candidate, champion: Any, gate: Dataset, settings: Register
 ) -> GateResult:
-    """Score a new model and the champion on photos of the gate dataset that neither model was selected on.
+    """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
-    The bundled network (or Lanczos) replaces a missing champion.
+    If the champion is missing, the bundled network replaces it. Lanczos replaces a missing bundled network.
 
     Args:
         challenger: the upscaler of the new model.
@@ -148,7 +150,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # The rows of both methods are in the order of the images.
+    # The rows of both methods are in the order of the images, so that they can be subtracted.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
     (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())
@@ -159,7 +161,7 @@ def compare_with_champion(
 
 
 def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]:
-    """Load the defender with its name. A champion that cannot be loaded counts as missing."""
+    """Return the defender and its name. A champion that cannot be loaded counts as missing."""
     if champion is not None:
         try:
             reference = models.ModelReference.from_version(champion)
@@ -173,7 +175,7 @@ def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]
 
 
 def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
-    """Open the dataset of the champion, or return None."""
+    """Open the dataset of the champion; return None if it is unknown or missing, or has changed."""
     try:
         run = runs.get_run(champion.run_id or "", CHAMPION)
         return open_training_dataset(run, settings)
@@ -182,11 +184,11 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 
 
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
-    """Return the images of the gate dataset without the photos in the SELECTED_ON splits of the datasets.
+    """Return the images of the gate dataset whose photos are not in the SEEN_SPLITS of `datasets`.
 
-    For an unknown dataset (None), these splits of the gate dataset are used.
+    None means an unknown dataset. Instead of its splits, the SEEN_SPLITS of the gate dataset are excluded.
     """
-    seen = np.concatenate([(dataset or gate).read_photo_hashes(SELECTED_ON) for dataset in datasets])
+    seen = np.concatenate([(dataset or gate).read_photo_hashes(SEEN_SPLITS) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)
     photos = pairs.read_column("sha256")
     unseen = np.setdiff1d(photos, seen)[:MAX_PHOTOS]

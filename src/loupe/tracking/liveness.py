@@ -17,18 +17,18 @@ from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # a process elsewhere counts as dead this long after its last heartbeat
+HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead if its last heartbeat is older
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
 # `mlflow run` may install packages before the step tags its run. If a container hides whether `mlflow run` is alive,
 # the run counts as orphaned after this time.
 UNTAGGED_TIMEOUT_S = 3600.0
-HOST_NAMESPACE = "pid:[4026531836]"  # of a Linux host, from which all processes are visible
+HOST_NAMESPACE = "pid:[4026531836]"  # the PID namespace of a Linux host, in which all processes are visible
 
 
 def make_process_tags() -> dict[str, str]:
-    """Return tags that identify this process, with a first heartbeat.
+    """Return tags that identify this process, and a first heartbeat.
 
-    Host name and process id are not sufficient: processes in two containers can have the same.
+    Host name and process id are not sufficient: two processes in different containers can have the same values.
     """
     return {
         "loupe.host": socket.gethostname(),
@@ -46,14 +46,14 @@ def send_heartbeats(run_id: str) -> AbstractContextManager[None]:
 
 def send_heartbeat(run_id: str) -> None:
     """Set the heartbeat tag of a run to the time of the store."""
-    with suppress(Exception):  # the next heartbeat follows
+    with suppress(Exception):  # a failed heartbeat has no effect, because the next heartbeat follows
         mlflow.MlflowClient().set_tag(run_id, HEARTBEAT_TAG, f"{read_clock():.0f}")
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Return whether the process that opened a run with these tags is alive.
 
-    For a process in the namespace of this process, its id and start time decide; for others, the last heartbeat.
+    If that process is in the namespace of this process, its id and start time decide; otherwise, the last heartbeat.
     """
     namespace = _identify_namespace()
     if namespace and tags.get("loupe.namespace") == namespace:
@@ -82,13 +82,13 @@ def close_orphaned_runs() -> None:
         if "loupe.host" in tags:
             alive = is_alive({HEARTBEAT_TAG: str(started)} | tags)
         else:
-            alive = tags.get("mlflow.source.type") != "PROJECT" or _may_be_tagged(run.info.run_id, started)
+            alive = tags.get("mlflow.source.type") != "PROJECT" or _may_step_start(run.info.run_id, started)
         if not alive:
             mark_killed(run.info.run_id)
 
 
-def _may_be_tagged(run_id: str, started: float) -> bool:
-    """Return whether the step of a run that `mlflow run` created may still start."""
+def _may_step_start(run_id: str, started: float) -> bool:
+    """Return whether `mlflow run`, which created this run, may still start the step."""
     if get_sqlite_file(mlflow.get_tracking_uri()) is None:  # `mlflow run` may run on another machine
         return True
     for process in psutil.process_iter():
@@ -109,7 +109,7 @@ def _may_be_tagged(run_id: str, started: float) -> bool:
 def _identify_namespace() -> str:
     """Return the id of the PID namespace of this process; "" if it is unknown."""
     try:
-        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise /proc shows another namespace
+        if os.readlink("/proc/self") == str(os.getpid()):  # otherwise, /proc belongs to another namespace
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
             return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -126,6 +126,6 @@ def _read_start(pid: str) -> str | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # after the name of the command
+    state, *fields = text.rpartition(")")[2].split()  # the name of the command is in parentheses; the fields follow
     is_dead = state in "ZX"
-    return None if is_dead else fields[18]  # starttime in proc_pid_stat
+    return None if is_dead else fields[18]  # the field starttime; see the manual page proc_pid_stat

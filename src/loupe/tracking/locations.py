@@ -8,7 +8,7 @@ SQLITE = "sqlite:///"
 
 
 def get_sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite URI, or None."""
+    """Return the file of an SQLite URI; None for other URIs."""
     scheme, _, path = uri.partition(":///")
     database = unquote(path.partition("?")[0], errors="surrogateescape")
     is_file = scheme.partition("+")[0] == "sqlite" and database and not database.startswith((":memory:", "file:"))
@@ -18,7 +18,8 @@ def get_sqlite_file(uri: str) -> Path | None:
 def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
-    Slashes are encoded. Otherwise, MLflow would create a wrong parent folder: `a%20b` for the folder `a b`.
+    If the path must be encoded, its slashes are encoded too. Otherwise, MLflow would create a wrong parent folder:
+    `a%20b` for the folder `a b`.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 

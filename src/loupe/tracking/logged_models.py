@@ -29,9 +29,9 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 
 
 def _list_models(run_id: str) -> list[Any]:
-    """Return the models of a run that were not deleted.
+    """Return the models of a run, without deleted models.
 
-    The models of an uploaded run can be in another experiment. Then only the outputs of the run list the models.
+    The models of an uploaded run can be in another experiment than the run. Only the outputs of the run list them.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)

@@ -19,11 +19,11 @@ from loupe.tracking.store import create_store
 from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # path in a logged model
-ONNX_FILE = "onnx/model.onnx"  # path in a logged model that is also registered
+ONNX_FILE = "onnx/model.onnx"  # path in a logged model; `register` adds this file
 TEST_SUMMARY = "test-summary.json"  # artifact of a train run: the result of `scoring.summarise`
-EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: its comparison with the champion of that time
+EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: its comparison with the champion at the registration
 NO_EVIDENCE = "not compared with another model by `loupe register`"
-MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a missing model, or a malformed URI
+MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a model is missing, or a URI is malformed
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files
 REGISTERED_NAMES = {
@@ -78,12 +78,12 @@ class ModelReference:
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
-    """Log an uncompiled Keras model to the open run, with its geometry and final metrics."""
+    """Log a Keras model to the open run, with the geometry and the metrics of the best step."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.keras"
-        # This copy of the model leaves out the variables of the optimizer.
+        # The saved copy of the model does not contain the variables of the optimizer.
         keras.Model(model.input, model.output, name=model.name).save(file)
         records.log_record("model", make_geometry_metadata(Geometry.from_name(model.name)), file)
     log_model_metrics(points)
@@ -104,7 +104,7 @@ def make_geometry_metadata(geometry: Geometry) -> dict[str, str]:
 def load_keras(reference: ModelReference) -> Any:
     """Load a `.keras` file or a model of `log_model`.
 
-    MLflow's own loader runs any code that a model contains.
+    MLflow's own loader is not used, because it runs any code that a model contains.
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or does not take grey images.
@@ -119,7 +119,7 @@ def load_keras(reference: ModelReference) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        cause = str(error).rpartition("Exception encountered: ")[2]  # at the end of Keras's message
+        cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
         raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
 
 
@@ -139,7 +139,7 @@ def find_model(name: str) -> ModelReference:
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
-        except Exception as error:  # of any class, for a damaged MLmodel or a wrong answer of a server
+        except Exception as error:  # a damaged MLmodel or a wrong answer of a server can cause any error
             is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
             error_class = UsageError if is_missing else LoupeError
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None

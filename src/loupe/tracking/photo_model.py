@@ -1,4 +1,7 @@
-"""The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks. MLflow runs this file to load it."""
+"""The MLflow model `loupe-photo`: upscales photos in base64 with ONNX networks.
+
+MLflow runs this file to load the model.
+"""
 
 import base64
 import binascii
@@ -22,14 +25,17 @@ from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
-MAX_FILE_BYTES = 32_000_000  # bytes per photo, before base64
-MAX_RESULT_PIXELS = 64_000_000  # in all frames or pages of a photo or its result
+MAX_FILE_BYTES = 32_000_000  # size of a photo, before the encoding as base64
+MAX_RESULT_PIXELS = 64_000_000  # of a photo, and of its result, in all frames or pages together
 MAX_PAGES = 500  # frames or pages of a photo
 MAX_PHOTOS = 100  # per request to a server
 
 
 class RefusedError(MlflowException):
-    """The model cannot serve a request. The message is fixed, because MLflow's server would add the whole request."""
+    """The model cannot serve a request.
+
+    `message` cannot be changed, because MLflow's server would add the whole request to the message.
+    """
 
     def __init__(self, line: str, error_code: int = INVALID_PARAMETER_VALUE) -> None:
         self._line = line
@@ -62,10 +68,11 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64; empty texts in MLflow's server, where the guard sends `ServedRequest.results`.
+            Image files in base64. In MLflow's server, empty texts: the guard sends `ServedRequest.results` instead.
 
         Raises:
-            RefusedError: a file is not a photo or too large, a parameter is out of range, or the time limit passed.
+            RefusedError: a file is not a photo or is too large, a parameter is out of range, the time limit passed,
+                or the server is busy.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
@@ -89,7 +96,7 @@ class PhotoModel(PythonModel):
         return [""] * len(texts)
 
     def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
-        """Upscale a photo, add the file to the results of the request, and return it."""
+        """Upscale a photo, add the resulting file to the results of the request, and return this file."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
         try:
@@ -155,7 +162,7 @@ def _parse_format(value: Any) -> str:
     return "" if value == "same" else f".{value}"
 
 
-if __name__ != "loupe.tracking.photo_model":  # run by MLflow
-    mlflow.telemetry.set_telemetry_client()  # MLflow read its setting before `import loupe` changed it
+if __name__ != "loupe.tracking.photo_model":  # MLflow runs this file under another name
+    mlflow.telemetry.set_telemetry_client()  # MLflow must read its setting again, because `import loupe` changed it
     guard_server()
     mlflow.models.set_model(PhotoModel())

@@ -25,13 +25,16 @@ def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
             server.check_reachable()
             runs.tag_project_run()
             stack.enter_context(runs.open_step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
-        except Exception as error:  # the step does not need the store
+        except Exception as error:  # the step continues without the run
             print_error(f"{store.describe_failure(error)}; the run is not logged")
         yield
 
 
 def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
-    """Log the model or method, the device, the number of results and failures, and the result of a single photo."""
+    """Log the model or method, the device, and the numbers of results and failures.
+
+    If there is only one photo, also log its result.
+    """
     if not _is_run_open():
         return
     from loupe.tracking import records

@@ -16,8 +16,8 @@ from PIL import Image
 from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
-CHECKPOINT_TAG = "loupe.checkpoint"  # path of the last complete checkpoint
-# The step at which models are logged. It has no metrics: MLflow would copy the metrics of the step to the model.
+CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
+# Models are logged at this step, which has no metrics: MLflow copies the metrics of the step to the model.
 NO_STEP = -1
 
 
@@ -48,7 +48,7 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
     """Upload the image of one step. MLflow shows a slider for the steps."""
     client, fields = mlflow.MlflowClient(), {name: body[name] for name in ("key", "step", "timestamp")}
-    prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # a random suffix follows
+    prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # MLflow appends a random suffix
     if not any(item.path.startswith(prefix) for item in client.list_artifacts(run_id, "images")):
         assert file is not None
         with Image.open(file) as image:
@@ -56,14 +56,14 @@ def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_table(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload a table. `mlflow.log_table` would append its rows to a table of the same name."""
+    """Upload a table. `mlflow.log_table` would append the rows to a table of the same name."""
     client, name = mlflow.MlflowClient(), body["name"]
     folder, _, _ = name.rpartition("/")
     client.log_artifact(run_id, str(file), folder or None)
     entry, tables = {"path": name, "type": "table"}, []
     with suppress(ValueError, TypeError):  # another client has changed the tag
         tables = [*json.loads(client.get_run(run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))]
-    if entry not in tables:  # MLflow shows the tables in this tag
+    if entry not in tables:  # MLflow shows the tables that this tag lists
         client.set_tag(run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*tables, entry]))
 
 
@@ -105,7 +105,7 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link metrics to the model of the run: the value at the best step, or a single value at step 0."""
+    """Link each metric of the run to the model: the value at the best step, or the only value if it is at step 0."""
     client, model = mlflow.MlflowClient(), find_model(run_id)
     run = client.get_run(run_id)
     dataset = next(
@@ -121,7 +121,8 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
             continue
         points = {point.step: point for point in client.get_metric_history(run_id, name)}
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
-        if point is not None:  # sent again with the same time and step, so that the run gets no second point
+        # The same point is sent again, with a link. The run gets no second point, because time and step are equal.
+        if point is not None:
             link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
@@ -151,7 +152,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# Arguments of a handler: the run's id, the body of the record, and its file
+# Arguments of a handler: the id of the run, the body of the record, and the file of the record
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

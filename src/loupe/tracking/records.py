@@ -39,12 +39,12 @@ def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> Non
 def log_metrics(
     metrics: Mapping[str, float], step: int | None = None, link: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Log metrics without NaN and infinite values.
+    """Log metrics. Values that are NaN or infinite are omitted.
 
     Args:
         metrics: the metrics.
-        step: the training step, or None.
-        link: `model_id`, `dataset_name` and `dataset_digest` of the model that the metrics describe, or {}.
+        step: the training step; None is step 0.
+        link: the model and dataset that the metrics describe, as `model_id`, `dataset_name`, `dataset_digest`; or {}.
     """
     values = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     if values:
@@ -100,7 +100,7 @@ def log_text(text: str, name: str) -> None:
 
 
 def log_table(table: Any, name: str) -> None:
-    """Log a pandas table as .json, which MLflow shows."""
+    """Log a pandas table, with masked secrets, as a .json file that MLflow shows as a table."""
     with _create_temporary_file(name) as (file, _):
         table.map(mask_values).to_json(file, orient="split", index=False)
         log_record("table", {"name": name}, file)
@@ -117,7 +117,7 @@ def log_array(array: np.ndarray, name: str) -> None:
 
 @contextmanager
 def _create_temporary_file(name: str) -> Iterator[tuple[Path, str | None]]:
-    """Yield a temporary file for an artifact, and the artifact's folder."""
+    """Yield the path of a temporary file for an artifact, and the artifact's folder, or None for the root."""
     parent = str(Path(name).parent)
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / Path(name).name, None if parent == "." else parent

@@ -29,7 +29,7 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
         file: the ONNX file to write.
 
     Returns:
-        The file, and the largest difference of the results of Keras and ONNX.
+        The file, and the largest difference between the results of Keras and ONNX.
     """
     from loupe.models.builder import KerasUpscaler
     from loupe.models.onnx_export import export
@@ -49,7 +49,7 @@ def describe_scores(file: Path | None, scale: Fraction) -> str:
         scale: the scale factor.
 
     Returns:
-        A text with the scores; `unknown.` without a file, or if another client of MLflow changed it.
+        A text with the scores; `unknown.` if `file` is None, or if another client of MLflow has changed the file.
     """
     if file is None:
         return "unknown."
@@ -74,7 +74,7 @@ def _format_summary(summary: Any, scale: Fraction) -> str:
 def register_model(reference: models.ModelReference, scale: Fraction, description: str, tags: dict[str, str]) -> Any:
     """Register a logged model as a version of the registered model of its scale factor, and return the version.
 
-    A second call for a logged model updates the description and tags of its version, and creates no other version.
+    If the logged model is already registered, only the description and tags of its version are updated.
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     create_registered_model(
@@ -110,7 +110,10 @@ def create_registered_model(name: str, description: str) -> None:
 
 
 def create_version_once(search: Callable[[], Any], create: Callable[[], Any]) -> Any:
-    """Return the oldest model version that a search finds, or create one. Delete versions of concurrent calls."""
+    """Create a model version if `search` finds none, and return the oldest version.
+
+    Concurrent calls can create several versions. Each call deletes all versions except for the oldest.
+    """
 
     def find() -> list[Any]:
         return sorted(search(), key=lambda version: int(version.version))

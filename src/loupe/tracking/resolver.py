@@ -1,4 +1,4 @@
-"""Finds the networks of a model name for every step; imports MLflow and Keras only if necessary."""
+"""Finds the networks of a model name; imports MLflow and Keras only if necessary."""
 
 import importlib.util
 import os
@@ -42,10 +42,10 @@ class ResolveOptions:
     Args:
         ensemble: use the self-ensemble.
         keras: load models of MLflow with Keras; False prefers their ONNX files.
-        threads: threads of an ONNX network per image; 0: one per core.
+        threads: number of threads that an ONNX network uses for one image; 0: one per core.
         data_dir: folder of the dataset on which `ridge` is fitted.
         device: the device of ONNX networks; see `OnnxUpscaler`.
-        restore: True selects the scale factor 1:1, False all others, None all.
+        restore: True selects the scale factor 1:1, False all other scale factors, None all scale factors.
     """
 
     ensemble: bool = False
@@ -96,7 +96,7 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
 
 
 def has_store() -> bool:
-    """Return whether an MLflow store exists; MLflow would create a missing store."""
+    """Return whether an MLflow store exists, without using MLflow, which would create a missing store."""
     file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 
@@ -104,7 +104,7 @@ def has_store() -> bool:
 class ChampionLoader:
     """Loads the champion of a scale factor, or the bundled network.
 
-    If the store cannot be used, the loader prints one line and does not use it again.
+    If the store cannot be used, the loader prints one line, and does not use the store again.
     """
 
     def __init__(self, options: ResolveOptions) -> None:
@@ -183,7 +183,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
         file = None if options.keras else models.download_onnx(reference, folder)
         return reference, file or models.download_keras_file(reference, folder)
 
-    # A download that took too long may still write to the folder.
+    # A download that took too long continues in its thread. It may write to the folder while the folder is removed.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             seconds = FILE_LOOKUP_TIMEOUT_S if store.is_file() else LOOKUP_TIMEOUT_S
@@ -195,7 +195,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             raise StoreError(str(error)) from None
         except LoupeError as error:
             raise StoreError(str(error)) from None
-        except Exception as error:  # from a damaged store, or from a server that is not MLflow's
+        except Exception as error:  # a damaged store, or a server that is not MLflow's, can cause any error
             is_unreachable = server.is_server() and server.is_unreachable_error(error)
             raise StoreError(
                 server.describe_unreachable_server() if is_unreachable else store.describe_failure(error)

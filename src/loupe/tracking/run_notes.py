@@ -6,7 +6,7 @@ from loupe.config.base import RunSettings
 from loupe.errors import LoupeError, describe_error, mask_secrets
 from loupe.tracking import records
 
-ERROR_TAG = "loupe.error"  # why the run failed
+ERROR_TAG = "loupe.error"  # the reason why the run failed
 NOTE_TAG = "mlflow.note.content"
 FAILED_NOTE = "Failed:"  # start of the last paragraph in the note of a failed run
 

@@ -11,7 +11,7 @@ from loupe.tracking import curves, runs, trials
 from loupe.tracking.store import create_store
 
 RUNS_PER_REQUEST = 1000
-THREADS = 8  # curves that are requested at a time
+THREADS = 8  # number of curves that are requested at the same time
 
 
 def load_run_table() -> pd.DataFrame:

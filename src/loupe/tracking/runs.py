@@ -34,13 +34,14 @@ RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's default names, such a
 def open_step_run(settings: Settings, name: str, continues: str | None = None) -> Iterator[str]:
     """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
-    Under `mlflow run`, the step joins the run that `mlflow run` created. Inside the run of another step, the new run
-    is a child of that run. Runs that crashed processes left open are closed first.
+    Under `mlflow run`, the step joins the run that `mlflow run` created. If the run of another step is open, the new
+    run is a child of that run. Runs that crashed processes left open are closed first.
 
     Args:
         settings: the settings of the step.
         name: the default name of the run.
-        continues: the id of a run to open again, or None. Under `mlflow run`, this id becomes a tag.
+        continues: the id of a run to open again, or None. Under `mlflow run`, that run stays closed, and its id
+            becomes the tag `loupe.continues`.
 
     Yields:
         The run's id.
@@ -59,17 +60,18 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # `start_run` documents `run_name` only for new runs
+        mlflow.set_tag(NAME_TAG, name)  # MLflow documents the `run_name` of `start_run` only for new runs
         if is_joined:
             _print_typed_params(run_id, settings)
         yield run_id
 
 
 def _print_typed_params(run_id: str, settings: Settings) -> None:
-    """Print which params `mlflow run` logged in another spelling; MLflow refuses to change them."""
+    """Print which params have the spelling that the user typed, because MLflow refuses to change logged params."""
     params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
     if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
-        print_line(f"params as typed: {names}; to search by these, use the tag {SETTINGS_TAG}", settings.quiet)
+        line = f"params: {names} are logged as typed; to search by their values, use the tag {SETTINGS_TAG}"
+        print_line(line, settings.quiet)
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
@@ -85,7 +87,7 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
 
 
 def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
-    """Return the name of a run: `run_name`, the name that the user gave to `mlflow run`, or `name`.
+    """Return the name of a run: `run_name`, else the name that the user gave to the existing run, else `name`.
 
     Args:
         settings: the settings of the step.
@@ -133,7 +135,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
         raise
     except Exception as error:
         if run_id is not None:
-            with suppress(Exception):  # keep the error of the step
+            with suppress(Exception):  # an error of the store must not replace the error of the step
                 delivery.log_record(run_id, "tags", run_notes.make_failure_tags(tags, run_notes.explain(error)))
         raise
     finally:
@@ -206,7 +208,8 @@ def read_settings(run: Any, *required: str) -> dict[str, str]:
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
-        raise UsageError(f"{SETTINGS_TAG}: must be texts as JSON in run {run.info.run_id}, got {text[:40]!r}")
+        rule = f"must be a JSON object of texts in run {run.info.run_id}"
+        raise UsageError(f"{SETTINGS_TAG}: {rule}, got {text[:40]!r}")
     for name in required:
         if name not in settings:
             raise UsageError(f"{SETTINGS_TAG}: must contain {name} in run {run.info.run_id}, got {text[:40]!r}")
@@ -236,7 +239,7 @@ def find_commit() -> str:
 
 
 def get_run(run_id: str, field: str) -> Any:
-    """Return a run by its id; raise UsageError, with the name of the field, if it does not exist."""
+    """Return a run; if it does not exist, raise UsageError with `field`, the setting that contains the id."""
     create_store()
     try:
         return mlflow.get_run(run_id)
@@ -245,9 +248,10 @@ def get_run(run_id: str, field: str) -> Any:
 
 
 def find_best_run(scale: str, include_smoke: bool) -> Any:
-    """Return the train run or trial of the current experiment with a model and the lowest validation mae.
+    """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only runs on the dataset of the newest such run are compared.
+    Only runs with the same dataset as the newest finished run are compared. If none has a model, the run with the
+    lowest validation mae is returned.
 
     Args:
         scale: the scale factor of the runs, such as `3:2`.
@@ -274,5 +278,5 @@ def find_best_run(scale: str, include_smoke: bool) -> Any:
     ranking = search_runs(
         condition + same_dataset, order_by=["metrics.`val/best_mae` ASC"], experiment=experiment.experiment_id
     )
-    # A sweep deletes the models of all trials but its best.
+    # A sweep deletes the models of all trials except for the best ones.
     return next((run for run in ranking if logged_models.find_model(run.info.run_id)), ranking[0])

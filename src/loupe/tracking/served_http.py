@@ -12,11 +12,11 @@ from loupe.errors import LONGEST_DESCRIPTION
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
-MAX_BODY_BYTES = 48_000_000  # a photo of 32 MB in base64
-SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # of values, by content type
+MAX_BODY_BYTES = 48_000_000  # enough for a photo of 32 MB in base64
+SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # characters between values, by content type
 # Limits per body: 3 bytes of JSON can take 64 bytes of memory, and deep nesting exceeds the parser's stack.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
-BLOCK_BYTES = 48 * 1024  # read at a time; a multiple of 3, so that only the last block has base64 padding
+BLOCK_BYTES = 48 * 1024  # a multiple of 3, so that only the last block of a file has base64 padding
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
 
 
@@ -57,7 +57,7 @@ async def _receive_parts(receive: "Receive") -> AsyncIterator[bytes]:
 
 
 def get_separators(content_type: str) -> bytes:
-    """Return the separators of values in a content type; raise HttpError for other types."""
+    """Return the separators of values in a content type; raise HttpError for an unsupported type."""
     kind = content_type.partition(";")[0].strip()
     if kind not in SEPARATORS:
         raise HttpError(415, f"content-type: must be {' or '.join(SEPARATORS)}, got {kind[:40]!r}")
@@ -75,7 +75,7 @@ def validate_body(body: bytes, separators: bytes) -> None:
 
 
 def shorten_error(status: int, content: bytes) -> bytes:
-    """Shorten an error of MLflow, which can contain the input and a traceback, to one line."""
+    """Shorten an error response of MLflow to one line, without the input and the traceback."""
     try:
         message = str(json.loads(content)["message"])
     except (ValueError, TypeError, KeyError):
@@ -99,7 +99,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
     else:
         parts, size = _encode_predictions(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    if status not in (200, 400):  # a part of the body may be unread
+    if status not in (200, 400):  # close the connection, because a part of the request may be unread
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     for part in parts:
@@ -108,9 +108,9 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 
 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
-    """Return the parts of MLflow's response with these files in base64, and its size in bytes."""
+    """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
-    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # base64
+    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # in base64
 
     def generate() -> Iterator[bytes]:
         yield b'{"predictions": ['

@@ -59,7 +59,7 @@ def is_unreachable_error(error: BaseException) -> bool:
 
 def is_wrong_answer(error: BaseException) -> bool:
     """Return whether an error means that the server answered, but not as an MLflow server does."""
-    if isinstance(error, MlflowException):  # MLflow has no status for an answer that is not a JSON object
+    if isinstance(error, MlflowException):  # only the message shows that the answer was not a JSON object
         return "successful but the response body was not" in str(error)
     return is_server() and not isinstance(error, OSError) and was_raised_by_store(error)
 

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
 ROUTE = "/invocations"
 MAX_SMALL_BODY_BYTES = 1_000_000
-MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # in memory; the bodies of further requests are not read yet
-# Limits for slow clients: without them, three clients could block all large bodies.
-BODY_TIMEOUT_S, MIN_BODY_RATE = 10.0, 300_000  # bytes per second
-MARGIN_S = 5.0  # between the guard's time limit and MLflow's timeout
-GRACE_S = 2.0  # to return an error after the time limit
+MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # bodies in memory; further requests wait before their bodies are read
+# Limits for slow clients: without these limits, three slow clients could block all requests with large bodies.
+BODY_TIMEOUT_S, MIN_BODY_BYTES_PER_S = 10.0, 300_000
+MARGIN_S = 5.0  # the guard's time limit is shorter than MLflow's timeout by this time
+GRACE_S = 2.0  # after the time limit, the model has this time to return its own error
 SEND_TIMEOUT_S = 300.0
 
 
@@ -112,7 +112,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # asyncio's default is too few: the number of cores + 4
+        if not self._has_threads:  # asyncio's default, the number of cores + 4, is too low
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -188,7 +188,7 @@ async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
 
     def extend(size: int) -> None:
         nonlocal limit_s
-        limit_s = min(BODY_TIMEOUT_S + size / MIN_BODY_RATE, timeout_s)
+        limit_s = min(BODY_TIMEOUT_S + size / MIN_BODY_BYTES_PER_S, timeout_s)
         timeout.reschedule(started + limit_s)
 
     try:
@@ -199,7 +199,7 @@ async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response, and close the connection: the request's body may be endless."""
+    """Send a message of a response with a header that closes the connection: the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)

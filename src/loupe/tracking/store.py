@@ -52,7 +52,7 @@ def create_store() -> None:
 
 
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
-    """Check the store before MLflow uses it, because MLflow's retries take minutes. Of a server, check only the URL.
+    """Check the store before MLflow uses it, because MLflow's retries take minutes. For a server, check only the URL.
 
     Args:
         seconds: maximum wait for a database.
@@ -95,7 +95,10 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
 def search_runs(
     condition: str, limit: int = 100_000, order_by: list[str] | None = None, experiment: str | None = None
 ) -> list[Any]:
-    """Return the runs of one or all experiments that meet a condition of MLflow's search; by default newest first."""
+    """Return the runs that meet a condition of MLflow's search, by default newest first.
+
+    If `experiment` is None, all experiments are searched.
+    """
     return list(
         mlflow.search_runs(
             experiment_ids=[experiment] if experiment else None,

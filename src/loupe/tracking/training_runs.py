@@ -6,7 +6,7 @@ import keras
 import mlflow
 import numpy as np
 
-from loupe.config.fields import CHAMPION
+from loupe.config.fields import CHAMPION, format_value
 from loupe.config.training import GradientTrain, Train
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
@@ -26,7 +26,7 @@ def fit_network(
 
     Args:
         model: the network with its initial weights, changed in place.
-        settings: the settings of train. For ridge, the function does nothing.
+        settings: the settings of train. With network=ridge, the function does nothing.
         train: the training split.
         validation: the validation split.
         checkpoint: the checkpoint of the resumed run, or None.
@@ -59,7 +59,7 @@ def log_predictions(model: keras.Model, validation: Pairs, step: int) -> None:
 
 
 def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`: the champion, an MLflow URI, or a .keras file; None without `start`.
+    """Load the network of `start`: the champion, an MLflow URI, or a .keras file; None if `start` is none.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.
@@ -70,7 +70,8 @@ def load_start(settings: Train) -> keras.Model | None:
     try:
         reference = models.find_champion(settings.scale) if name == CHAMPION else models.find_model(name)
         if reference is None:
-            raise UsageError(f"model: must exist, but this scale factor has no champion yet, got {name!r}")
+            rule = f"must exist, but the scale factor {format_value(settings.scale)} has no champion"
+            raise UsageError(f"model: {rule}, got {name!r}")
         return models.load_keras(reference)
     except UsageError as error:
         raise UsageError(str(error).replace("model:", "start:", 1)) from None
@@ -98,7 +99,7 @@ def log_diagnostics(
     if points:
         metrics |= diagnostics.diagnose_curve(points) | {"training_steps": points[-1]["step"]}
         curves.log_curve_tag(points)
-    else:  # ridge: one point at step 0
+    else:  # ridge has no learning curve: log one point, at step 0
         for name, pairs, limit in (("train", train, loop.CURVE_TRAIN_IMAGES), ("val", validation, len(validation))):
             scores = loop.score_whole_images(upscaler, pairs, limit)
             records.log_metrics({f"{name}/{score}": value for score, value in scores.items()}, 0)

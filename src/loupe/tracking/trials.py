@@ -1,4 +1,4 @@
-"""The runs of a sweep's trials, which later sweeps reuse."""
+"""Opens, finds and closes the runs of a sweep's trials. Later sweeps reuse the results in these runs."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ from loupe.tracking.store import create_store, search_runs
 
 TRIAL_TAG = "loupe.trial"
 SWEEP_TAG = "loupe.sweep"
-KEY_TAG = "loupe.key"
-CODE_TAG = "loupe.code"
-CONTINUED_TAG = "loupe.continued_by"
-STATE_TAG = "loupe.state"
+KEY_TAG = "loupe.key"  # the result of `compute_key`
+CODE_TAG = "loupe.code"  # the hash of the training code
+CONTINUED_TAG = "loupe.continued_by"  # the id of the run that continues a killed sweep
+STATE_TAG = "loupe.state"  # COMPLETE or PRUNED
 VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
 SCORED_TAG = "loupe.scored"  # exists after the test scores, tables and figures were logged
-CHECKPOINT_INTERVAL_S = 10.0  # a killed trial loses at most this time
+CHECKPOINT_INTERVAL_S = 10.0  # minimum time between two checkpoints of a trial
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
@@ -60,14 +60,14 @@ def open_trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves a checkpoint of the open run every CHECKPOINT_INTERVAL_S."""
+    """Saves checkpoints of the open run, at most one per CHECKPOINT_INTERVAL_S."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if the last save was CHECKPOINT_INTERVAL_S ago; otherwise keep it for `save`."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S has passed since the last save; else keep it for `save`."""
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
@@ -92,7 +92,7 @@ def get_ended_run(run_id: str) -> Any:
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
-    """Load the last checkpoint of a killed trial, or return None."""
+    """Load the last checkpoint of a killed trial; return None if the trial has no checkpoint."""
     return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
 
 
@@ -130,7 +130,7 @@ def reopen_sweep_run(run_id: str) -> None:
 
 
 def discard_result(run_id: str) -> None:
-    """Set the status of a finished run to KILLED: the trial has the result of another worker."""
+    """Set the status of a finished run to KILLED, because another worker has already stored a result of the trial."""
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
