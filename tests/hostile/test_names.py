@@ -75,9 +75,9 @@ def test_upscale_does_not_follow_links_out_of_a_folder(work, folder, surrounding
     (folder / "broken.png").symlink_to("../../outside/nothing.png")
     os.mkfifo(folder / "pipe.png")
     printed = run("upscale", "photos", "--out", "large", "--model", "tiny", cwd=work, status=1)
-    assert "photos/linked: a link to a folder, which is not followed\n" in printed
-    assert "photos/linked.png: a link to a file outside the folder, which is not followed\n" in printed
-    assert "photos/broken.png: a link to a file outside the folder, which is not followed\n" in printed
+    assert "photos/linked: links to folders are not followed\n" in printed
+    assert "photos/linked.png: links to files outside of the folder are not followed\n" in printed
+    assert "photos/broken.png: links to files outside of the folder are not followed\n" in printed
     assert "photos/pipe.png: skipped, not an image\n" in printed
     assert not (work / "large").exists()
 

@@ -96,7 +96,7 @@ def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
 
 def test_a_format_other_than_that_of_out_is_an_error(tree):
     assert outs(tree, "a/one.jpg", out="big.jpeg", suffix=".jpg") == {"a/one.jpg": "big.jpeg"}
-    with pytest.raises(UsageError, match=r"format: must be same or the format of out, '.*big\.png', got webp"):
+    with pytest.raises(UsageError, match=r"format: must be 'same' or the format of the file '.*big.png', got 'webp'"):
         outs(tree, "a/one.jpg", out="big.png", suffix=".webp")
 
 

@@ -223,7 +223,7 @@ def test_photos_are_replaced_in_place_with_their_permissions_and_times(real, tmp
     os.utime(tmp_path / "photo.png", (10**9, 10**9))
     arguments = ["upscale", ".", "--in-place", "--model", "bilinear", "--keep-times", "--scale", "2"]
     failed = loupe(*arguments, cwd=tmp_path, status=1)
-    assert "link.png: a link, which is not replaced" in failed.stderr
+    assert "link.png: links are not replaced" in failed.stderr
     status = (tmp_path / "photo.png").stat()
     assert (status.st_mode & 0o777, status.st_mtime) == (0o640, 10**9)
     assert Image.open(tmp_path / "photo.png").size == Image.open(tmp_path / "other.png").size == (120, 80)

@@ -30,7 +30,7 @@ class PhotoSet:
         self.folder, self.digest, self.location, self.settings = Path(name), "1f", name, TASK | settings
         self._splits, self._cut = splits, real_crop
 
-    def read_photos(self, splits):
+    def read_photo_hashes(self, splits):
         return np.array([f"{number:064}" for number, split in self._splits.items() if split in splits], dtype=str)
 
     def load_pairs(self, split, scale):

@@ -108,7 +108,8 @@ class Dataset:
         numbers = np.flatnonzero(chosen.to_numpy())
         if not len(numbers):
             raise UsageError(
-                f"split: must have a photo, got none in {split} of {self.folder.name}; three photos fill all splits"
+                f"split: must have a photo, got none in {split} of {self.folder.name}; with at least three different "
+                "photos, no split is empty"
             )
         rows = ManifestRows(self.folder / MANIFEST, numbers)
         if limit is not None:
@@ -128,7 +129,7 @@ class Dataset:
         index = np.stack([stack_numbers, positions], axis=1).astype(np.int32)
         return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
 
-    def read_photos(self, splits: Sequence[str]) -> np.ndarray:
+    def read_photo_hashes(self, splits: Sequence[str]) -> np.ndarray:
         """Return the content hashes of the photos of these splits, sorted."""
         numbers = np.flatnonzero(np.isin(self._index["split"].fill_null("").to_numpy(), splits))
         return np.unique(ManifestRows(self.folder / MANIFEST, numbers).read_column("sha256"))
@@ -156,7 +157,7 @@ class Dataset:
         return images
 
     def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they are large.
+        """Verify shards, in the background if they have more than VERIFY_FIRST_BYTES in total.
 
         Returns:
             A function that raises LoupeError if a damaged shard was found.
@@ -207,7 +208,7 @@ _hashes: dict[tuple[Any, ...], str] = {}
 
 
 def _hash_once(file: Path) -> str:
-    """Return the content hash of a file, computed once until the file changes."""
+    """Return the content hash of a file. The hash is computed again only if the file has changed."""
     state = file.stat()
     key = (file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
     if key not in _hashes:

@@ -48,15 +48,15 @@ def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradat
     """Draw the degradation of the inputs of label `number` of a photo with the content hash `sha256`."""
     if settings.degrade == "none" and settings.shrink != "random":
         return Degradation(settings.shrink)
-    # The last number makes the random numbers independent of `cut_labels`.
+    # The last number of the seed, 1, makes the random numbers independent of those of `cut_labels`.
     rng = np.random.default_rng([settings.seed, int(sha256[:16], 16), number, 1])
     shrink = str(rng.choice(list(FILTERS))) if settings.shrink == "random" else settings.shrink
     if settings.degrade == "none":
         return Degradation(shrink)
     low, high = settings.jpeg_qualities
     compressed, twice = rng.random(2) >= (settings.clean_share, 1 - settings.double_share)
-    count = compressed * (1 + twice)  # of compressions
-    qualities = rng.integers(low, high + 1, size=2).tolist()[:count]
+    compression_count = compressed * (1 + twice)
+    qualities = rng.integers(low, high + 1, size=2).tolist()[:compression_count]
     shift, subsampling = rng.integers(GRID, size=2).tolist(), int(rng.choice(SUBSAMPLINGS))
     jpeg = Degradation(shrink, tuple(qualities), (shift[0], shift[1]), subsampling)
     if settings.degrade == "jpeg":
@@ -104,8 +104,8 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
 
 def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
-    # The channels have independent noise. The deviation of the noise in the luminance, a weighted sum of the
-    # channels, is the deviation in a channel times the norm of the weights.
+    # The luminance is a weighted sum of the channels, which have independent noise. Therefore the deviation in the
+    # luminance is the deviation in a channel times the norm of the weights.
     deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
     # The number of photons is Poisson-distributed: its variance equals its mean. `max` prevents a division by 0.
     photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)

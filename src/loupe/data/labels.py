@@ -75,7 +75,7 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
 
 
 def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
-    """Cut labels at random positions, every second label from a photo that is resized by a factor of 0.5 to 1."""
+    """Cut labels at random positions, every second label after resizing the photo by a random factor of 0.5 to 1."""
     size, rate = settings.label_size, settings.labels_per_megapixel
     rows, columns = photo.shape[:2]
     labels = []
@@ -117,7 +117,7 @@ def shrink_label(label: np.ndarray, scale: Fraction, filter_name: str) -> np.nda
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
     """Downscale each label with its own filter, like `shrink_label`.
 
-    For BATCHED_LABELS grey labels with one filter, Pillow computes the filter only once, which halves the time.
+    Pillow resizes BATCHED_LABELS grey labels with the same filter in one call, which halves the time.
     """
     if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
         return [shrink_label(label, scale, name) for label, name in zip(labels, filters, strict=True)]

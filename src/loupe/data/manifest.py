@@ -16,7 +16,7 @@ from loupe.data import storage
 from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
-SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # upper ends of the ranges of `_hash_fraction`
+SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # a `_hash_fraction` below 0.75 means train
 SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from the shares of SPLITS
 ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
@@ -36,12 +36,12 @@ class Row:
     height: int | None = None
     x: int | None = None  # left edge of the label, after the photo was resized by the factor `shrunk`
     y: int | None = None  # top edge
-    shrunk: float | None = None  # at most 1
+    shrunk: float | None = None  # the factor by which the photo was resized, at most 1
     split: str | None = None
     shard: int | None = None  # number of the label's shard
     row: int | None = None  # index in the shard
     reason: str | None = None
-    group: str | None = None  # smallest content hash of the photo and its near-duplicates
+    group: str | None = None  # smallest content hash among the photo and its near-duplicates
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -72,7 +72,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return ManifestRows(self._file, self._numbers[indices])
 
     def read_jpeg_qualities(self) -> np.ndarray | None:
-        """Return the JPEG quality of each input, 100: no compression; None if the inputs are not degraded."""
+        """Return the JPEG quality of each input (100: no compression); None if the inputs are not degraded."""
         import pyarrow.parquet
 
         if QUALITY_COLUMN not in pyarrow.parquet.read_schema(self._file).names:
@@ -91,7 +91,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return rows
 
     def _read(self, columns: list[str] | None) -> Any:
-        """Read columns of these rows, only from the row groups that contain the rows; None reads all columns."""
+        """Read columns of these rows; None reads all columns. Row groups without these rows are not read."""
         import pyarrow as pa
         import pyarrow.parquet
 
@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows (the fields of `Row`, and DEGRADATION_COLUMNS) to an Arrow table, which needs little memory."""
+    """Convert rows to an Arrow table, which needs little memory. Only degraded rows have DEGRADATION_COLUMNS."""
     import pyarrow as pa
 
     types = {
@@ -124,12 +124,12 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of all rows that have a label.
 
-    The last 64 bits of a photo's content hash decide its split, so that new photos do not change the split. For
-    near-duplicates, the smallest content hash of the group decides. The field `limit` uses the first bits. In
-    collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
+    The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
+    added. For near-duplicates, the smallest content hash of the group decides. The setting `limit` selects photos by
+    the first bits. In collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
 
     Args:
-        tables: the tables.
+        tables: results of `build_table`.
         groups: the result of `near_duplicates.find_groups`.
     """
     import pyarrow as pa
@@ -169,7 +169,7 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
     count = len(hashes)
     if count >= SMALL_COLLECTION:
         return {}
-    size = -(-count // 8)  # of the validation split, and of the test split
+    size = -(-count // 8)  # hashes in the validation split; the test split has as many
     names = ["train"] * max(1, count - 2 * size) + ["validation"] * size + ["test"] * size
     return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 
@@ -179,7 +179,7 @@ def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -
 
     Args:
         location: the folder or URL of the dataset.
-        tables: the tables.
+        tables: the result of `assign_splits`.
         metadata: digest, settings, statistics and checksums, stored as JSON in the metadata of the file.
     """
     import pyarrow as pa

@@ -10,7 +10,7 @@ from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
 
-# These names contain no slash, which could lead out of the folder of the dataset.
+# Names with a slash are refused, because they could lead out of the folder of the dataset.
 SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
 REQUIRED_SETTINGS = ("luminance", "scales", "source")
 
@@ -25,7 +25,7 @@ class _Metadata(BaseModel):
 
 
 def find_fault(file: Any, metadata: Any) -> str:
-    """Return the first reason why a file is not a manifest, or ""; `metadata` is the parsed JSON of the file."""
+    """Return why a file is not a manifest, or "" for a manifest. `metadata` is the parsed JSON of the file."""
     try:
         settings = _Metadata.model_validate(metadata).settings
     except ValidationError as error:
@@ -76,7 +76,7 @@ def _find_fault_of_rows(file: Any, metadata: dict[str, Any]) -> str:
 
 
 def _has_nulls(file: Any, name: str) -> bool:
-    """Return whether a column has empty values, according to the statistics of the row groups."""
+    """Return whether a column may have empty values, according to the statistics of the row groups."""
     column = file.schema_arrow.names.index(name)
     statistics = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
     return any(each is None or each.null_count for each in statistics)

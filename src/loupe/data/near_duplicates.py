@@ -2,7 +2,7 @@
 
 The features of a photo are the magnitudes of low frequencies in its thumbnail. Shifted grids divide the space of the
 features into cells (locality-sensitive hashing, Datar et al. 2004). A photo is compared only with a few photos of the
-same cell. The time grows as n log n.
+same cell. For n photos, the time grows as n log n.
 """
 
 import numpy as np
@@ -14,17 +14,18 @@ MIN_CONTRAST = 1.0  # minimum standard deviation of a compared thumbnail, in gre
 # Minimum correlation of near-duplicates. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
 # Caltech-256 have at least 0.9915, different photos at most 0.983.
 MIN_SIMILARITY = 0.985
-FREQUENCIES = 6  # per axis of the discrete cosine transform
+FREQUENCIES = 6  # number of low frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, per batch
-NEIGHBOURS = 4  # a photo is compared with this many next photos of its cell, in the order of a further feature
+NEIGHBOURS = 4  # the photos of a cell are sorted by a further feature; each is compared with this many next photos
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
     """Normalise the brightness and contrast of thumbnails, float32 (n, SIDE, SIDE) from 0 to 255.
 
     Returns:
-        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros without contrast.
+        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros for a thumbnail without
+        contrast.
     """
     values = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
     values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
@@ -84,8 +85,9 @@ def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
     """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), equal for all flips and rotations.
 
-    A flip changes only signs. A quarter turn swaps the magnitudes at (row, column) and (column, row), so that each
-    such pair is sorted. The distance of two rows is at most the distance of the normalised thumbnails.
+    A flip changes only signs. A quarter turn swaps the magnitudes at (row, column) and (column, row). Therefore
+    each such pair is sorted. The distance between two results is at most the distance between the normalised
+    thumbnails.
     """
     rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))
     order = np.argsort(rows + columns, kind="stable")  # low frequencies first
@@ -105,7 +107,7 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return whether the thumbnails of each pair (2, n) are similar in one of the 8 symmetries."""
     first, second = pairs
-    # First exclude pairs by the distance of their features: a lower bound, which is computed faster.
+    # First exclude pairs by the distance of their features. It is a lower bound, and is computed faster.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

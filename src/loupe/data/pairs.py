@@ -130,7 +130,7 @@ class Pairs:
         return pairs
 
     def compress_inputs(self, quality: int) -> "Pairs":
-        """Return pairs with inputs in memory that are compressed as JPEG with this quality (100: no compression)."""
+        """Return the pairs with inputs that are compressed as JPEG, in memory. Quality 100 keeps the inputs."""
         rows = [row | {"jpeg_quality": quality} for row in self.rows]
         inputs = self._original_stacks[0]
         if quality < MAX_QUALITY:

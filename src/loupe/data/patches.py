@@ -8,7 +8,7 @@ from loupe.data.pairs import Pairs, add_strengths
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**28  # size of the images; smaller splits are copied into memory, which is four times as fast
+MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory: draws are then four times as fast
 
 
 @dataclass(frozen=True)

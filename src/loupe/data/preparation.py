@@ -1,6 +1,7 @@
 """Prepares a dataset from photos in parallel, on this machine or with a Dask cluster.
 
-The memory for decoded photos does not depend on their number. The files depend only on the photos and the settings.
+The memory for decoded photos does not depend on their number. The files of the dataset depend only on the photos and
+the settings.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by
 MAX_SHARD_BYTES = 96 * 2**20  # of labels per shard
 TILES_PER_PHOTO = 24  # estimated number of tiles in a photo of 0.5 megapixels
 PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # minimum for many photos, so that all cores finish at about the same time
+MIN_TASKS = 64  # many photos are split into at least this many tasks, so that all cores finish at about the same time
 
 
 def find_photos(settings: Preprocess) -> list[SourcePhoto]:
@@ -84,7 +85,7 @@ def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     texts = settings.to_texts()
     for name in ("source", "data_dir", "scheduler", "smoke", "limit", "categories", "crop"):
-        texts.pop(name, None)  # these settings have no effect, or are hashed below
+        texts.pop(name, None)  # these settings do not change the data, or are hashed below
     has_random_inputs = settings.degrade != "none" or settings.shrink == "random"
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
@@ -203,7 +204,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
 
 
 def find_dataset(data_dir: str, name: str) -> str | None:
-    """Return the location of a prepared dataset from its location or name; None if not found."""
+    """Find a prepared dataset by location or name; return its location, or None if it does not exist."""
     locations = [name] if storage.is_url(name) else [name, storage.join_path(data_dir, name)]
     return next((found for found in locations if storage.exists(found, manifest.MANIFEST, "dataset")), None)
 
@@ -221,7 +222,7 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
 
 
 def open_sample(data_dir: str) -> Dataset:
-    """Open or prepare the dataset `sample` in a folder."""
+    """Open or prepare the dataset `sample` in the folder or URL `data_dir`."""
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
 
 

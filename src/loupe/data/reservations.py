@@ -20,13 +20,16 @@ PROCESS_BYTES = 150 * 10**6  # memory of a worker without photos
 SPARE_BYTES = 64 * 10**6  # allowed in addition to a reservation, for strips, libraries and threads
 LARGE_BLOCK_BYTES = 2**22  # freed blocks of at least this size are returned to the system
 
-_semaphore: Any = None  # its units are free memory; None if the process is not a worker
-_waiting_lock: Any = None  # only one worker waits for units: two could block each other
+_semaphore: Any = None  # each unit is UNIT_BYTES of free memory; None if the process is not a worker
+_waiting_lock: Any = None  # only one worker at a time waits for units: two could block each other
 
 
 @cache  # saves a tenth of the time for a small photo
 def get_budget() -> int:
-    """Return the bytes for the photos of all workers: the default budget minus the workers' other memory."""
+    """Return the bytes for the photos of all workers.
+
+    These are the default budget minus the workers' other memory, but at least half of the default budget.
+    """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
 
@@ -49,7 +52,8 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
     Yields:
         A function that reserves a number of bytes. A larger number replaces the earlier reservation. The function
-        raises PhotoError if the number exceeds the budget. Outside of a worker, it only checks the number.
+        raises PhotoError if the number exceeds the budget. Outside of a worker, the
+        function only checks the number.
     """
     budget = get_budget()
     units = 0

@@ -38,7 +38,7 @@ MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, to limit 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The result of a task, which writes the shards of some photos.
+    """The result of `prepare_shard`.
 
     Args:
         number: the number in the names of the shards.
@@ -125,7 +125,7 @@ def cut_photo(
         return replace(row, reason=photo.reason), [], BLACK
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
-        # Bytes for the labels per pixel of the photo
+        # Memory for the labels, in bytes per pixel of the photo
         label_bytes = (settings.labels_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (GREY_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
@@ -207,7 +207,7 @@ class Shard:
         """Write an image. np.save is not used, because it ignores a full disk."""
         if not self.count:
             self._side = len(image)
-            self._write_header(1)  # `complete` replaces the number of images
+            self._write_header(1)  # `complete` replaces this number of images, 1
         self.count += 1
         self._stream.write(np.ascontiguousarray(image).data)
 
@@ -227,7 +227,7 @@ class Shard:
         self.sha256 = digest.hexdigest()
 
     def sum_pixels(self) -> PixelSums:
-        """Return the sums of all images."""
+        """Return the sums over the pixels of all images."""
         values = np.arange(256) / 127.5 - 1
         return PixelSums(
             int(self._histogram.sum()), float(self._histogram @ values), float(self._histogram @ values**2)
@@ -247,7 +247,7 @@ class _Shards:
         self._waiting: list[tuple[np.ndarray, Degradation]] = []  # labels whose inputs are not made yet
 
     def add_label(self, pixels: np.ndarray, degradation: Degradation) -> int:
-        """Append a label, and later its inputs; return its row in the shard."""
+        """Append a label, and later the inputs of the label; return the label's index in the shard."""
         self._append("labels", to_grey(pixels, self._settings.luminance))
         self._waiting.append((pixels.copy(), degradation))  # a view would keep the photo in memory
         if len(self._waiting) == BATCHED_LABELS or self._settings.label_size > MAX_BATCHED_SIDE:

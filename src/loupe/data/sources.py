@@ -81,7 +81,7 @@ def list_photos(
 
     Raises:
         UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
-            exist; or a name in a tar is outside of the tar.
+            exist; or a name in a tar points outside of the tar.
     """
     photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
     if categories:
@@ -148,7 +148,7 @@ def _find_package_folder(package: str) -> Path:
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden files and folders."""
-    files: dict[Path, str] = {}  # with the reason for skipping a file, or ""
+    files: dict[Path, str] = {}  # the reason for skipping each file, or ""
     folders = [root]
     while folders:  # os.walk fails at a thousand nested folders and ignores errors
         folder = folders.pop()

@@ -13,9 +13,10 @@ from typing import IO, Any
 from loupe.errors import LoupeError, UsageError, describe_error, is_masked, mask_secrets
 from loupe.imaging.atomic import create_partial, publish, write_atomically
 
-# These options report an unreachable store within seconds. s3fs itself repeats requests after temporary errors.
+# With these options, an unreachable store causes an error within seconds. After temporary errors, s3fs still repeats
+# requests.
 OPTIONS: dict[str, Any] = {"s3": {"config_kwargs": {"connect_timeout": 5, "retries": {"max_attempts": 2}}}}
-READ_AHEAD_BYTES = 4 << 20  # bytes per request, for several headers of a tar
+READ_AHEAD_BYTES = 4 << 20  # size of a request, so that one request reads several headers of a tar
 
 
 def is_url(location: str) -> bool:
@@ -86,9 +87,9 @@ def fetch_file(location: str, file: Path) -> bool:
 
 @contextmanager
 def create_file(location: str, name: str) -> Iterator[Path]:
-    """Yield a temporary path. After the block, move the file to its name in the folder, or upload it to the URL.
+    """Yield a temporary path. After the block, rename the file to `name` in the folder, or upload it to the URL.
 
-    The caller flushes the folder with `publish`; flushing it per file would triple the time.
+    The caller flushes the folder with `publish`; flushing the folder per file would triple the time.
     """
     if not is_url(location):
         with create_partial(Path(location), Path.touch) as partial:
@@ -103,7 +104,7 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path, which is "" if the URL is a file."""
+    """Return the sizes in bytes of all files under a URL by relative path ("" if the URL is a file)."""
     with _open_filesystem(url, "source") as (filesystem, path):
         infos = filesystem.find(path, detail=True)
     top = path.rstrip("/")

@@ -21,7 +21,7 @@ class _HeaderReader(io.BufferedReader):
 
 
 class Member(NamedTuple):
-    """The fields of a header that Loupe needs. It takes less memory than tarfile's objects."""
+    """The fields of a header that Loupe needs. A tuple takes less memory than tarfile's object."""
 
     name: str
     offset: int  # of the content in the tar, in bytes

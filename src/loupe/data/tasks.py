@@ -77,7 +77,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in processes that start in this block; the parent ends them."""
+    """Block Ctrl-C in the processes that start until the block exits. The parent ends these processes."""
     # The start of the resource tracker, which joblib needs, would unblock Ctrl-C.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -93,7 +93,7 @@ def _start_worker(parent: int, locks: tuple[Any, Any]) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Exit soon after the parent process was killed; loky's processes would wait for minutes."""
+    """Exit soon after the parent process was killed. Otherwise, loky's processes would wait for minutes."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -24,11 +24,11 @@ def compute_border(scale: Fraction) -> int:
 
 
 class WholePhotos:
-    """One pair per photo, of any size. A photo is decoded when its pair is used.
+    """One pair per photo, of any size. A photo is decoded each time its pair is used.
 
-    The label is the rounded luma, from 16 to 235, or the values of a grey photo, from 0 to 255, cropped to multiples
-    of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) without
-    rounding, with mirrored borders.
+    The label is the rounded luma, from 16 to 235. For a grey photo, the label has the photo's values, from 0 to 255.
+    The label is cropped to multiples of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution
+    (Keys 1981, a = -1/2) without rounding, with mirrored borders.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
@@ -62,7 +62,7 @@ class WholePhotos:
         return len(self.rows)
 
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1), whatever the `size`."""
+        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1); `size` has no effect."""
         for photo in self._photos:
             label = to_floats(_load_label(photo, self.scale))
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]

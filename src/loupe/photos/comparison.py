@@ -1,4 +1,4 @@
-"""Writes an HTML file that compares photos with their results, with a slider."""
+"""Writes an HTML file in which sliders compare photos with their results."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size, find_uncropped_size
 
 MAX_FIGURES = 12
-MAX_FIGURE_SIZE = 1600, 1200  # in pixels of the result
+MAX_FIGURE_SIZE = 1600, 1200  # width and height, in pixels of the result
 
-# An invisible slider moves the line. It is wider than the image by one thumb, because the centre of a thumb cannot
-# reach the ends of a slider.
+# An invisible slider moves the line. The slider is wider than the image by one thumb, because the centre of a thumb
+# cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -92,7 +92,7 @@ FIGURE = """<figure class="compared">
 
 
 def validate_file(file: Path, overwrite: bool) -> None:
-    """Raise UsageError if the file cannot be written or must not be replaced."""
+    """Raise UsageError if the file is not an HTML file, cannot be written, or must not be replaced."""
     if file.exists() and not overwrite:
         raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
     if file.suffix.lower() not in (".html", ".htm"):
@@ -133,7 +133,7 @@ def render_figure(
     note: str = "",
     read: Callable[[Path], ImageData] = read_first,
 ) -> str:
-    """Render the first frame or page of a photo and its result as HTML for STYLE.
+    """Render the first frame or page of a photo and of its result as HTML, for a page with the style sheet STYLE.
 
     Args:
         job: the photo and its result.
@@ -150,13 +150,13 @@ def render_figure(
     size = min(large_width, max_size[0]), min(large_height, max_size[1])
     left, top = (large_width - size[0]) // 2, (large_height - size[1]) // 2
     part = after.pixels[top : top + size[1], left : left + size[0]].copy()
-    after = replace(after, pixels=part)  # frees the other pixels
+    after = replace(after, pixels=part)  # frees the pixels outside of `part`
     before = read(job.photo)
     width, height = _get_size(before)
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
-    # The edges of the same part in the photo, with fractions of pixels
+    # The edges of `part` in the photo, in pixels, not rounded
     box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
     photo = to_image(to_8_bits(before.pixels))
     name = escape(job.photo.name)

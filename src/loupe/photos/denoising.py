@@ -12,8 +12,8 @@ from loupe.photos.sizes import Size
 from loupe.upscalers.non_local_means import MARGIN, denoise, estimate_noise
 
 STRIP_PIXELS = 300_000  # larger strips do not fit the cache and take 1.5 times as long
-STRIP_BYTES = 120  # bytes per pixel of a strip
-NOISE_BYTES = 32  # bytes per pixel for estimating the noise
+STRIP_BYTES = 120  # memory to denoise a strip, in bytes per pixel of the strip
+NOISE_BYTES = 32  # memory to estimate the noise, in bytes per pixel
 NOISE_SIDE = 2000  # maximum side in pixels of the central part in which the noise is estimated
 
 
@@ -28,7 +28,7 @@ class DenoiseTransform:
     noise: float | None = None
 
     def compute_size(self, size: Size) -> Size:
-        """Return the size of the image."""
+        """Return `size`, which the denoising does not change."""
         return size
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
@@ -38,14 +38,14 @@ class DenoiseTransform:
         return noise_pixels * NOISE_BYTES + rows * size[0] * (STRIP_BYTES + 2 * pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Denoise an image; its rows are computed on demand."""
+        """Denoise an image; rows are computed on demand."""
         height, width, bands = image.pixels.shape
         strips = _denoise_strips(image.pixels, self.noise)
         return ImageStream((width, height), bands, image.pixels.dtype, strips, image.metadata)
 
 
 def _denoise_strips(pixels: np.ndarray, noise: float | None) -> Iterator[np.ndarray]:
-    """Yield denoised colours without alpha, float32 (rows, width, colours), on the scale of `pixels`."""
+    """Yield strips of the denoised image without alpha, float32 (rows, width, colours), on the scale of `pixels`."""
     white = np.iinfo(pixels.dtype).max
     height, width, bands = pixels.shape
     colours = bands - has_alpha(bands)
@@ -59,7 +59,7 @@ def _denoise_strips(pixels: np.ndarray, noise: float | None) -> Iterator[np.ndar
 
 
 def _estimate_mean_noise(colours: np.ndarray, white: int) -> float:
-    """Return the mean noise of the bands on a scale from 0 (black) to 1 (white)."""
+    """Estimate the noise of each band, and return the mean, on a scale from 0 (black) to 1 (white)."""
     height, width = colours.shape[:2]
     top, left = (max(0, side // 2 - NOISE_SIDE // 2) for side in (height, width))
     part = colours[top : top + NOISE_SIDE, left : left + NOISE_SIDE].astype("float32") / white

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from loupe.photos.processing import Outcome, Transform
     from loupe.photos.streams import StepSettings
 
-# Extensions of files that a child process decodes
+# Files with these extensions are decoded in a child process. If an input is such a file, the process starts early.
 ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
-PROGRESS_BYTES = 2_000_000  # a larger photo gets a progress bar
+PROGRESS_BYTES = 2_000_000  # a single photo gets a progress bar if its file is larger
 
 
 def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
-    """Open a context that replaces `-` in the inputs and outputs by temporary files."""
+    """Return a context manager that replaces `-` in the inputs and outputs by temporary files."""
     if STREAM not in (settings.out, *settings.inputs):
         return nullcontext(settings)
     from loupe.photos.streams import replace_streams
@@ -52,7 +52,11 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
-    """Open the readers for `process_photos`. A child process starts first, so that it loads during the imports."""
+    """Open the readers for `process_photos`.
+
+    If an input has one of ISOLATED_SUFFIXES, a child process starts first. The child loads its libraries while this
+    function imports the readers.
+    """
     from loupe.imaging.child_process import READER, ChildProcess
 
     isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
@@ -64,7 +68,7 @@ def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[
 
 
 def get_memory(settings: PhotoSettings) -> int:
-    """Return the maximum bytes for images."""
+    """Return the maximum memory for images in bytes."""
     from loupe.imaging.memory import MEGABYTE, get_default_budget
 
     return get_default_budget() if settings.memory is None else settings.memory * MEGABYTE
@@ -122,7 +126,7 @@ def process_photos(
 def report_outcomes(
     settings: PhotoSettings, found: "PhotoList", outcomes: "Sequence[Outcome]", method: str
 ) -> list[Path]:
-    """Print the results, and a line on standard error for each failed photo; return the written files.
+    """Print the results, and return the written files. With several photos, print failures on standard error.
 
     Args:
         settings: the settings of the step.

@@ -28,7 +28,7 @@ class PhotoList:
 
     Args:
         jobs: the photos, with the files for the results.
-        failures: images that are not processed, with reasons.
+        failures: images, links and folders that are not processed, with reasons.
         others: files that are not images.
     """
 
@@ -39,15 +39,16 @@ class PhotoList:
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """List the photos of the inputs; each photo is also the file for its result."""
-    found = find_photos(inputs, Path(os.devnull, "none"))  # no photo can be in this folder
+    # This folder for results cannot exist, so that the search skips no folder.
+    found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
         if job.photo.is_symlink():
-            found.failures.append((job.photo, "a link, which is not replaced"))
+            found.failures.append((job.photo, "links are not replaced"))
         elif job.photo.suffix.lower() not in FORMATS:
             found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
         else:
-            # Several paths can be the same file.
+            # Several paths can lead to the same file.
             jobs.setdefault(_identify(job.photo), PhotoJob(job.photo, job.photo))
     return PhotoList([*jobs.values()], found.failures, found.others)
 
@@ -56,13 +57,14 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, add
     """List the photos of the inputs and choose a unique file for each result.
 
     Folders are searched recursively, and their results keep the folder structure. With several inputs, each folder
-    has its own subfolder of `out`. Links to folders, and to files outside of a folder, become failures.
+    has its own subfolder of `out`. A link in a folder becomes a failure if it leads to a folder, or to a file outside
+    of the searched folder.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
         suffix: the extension of all results; None keeps the extension of each photo.
-        addition: added to the names of results in a folder.
+        addition: added to the names of results in a folder, before the extension.
 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
@@ -100,7 +102,7 @@ def _expand(text: str) -> list[Path]:
 def _validate_file(out: Path, suffix: str | None) -> None:
     validate_output_file("out", out)
     if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
-        raise UsageError(f"format: must be same or the format of out, {str(out)!r}, got {suffix[1:]}")
+        raise UsageError(f"format: must be 'same' or the format of the file {str(out)!r}, got {suffix[1:]!r}")
 
 
 def _validate_folder(out: Path, single: bool) -> None:
@@ -134,7 +136,7 @@ class _Search:
         self._results, self._suffix, self._addition = out.resolve(), suffix, addition
         self._names: set[str] = set()
         existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
-        # If the file system ignores case, the folder also exists in the other case.
+        # If the file system ignores case, a path with swapped case leads to the same folder.
         self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
@@ -149,7 +151,7 @@ class _Search:
             for name in sorted(folders):
                 try:
                     if (here / name).is_symlink():
-                        failures.append((here / name, "a link to a folder, which is not followed"))
+                        failures.append((here / name, "links to folders are not followed"))
                     elif (here / name).resolve() != self._results:
                         searched_folders.append(name)
                 except OSError as error:
@@ -158,14 +160,14 @@ class _Search:
             for name in sorted(files):
                 try:
                     if (here / name).is_symlink() and not _is_within(here / name, folder):
-                        failures.append((here / name, "a link to a file outside the folder, which is not followed"))
+                        failures.append((here / name, "links to files outside of the folder are not followed"))
                     else:
                         self.add_file(here / name, target / (here / name).relative_to(folder))
                 except OSError as error:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file; if another photo already has the result `out`, the name is numbered."""
+        """Add a file. If another photo already has the result `out`, the new name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -189,10 +191,10 @@ class _Search:
         return name
 
     def _name_result(self, out: Path) -> Path:
-        """Return a name that does not depend on other photos.
+        """Return the name of a result, which does not depend on other photos.
 
-        If the format changes, the name contains both extensions: photo.png.jpg. If a photo already has such a name,
-        the result is photo.png.jpg.jpg.
+        If the format changes, the name contains both extensions: photo.png.jpg. The result of a photo that itself has
+        such a name, photo.png.jpg, is photo.png.jpg.jpg.
         """
         suffix = self._suffix or choose_suffix(out.suffix)
         inner = out.with_name(out.stem)
@@ -206,7 +208,10 @@ class _Search:
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether Pillow or an extra can open a file. ICO is not tried: opening an ICO decodes it."""
+    """Return whether Pillow can open a file, or whether the file begins like HEIF or JPEG XL.
+
+    ICO is not tried, because Pillow decodes an ICO when it opens the file.
+    """
     Image.init()
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -221,4 +226,5 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_within(link: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))  # resolve fails for loops of links
+    # Path.resolve would fail for a loop of links.
+    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))

@@ -11,8 +11,8 @@ from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.overshoot import LimitedOvershoot
 from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
 
-LAYER_BYTES = 32_000_000  # memory per thread for the layers of networks up to `base`
-LARGE_LAYER_BYTES = 52_000_000  # for the layers of `large`
+LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network, except `large`
+LARGE_LAYER_BYTES = 52_000_000  # memory per thread for the layers of `large`
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LoadedModel:
         model_id: the logged model of MLflow, or None.
         evidence: for a champion, the comparison with the previous champion, in one sentence.
         device: the device that runs the network; "" if it is not an ONNX network.
-        layer_bytes: maximum memory for the layers per thread.
+        layer_bytes: maximum bytes for the layers, per thread.
     """
 
     name: str
@@ -56,20 +56,23 @@ class Networks:
         device: str = "auto",
     ) -> None:
         self.scales = sorted(scales)
-        # Called with one line if a network does not run on the requested device
+        # Called with the reason, in one line, if a network does not run on the requested device
         self.report_fallback: Callable[[str], None] = print_error_once
         self._load, self._ensemble, self._device = load, ensemble, device
         self._loaded: dict[Fraction, LoadedModel] = {}
         self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
-        """Return the network with limited overshoot, and count it as used; raise UsageError if loading fails."""
+        """Return the network of a scale factor, and record it as used; raise UsageError if it cannot be loaded.
+
+        The overshoot of networks that upscale is limited.
+        """
         self._used[scale] = loaded = self.get(scale)
         is_filter = isinstance(loaded.model, FilterUpscaler)
         return loaded.model if is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
-        """Return a network without counting it as used; raise UsageError if it cannot be loaded."""
+        """Return a network without recording it as used; raise UsageError if it cannot be loaded."""
         if scale not in self._loaded:
             self._loaded[scale] = self._prepare(self._load(scale))
         return self._loaded[scale]
@@ -85,13 +88,13 @@ class Networks:
 
     @property
     def used_evidence(self) -> list[str]:
-        """For each used champion, its name and the comparison with its predecessor."""
+        """For each used champion, its name and the comparison with the previous champion."""
         used = (self._used[scale] for scale in sorted(self._used))
         return [f"{loaded.name}: {loaded.evidence}" for loaded in used if loaded.evidence]
 
     @property
-    def used_devices(self) -> str:
-        """The devices that ran ONNX networks, comma-separated."""
+    def devices(self) -> str:
+        """The devices of the loaded ONNX networks, comma-separated."""
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:

@@ -28,7 +28,7 @@ from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
 
-RGBA_BYTES = 4  # bytes per pixel; an image with more has 16 bits per sample
+RGBA_BYTES = 4  # bytes per pixel of 8-bit RGBA; an image with more bytes per pixel has 16 bits per sample
 RESULT_BYTES = 4  # bytes per pixel of a result that is encoded as a whole
 MAX_CONCURRENT_PHOTOS = 2  # one photo is read or written while another is transformed
 
@@ -41,7 +41,7 @@ class Transform(Protocol):
         ...
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate the bytes for the computation, without those of the image and of the whole result."""
+        """Estimate the bytes for the computation. The image and the whole result are not included."""
         ...
 
     def __call__(self, image: ImageData) -> ImageStream:
@@ -56,14 +56,14 @@ class ProcessingOptions:
     Args:
         transform: makes the result of one frame or page.
         encoding: the encode options of the files.
-        strip: omit all metadata but the colour space.
+        strip: omit all metadata except the colour space.
         overwrite: replace existing results.
         resume: keep existing results.
         skip_larger: skip photos that are larger than the requested size.
         in_place: replace each photo by its result.
         keep_times: give results the times and permissions of the photos.
         memory: maximum bytes for the images of all photos.
-        readers: one reader per thread; None opens readers.
+        readers: one reader per thread; None opens MAX_CONCURRENT_PHOTOS readers.
     """
 
     transform: Transform
@@ -88,7 +88,7 @@ class Outcome:
         reason: the reason for a failure, or "".
         omitted: names of metadata that the result does not contain.
         assumed_quality: `ImageStream.assumed_quality` of the first image.
-        skipped: whether the photo is larger than the requested size.
+        skipped: whether the photo was skipped, because it is larger than the requested size.
     """
 
     job: PhotoJob
@@ -111,7 +111,8 @@ def process_jobs(
     Args:
         jobs: the photos.
         options: the options for all photos.
-        report_progress: called from any thread with the number of finished photos, a float.
+        report_progress: called from any thread with the number of finished photos. An unfinished photo counts as its
+            finished fraction.
 
     Yields:
         The outcomes, in the order of completion.
@@ -134,7 +135,7 @@ def process_jobs(
 
 
 class _Processor:
-    """Processes single photos in several threads, and sums their progress."""
+    """Processes one photo per call, from several threads, and sums the progress of all photos."""
 
     def __init__(
         self, options: ProcessingOptions, readers: Sequence[PhotoReader], report_progress: Callable[[float], None]
@@ -158,7 +159,7 @@ class _Processor:
         """Process one photo; an error becomes the reason of the outcome."""
         options = self._options
         try:
-            # Path.exists raises an exception for a name that is too long.
+            # Path.exists would raise an exception for a name that is too long.
             if not (options.overwrite or options.in_place) and os.path.exists(job.out):
                 return self._report_existing(job)
             return self._read_and_write(job)
@@ -229,8 +230,9 @@ class _Processor:
             writing = pixels + max(work + RESULT_BYTES * math.prod(largest) * bool(encoded), encoded)
         else:
             writing = pixels + work + encoded
-        # Both this process and the reader's process store the pixels. The next image is decoded during the writing.
+        # Both this process and the reader's process store the pixels.
         reading = max(photo.decoding_bytes, 2 * pixels)
+        # While one of several images is written, the next image is decoded.
         needed = reading + writing if photo.count > 1 else max(reading, writing)
         images = f"{photo.count} images of " if photo.count > 1 else ""
         return needed, f"{images}{largest[0]}x{largest[1]} pixels as {name}"
@@ -241,7 +243,7 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        # If each frame had its own quality, constant pixels of an animation would change.
+        # If the frames of an animation had different qualities, pixels that are equal in all frames would flicker.
         if photo.loop is not None:
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)

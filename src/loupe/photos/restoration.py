@@ -1,4 +1,4 @@
-"""Restores images with any method, and blends the results with the images, optionally with a mask."""
+"""Restores images with any method, and blends the results with the original images, optionally with a mask."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,19 +17,19 @@ from loupe.photos.processing import Transform
 from loupe.photos.sizes import Size
 
 BLEND_PIXELS = 300_000  # strips are blended in parts of about this number of pixels
-BLEND_BYTES = 40  # bytes per pixel of a part
+BLEND_BYTES = 40  # memory to blend a part, in bytes per pixel of the part
 
 
 def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> np.ndarray:
     """Read a mask, uint8 (height, width), and blur its edges.
 
     Args:
-        file: an image.
+        file: an image file.
         feather: the width of the blurred edges in pixels.
         read: a function that reads the first frame or page of a file.
 
     Raises:
-        UsageError: the file is not an image.
+        UsageError: the file cannot be read.
     """
     try:
         pixels = to_8_bits(read(file).pixels)
@@ -41,10 +41,10 @@ def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> 
 
 @dataclass(frozen=True)
 class BlendTransform:
-    """Blends the results of another transform with the images; see `Transform`.
+    """Blends the results of another transform with the original images; see `Transform`.
 
     Args:
-        restore: the other transform; its results have the image's size and can contain floats.
+        restore: the other transform; its results have the size of the images, and can contain floats.
         strength: weight of the restored image, 0 to 1.
         mask: uint8, (height, width): 255 restores a pixel, 0 keeps it. None restores all pixels.
     """
@@ -54,7 +54,7 @@ class BlendTransform:
     mask: np.ndarray | None = None
 
     def compute_size(self, size: Size) -> Size:
-        """Return the size of the image."""
+        """Return `size`, which the restoration does not change."""
         return size
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
@@ -62,7 +62,7 @@ class BlendTransform:
         return self.restore.estimate_memory(size, pixel_bytes) + max(BLEND_PIXELS, size[0]) * BLEND_BYTES
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Restore an image; its rows are computed on demand. Raises PhotoError if the mask has another size."""
+        """Restore an image; rows are computed on demand. Raises PhotoError if the mask has another size."""
         height, width = image.pixels.shape[:2]
         if self.mask is not None and self.mask.shape != (height, width):
             got = f"{self.mask.shape[1]}x{self.mask.shape[0]}"

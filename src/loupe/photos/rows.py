@@ -13,8 +13,8 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.luminance import REC_601, REC_709, compute_relative_luminance
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
-LANCZOS_RADIUS = 3  # source pixels on each side
-SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas; a network reads half as far
+LANCZOS_RADIUS = 3  # Lanczos reads this many source pixels on each side
+SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas: more than the halo of bundled networks
 
 
 class Rows(Protocol):
@@ -22,7 +22,7 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the width and height before rounding: at 3:2, 5 pixels become 7.5, and `size` has 8.
+        extent: the width and height before `size` was rounded up: at 3:2, 5 pixels become 7.5, and `size` has 8.
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class VisibleColours:
         self.height, self.width = pixels.shape[:2]
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows of the pixels' dtype, (bottom - top, width, 1 or 3)."""
+        """Compute rows from `top` to `bottom` (exclusive), (bottom - top, width, 1 or 3), dtype of the pixels."""
         if not self._alpha:
             return self._pixels[top:bottom]
         step = 2**SPREAD_LEVELS
@@ -174,14 +174,14 @@ def resize_bands(
     step_x, step_y = steps
     begin, end = _find_source_rows(top, bottom, step_y, source.height)
     part = source(begin, end)
-    ends = bottom * step_y - begin, width * step_x  # of the area to resize, in pixels of `part`
+    ends = bottom * step_y - begin, width * step_x  # bottom and right end of the area to resize, in pixels of `part`
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # for example, half a pixel at 3:2
+    if any(missing):  # at 3:2, for example, the area can end half a pixel outside of the image
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * step_y - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 
     def resize(band: int) -> np.ndarray:
-        # Floats, because Pillow clips 8-bit values between its two passes.
+        # Pillow would clip 8-bit values between its horizontal and its vertical pass.
         plane = Image.fromarray(part[..., band].astype("float32"))
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 
@@ -194,6 +194,6 @@ def get_weights(luminance: str) -> np.ndarray:
 
 
 def _find_source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
-    """Return the range of source rows that Lanczos reads."""
+    """Return the range of source rows that Lanczos reads for the result rows from `top` to `bottom`."""
     reach = LANCZOS_RADIUS * max(step, 1) + 1
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True)
 class FittedSize:
-    """The size of the upscaled photo, and its size after the crop to the centre."""
+    """The size of the upscaled photo, before and after the crop to the centre."""
 
     upscaled: Size
     cropped: Size
@@ -63,7 +63,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     """
     fitted = _fit(size, box, fit)
     scales = [large / small for large, small in zip(fitted.upscaled, size, strict=True)]
-    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # sizes are rounded
+    if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # 0.01, because sizes are rounded
         error = LargerPhotoError if min(scales) < 1 else PhotoError
         raise error(
             f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
@@ -72,15 +72,15 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
 
 
 def find_uncropped_size(size: Size, result: Size) -> Size:
-    """Return the size of a photo's result before the crop."""
+    """Return the size of a photo's result before the crop; `result` is the size after the crop."""
     return _fit(size, result, "cover").upscaled
 
 
 def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
-    """Choose the smallest scale factor that reaches the size, or else the largest.
+    """Choose the smallest scale factor that reaches the size of the result, or else the largest scale factor.
 
-    Lanczos then resizes the result to the exact size. A second network instead of Lanczos is not better: at 4:1,
-    both methods have a PSNR of 26.36 dB on kodak24.
+    Lanczos then resizes the network's result to the exact size. A second network instead of Lanczos is not better: at
+    4:1, both methods have a PSNR of 26.36 dB on kodak24.
 
     Args:
         size: width and height of the photo.
@@ -102,7 +102,7 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
 
 
 def _fit(size: Size, box: Size, fit: str) -> FittedSize:
-    # The sizes with the photo's aspect ratio and the box's width or height
+    # Two sizes with the photo's aspect ratio: one has the box's width, the other has the box's height.
     by_width, by_height = (scale_size(size, Fraction(large, side)) for large, side in zip(box, size, strict=True))
     if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
         return FittedSize(box, box)

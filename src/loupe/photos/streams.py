@@ -19,7 +19,7 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
 @contextmanager
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
-    """Yield settings with temporary files for `-`; after the block, write the result to the standard output.
+    """Yield settings with temporary files in place of `-`; after the block, write the result to the standard output.
 
     Raises:
         UsageError: there are several photos, or the input is not an image.

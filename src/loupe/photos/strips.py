@@ -25,9 +25,9 @@ from loupe.upscalers.tiling import UpscalingModel
 
 STRIP_ROWS = 128  # rows of the photo per strip, which fit into a core's cache
 MAX_PIXELS_IN_WORK = 8_000_000  # result pixels that all threads compute at a time
-WORK_BYTES = 60  # bytes per pixel of a strip and its margins
-WAITING_COPIES = 3  # of a computed strip; for PNG: the strip, its filtered bytes and its compressed bytes
-RELATIVE_STEPS = 8  # of `_solve_green`; the error is then below 1/255
+WORK_BYTES = 60  # memory to compute a strip, in bytes per result pixel of the strip and its margins
+WAITING_COPIES = 3  # a computed strip can wait as pixels and, for PNG, also as filtered and compressed bytes
+RELATIVE_STEPS = 8  # iterations of `_solve_green`; after them, the error is below 1/255
 
 
 def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel | None) -> Iterator[np.ndarray]:
@@ -37,8 +37,8 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 
     Args:
         pixels: as in `ImageData`.
-        size: Lanczos resizes the network's result to `size.upscaled`; then it is cropped to `size.cropped`.
-        model: the network; None keeps the pixels.
+        size: Lanczos resizes the network's result to `size.upscaled`. Then the result is cropped to `size.cropped`.
+        model: the network; None only crops the image.
 
     Yields:
         Arrays of the pixels' dtype, (rows, width, bands).
@@ -108,7 +108,7 @@ class _StripUpscaler:
 def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, thread_count: int) -> int:
     """Choose the height of strips in rows of the result, so that all threads are busy until the end.
 
-    The network also computes a margin around each strip, which makes thin strips slow.
+    The network also computes a margin around each strip. Therefore thin strips are slow.
 
     Args:
         size: width and height of the upscaled image.

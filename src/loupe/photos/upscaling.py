@@ -30,7 +30,7 @@ def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
 
 
 def upscale_image(image: ImageData, target: Target, networks: Networks) -> ImageStream:
-    """Upscale an image; its rows are computed on demand. Raises PhotoError if it does not fit the target."""
+    """Upscale an image; rows are computed on demand. Raises PhotoError if the size does not fit the target."""
     height, width, bands = image.pixels.shape
     size = compute_size((width, height), target, networks)
     scale = choose_scale((width, height), size.upscaled, networks.scales)
@@ -52,7 +52,8 @@ class UpscaleTransform:
     Args:
         target: the size of the results.
         networks: the networks.
-        jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it; None for the quality of each file.
+        jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it; None uses the quality of the file, or
+            an estimate from the pixels.
     """
 
     target: Target

@@ -1,8 +1,8 @@
-"""Upscales photo files in a separate process of a server, which kills the process if a photo takes too long.
+"""Upscales photo files in a child process of a server. The server kills the process if a photo takes too long.
 
 The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}`. Each line gives the reason
-why a network does not run on the requested device. For each request, it sends `{"progress": fraction}` several times,
-and then the fields of a `PhotoAnswer`.
+why a network does not run on the requested device. For each request, the process sends `{"progress": fraction}`
+several times, and then the fields of a `PhotoAnswer`.
 """
 
 import os
@@ -33,8 +33,8 @@ from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_SMALL_PIXELS, MAX_SMALL_PAGES = 2_000_000, 20  # limits for the result of a small photo
 LOW_MEMORY_PIXELS = 20_000_000  # larger results are encoded with less memory
-NICENESS = 5  # of the process for large photos
-# Parts of the messages of libraries that cannot allocate memory
+NICENESS = 5  # reduces the priority of the process for large photos
+# Texts in the error messages of libraries that cannot allocate memory
 MEMORY_SIGNS = "MemoryError", "alloc", "memory", "new thread", "encoding error 1", "Encoding of color planes failed"
 MIN_AVIF_BYTES = 26  # per pixel of the result; the AVIF encoder fails or crashes with less memory
 RESTART_SHARE = 0.5  # a process that has used this share of its memory ends after the answer
@@ -48,9 +48,9 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        suffix: the suffix of the result; "" keeps the photo's format.
-        max_pixels: maximum pixels of the photo, for all frames or pages.
-        max_result_pixels: maximum pixels of the result, for all frames or pages.
+        suffix: the extension of the result, such as .png; "" keeps the photo's format.
+        max_pixels: maximum pixels of the photo, in all frames or pages together.
+        max_result_pixels: maximum pixels of the result, in all frames or pages together.
         max_pages: maximum number of frames or pages.
         small: decline a photo that is not small.
         figure_size: width and height of a figure that compares photo and result, or None.
@@ -87,7 +87,7 @@ class PhotoAnswer:
 
 
 def serve_files(connections: list[Connection], files: dict[str, str], max_bytes: int, large: bool) -> None:
-    """Answer requests with ONNX networks, whose files are given by scale factor, such as `3/2`."""
+    """Answer requests with ONNX networks. `files` maps scale factors, such as `3/2`, to the paths of the networks."""
     paths = {Fraction(scale): Path(path) for scale, path in files.items()}
     networks = Networks(sorted(paths), lambda scale: LoadedModel(paths[scale].name, OnnxUpscaler(paths[scale])))
     serve_requests(connections[0], lambda: networks, max_bytes, large)
@@ -169,7 +169,7 @@ def _upscale(
         UpscaleTransform(target, networks),
         EncodeOptions(low_memory=result_pixels > LOW_MEMORY_PIXELS),
         overwrite=True,
-        # On Linux, the system limits the memory, so Loupe's estimates, too high for some photos, are not needed.
+        # On Linux, the system limits the memory. Loupe's estimates, which are too high for some photos, are ignored.
         memory=sys.maxsize if STATUS.exists() else max_bytes,
         readers=[PhotoReader(isolated=False)],
     )
@@ -181,7 +181,7 @@ def _upscale(
 
 
 def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
-    """Check the number of pixels of photo and result; return the number of the result."""
+    """Check the number of pixels of the photo and of the result, and return the number of the result."""
     large = [compute_size(size, target, networks).upscaled for size in sizes]
     totals = [sum(width * height for width, height in group) for group in (sizes, large)]
     limits = request.max_pixels, request.max_result_pixels

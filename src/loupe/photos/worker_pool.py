@@ -1,4 +1,4 @@
-"""The two worker processes of a server that upscales photos: for small photos, and for all others."""
+"""The two worker processes of a server that upscales photos: one for small photos, and one for all others."""
 
 import math
 import os
@@ -15,10 +15,10 @@ from loupe.imaging.child_process import ChildProcess
 from loupe.imaging.memory import get_default_budget
 from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
-LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # of the memory budget; the rest is for the server
-MAX_SMALL_BYTES = 4_000_000  # file size of a small photo
-SMALL_TIMEOUT_S = 3.0  # after this elapsed time and CPU time, a photo moves to the process for large photos
-MAX_WAITING = 32  # large photos that wait or are being upscaled
+LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # shares of the memory budget; the rest is for the server
+MAX_SMALL_BYTES = 4_000_000  # maximum file size of a small photo
+SMALL_TIMEOUT_S = 3.0  # a photo that takes this elapsed time and this CPU time moves to the process for large photos
+MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
@@ -93,7 +93,7 @@ class PhotoWorkers:
         """Upscale a photo.
 
         Args:
-            request: the request, without `small`.
+            request: the request; `small` must be False.
             control: decides whether the work must end.
             report: called with the finished fraction.
 
@@ -177,7 +177,7 @@ class _Worker:
     ) -> PhotoAnswer | None:
         """Upscale a photo; return None if the process ended.
 
-        The request fails when its elapsed time and its CPU time both reach `timeout_s`.
+        Raises RequestStoppedError when the elapsed time and the CPU time of the request both reach `timeout_s`.
         """
 
         def check() -> None:

@@ -44,7 +44,7 @@ def run(settings: Restore) -> list[Path]:
                 restore = UpscaleTransform(Target(), networks, settings.quality_override)
             transform = BlendTransform(restore, strength if settings.strength is None else settings.strength, mask)
             outcomes = files.process_photos(settings, photos, transform, readers)
-            method, devices = (networks.used_names, networks.used_devices) if networks else (NON_LOCAL_MEANS, "")
+            method, devices = (networks.used_names, networks.devices) if networks else (NON_LOCAL_MEANS, "")
             photo_runs.log_outcomes(settings, outcomes, method, devices)
             for evidence in networks.used_evidence if networks else ():
                 print_line(evidence, settings.quiet)

@@ -24,7 +24,7 @@ def run(settings: Upscale) -> list[Path]:
             target = Target(settings.scale, settings.box, settings.fit, settings.megapixels)
             transform = UpscaleTransform(target, networks, settings.quality_override)
             outcomes = files.process_photos(settings, photos, transform, readers)
-            photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.used_devices)
+            photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.devices)
             for evidence in networks.used_evidence:
                 print_line(evidence, settings.quiet)
             return files.report_outcomes(settings, photos, outcomes, networks.used_names)

@@ -188,7 +188,7 @@ def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fractio
 
     None means an unknown dataset. Instead of its splits, the SEEN_SPLITS of the gate dataset are excluded.
     """
-    seen = np.concatenate([(dataset or gate).read_photos(SEEN_SPLITS) for dataset in datasets])
+    seen = np.concatenate([(dataset or gate).read_photo_hashes(SEEN_SPLITS) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)
     photos = pairs.read_column("sha256")
     unseen = np.setdiff1d(photos, seen)[:MAX_PHOTOS]

@@ -16,11 +16,11 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # input pixels around a block that affect its result (Lanczos)
+MARGIN = 4  # the result of a block depends on up to this many input pixels around the block (Lanczos)
 
 
 class FilterUpscaler:
-    """A filter of Pillow in floating point.
+    """Upscales with one of Pillow's filters, in floating point.
 
     With nearest at 3:2, every third result pixel is exactly between two input pixels. Pillow's choice depends on the
     position, so results of tiles can differ from results of the whole image.
@@ -59,7 +59,7 @@ def get_references(scale: Fraction) -> tuple[str, str]:
 
 
 def compute_filter_weights(name: str, scale: Fraction) -> np.ndarray:
-    """Compute the weights of a filter for one block, by filtering images with a single white pixel.
+    """Compute the weights of a filter for one block, by filtering images that are 0 except for one pixel.
 
     Returns:
         float32, (window * window, p * p), where window = q + 2 MARGIN.

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 def find_file(size: str, scale: Fraction) -> Path:
-    """Return the file of the network of a size (one of BUNDLED_SIZES), or raise UsageError."""
+    """Return the file of the network of this size (one of BUNDLED_SIZES) and scale factor, or raise UsageError."""
     available = list_scales(size)
     if scale not in available:
         rule = ", ".join(format_value(found) for found in available)

@@ -21,7 +21,7 @@ class Geometry:
         q: side of an input block.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: pixels around a block on which its result depends, a multiple of q.
+        halo: the result of a block depends on up to this many pixels around the block; a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
         condition: `jpeg` if the inputs have a second channel with the strength of JPEG artefacts (see
             `imaging.jpeg_quality.compute_strength`), otherwise `none`.
@@ -46,9 +46,10 @@ class Geometry:
 
     @property
     def name(self) -> str:
-        """The geometry as the name of a Keras model, which every file format keeps without custom classes.
+        """The geometry as text, used as the name of the Keras model.
 
-        Keras does not save attributes, and tags of MLflow are lost if the file is copied.
+        Every file format keeps this name. Keras does not save attributes, and MLflow's tags are lost if the file is
+        copied.
         """
         condition = "" if self.condition == "none" else f".{self.condition}"
         return f"loupe.q{self.q}.p{self.p}.side{self.min_side}.halo{self.halo}.{self.luminance}{condition}"

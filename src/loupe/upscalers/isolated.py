@@ -2,9 +2,9 @@
 
 A network of a few hundred bytes can run forever, or allocate gigabytes.
 
-The child first sends the name of the geometry, the device, and the reason for a device that was not requested. Then
-it answers requests on all connections. A request or answer is the shape and the float32 values of an image. After
-an error, the child does not answer further requests on the connection.
+The child first sends the name of the geometry, the device that it uses, and the reason if this is not the requested
+device. Then it answers requests on all connections. A request or answer is the shape and the float32 values of an
+image. After an error, the parent stops the child.
 """
 
 import queue
@@ -84,10 +84,10 @@ class IsolatedOnnxUpscaler:
             self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer. After an error, stop the process: the next call would read the rest of this answer."""
+        """Receive an answer. After any error, stop the child: the next call could read the rest of this answer."""
 
         def check() -> None:
-            if is_signalled():  # the step can end only after this thread
+            if is_signalled():  # a signal is ending the step, which waits for this thread
                 raise PhotoError(f"model: {self._name!r} was stopped")
 
         try:
@@ -104,7 +104,7 @@ class IsolatedOnnxUpscaler:
             raise
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for an ended process."""
+        """Return the error for a child that has ended."""
         if self._child.stop_and_check_cpu_limit():
             return PhotoError(f"model: {self._name!r} takes too long")
         return PhotoError(f"model: {self._name!r} cannot be used: onnxruntime crashed, or needed too much memory")

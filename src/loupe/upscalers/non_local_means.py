@@ -13,12 +13,13 @@ from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # pixels around a part of an image on which its result depends
+MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3  # mirrored pixels on each side of an image
 COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
-PATCH_PIXELS = 25  # divisor of the distance, as in scikit-image for patches of 5x5 pixels
-BANDWIDTH = 0.7  # distance with the weight 1/e, relative to the noise; better on kodak24 than 0.4, 0.6 and 0.8
-LARGEST_DISTANCE = 5.0  # relative to the distance with the weight 1/e; larger distances get the weight 0
+# A distance is a sum over 16 pixels, but is scaled as a sum over 25, as in scikit-image for patches of 5x5 pixels.
+PATCH_PIXELS = 25
+BANDWIDTH = 0.7  # multiple of the noise that determines `unit_distance`; better on kodak24 than 0.4, 0.6 and 0.8
+LARGEST_DISTANCE = 5.0  # as a multiple of `unit_distance`; larger distances get the weight 0
 
 
 def denoise(image: np.ndarray, noise: float) -> np.ndarray:
@@ -38,17 +39,21 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0))
     padded = np.pad(planes, ((0, 0), (PAD, PAD), (PAD, PAD)), mode="reflect")
     weight_sum, weighted_planes = np.ones((height, width), "float32"), planes.copy()
-    # The mean distance that noise causes, and the distance with the weight 1/e
+    # `noise_distance` is the mean distance that noise causes, and is subtracted from each distance. The weight is 1/e
+    # where the remaining distance is `unit_distance`.
     noise_distance = np.float32(2 * noise**2 * channels * COMPARED_PIXELS)
     unit_distance = np.float32(channels * (BANDWIDTH * max(noise, 1e-4)) ** 2 * PATCH_PIXELS)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
+        # The initial sums contain the zero shift. Each other skipped shift is added with the opposite shift, which
+        # has equal weights.
         if (right, down) <= (0, 0):
-            continue  # added with the opposite shift, which has equal weights
+            continue
         top, bottom = min(0, -down), max(height, height - down)
         distances = _sum_squared_differences(padded, (top, bottom), (-right, width), (down, right)) - noise_distance
         weights = np.exp(-np.maximum(distances, 0) / unit_distance)
         weights[weights < np.exp(-LARGEST_DISTANCE)] = 0
-        # A shift, and the position of the first pixel of the image in `weights`
+        # Both directions of the shift. y, x: the shift. row, column: the position in `weights` of the weight of the
+        # image's top left pixel.
         for y, x, row, column in ((down, right, -top, right), (-down, -right, -top - down, 0)):
             weight = weights[row : row + height, column : column + width]
             weight_sum += weight
@@ -58,7 +63,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
 
 
 class NonLocalMeans:
-    """Non-local means as a model of the scale factor 1:1, with the estimated noise of each image."""
+    """Non-local means as a model of the scale factor 1:1. The noise of each image is estimated."""
 
     def __init__(self, luminance: str) -> None:
         q, p = get_block_sides(Fraction(1))
@@ -72,10 +77,10 @@ class NonLocalMeans:
 def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
-    The noise is proportional to the mean response of a filter that ignores flat and evenly sloped parts (Immerkær
+    The noise is proportional to the mean response of a filter that ignores flat areas and uniform gradients (Immerkær
     1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function computes the mean
-    response of 64 parts of the image, and takes the 12.5 % quantile. It omits parts whose response is mostly 0, such
-    as a white border.
+    response of each of up to 64 parts of the image, without zeros, and takes the 12.5 % quantile of these means. It
+    omits parts whose response is mostly 0, such as a white border.
 
     Args:
         grey: (height, width), of any range.
@@ -104,7 +109,8 @@ def _sum_squared_differences(
 
     Args:
         padded: the image with PAD mirrored pixels on each side, (channels, height, width).
-        rows: the first row of the image, and the row after the last row.
+        rows: the first row of the result, and the row after its last row. Row 0 is the first row of the image without
+            mirrored rows.
         columns: the same for columns.
         shift: down and right.
     """

@@ -12,8 +12,8 @@ from loupe.errors import UsageError, describe_error
 from loupe.upscalers.geometry import Geometry
 
 CPU = "cpu"
-# onnxruntime's providers and their options. TF32 would change pixels. By default, CUDA would measure all algorithms
-# for each tile size.
+# onnxruntime's providers and their options. TF32 would change pixels. Without HEURISTIC, CUDA would measure the speed
+# of all convolution algorithms for each tile size.
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     CPU: ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
@@ -30,16 +30,17 @@ class OnnxUpscaler:
 
     Attributes:
         device: the device that runs the network.
-        fallback: one line with the reason if `device` is not the requested device, or "".
+        fallback: why the CPU replaces the requested device, in one line; "" if the CPU does not replace it.
 
     Args:
         file: ONNX file with the geometry in its metadata, from `models.onnx_export.export`.
-        threads: threads per image; 0: one per core. For several images, calls from several Python threads with one
-            thread each are faster.
+        threads: onnxruntime's threads per image; 0: one per core. For several images, it is faster to call this
+            object from several Python threads, with `threads=1`.
         device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
 
     Raises:
-        UsageError: the file is not an ONNX network of this geometry, or onnxruntime is incomplete.
+        UsageError: the file is not an ONNX network, its metadata has no valid geometry, its result has another shape
+            than the geometry requires, or onnxruntime is incomplete.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
@@ -49,7 +50,7 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            # The context is onnxruntime's error, without the file name.
+            # The context is onnxruntime's error, to which `_load` adds the file name.
             reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
@@ -73,18 +74,19 @@ class OnnxUpscaler:
 
     def _validate_result(self, file: Path) -> None:
         side, scale = self.geometry.min_side, self.geometry.scale
+        shape = (1, side, side, self.geometry.channels)
         try:
-            result = self(np.zeros((1, side, side, self.geometry.channels), "float32"))
+            result = self(np.zeros(shape, "float32"))
         except Exception as error:
-            raise UsageError(f"model: {str(file)!r} must take grey images: {describe_error(error)}") from None
+            raise UsageError(f"model: {str(file)!r} must take float32 {shape}: {describe_error(error)}") from None
         expected = (1, int(side * scale), int(side * scale), 1)
         if result.shape != expected or result.dtype != np.float32:
             got = f"{result.dtype} {result.shape}"
-            raise UsageError(f"model: {str(file)!r} must return float32 {expected} for a grey image, got {got}")
+            raise UsageError(f"model: {str(file)!r} must return float32 {expected} for float32 {shape}, got {got}")
 
 
 def _choose_device(setting: str) -> tuple[str, str]:
-    """Return the device to try, and one line with the reason if it is not the requested device.
+    """Return the device to try, and the value of `OnnxUpscaler.fallback`.
 
     Raises:
         UsageError: onnxruntime is incomplete.
@@ -93,7 +95,7 @@ def _choose_device(setting: str) -> tuple[str, str]:
 
     try:
         available = onnxruntime.get_available_providers()
-    except AttributeError:  # after uninstalling one of two packages of onnxruntime
+    except AttributeError:  # one of two packages of onnxruntime was uninstalled
         raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
     if setting == "auto":
         return next((device for device in AUTO_DEVICES if PROVIDERS[device][0] in available), CPU), ""
@@ -107,7 +109,7 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors
+    options.log_severity_level = 4  # log only fatal errors
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False  # True would double the memory if the sizes of images differ
     # Threads that spin while they wait would take the cores that process the colour of the image.
@@ -115,7 +117,7 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     if device == CPU:
         return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
     onnxruntime.set_default_logger_severity(4)
-    with redirect_stdout(io.StringIO()):  # hints of onnxruntime
+    with redirect_stdout(io.StringIO()):  # hides hints of onnxruntime
         onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(
             file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0

@@ -97,7 +97,7 @@ def _validate_tensor(tensor: Fields) -> None:
 
 
 def _count_values(number: int, parts: list[int | memoryview]) -> int:
-    """Count the values of a numeric field with this field number."""
+    """Count the values of a numeric field; `number` is its field number."""
     if number == FLOATS:
         return sum(len(part) // 4 if isinstance(part, memoryview) else 1 for part in parts)
     return len(_read_integers(parts))

@@ -12,11 +12,11 @@ import numpy as np
 
 from loupe.upscalers.tiling import UpscalingModel
 
-RANGE_RADIUS = 1  # in pixels, of the window whose lowest and highest value limit a pixel
-FLAT_RADIUS = 5  # in pixels, of the window in which flat areas are searched
+RANGE_RADIUS = 1  # radius in pixels of the window whose lowest and highest value limit a result pixel
+FLAT_RADIUS = 5  # radius in pixels of the window that is searched for line art
 OVERSHOOT = np.float32(0.12)  # allowed overshoot, as a share of the window's range; Lanczos reaches this share
-LEVEL = np.float32(2 / 255)  # a grey level of 8 bits
-MIN_EXCESS = np.float32(1.5) * LEVEL  # smaller changes are hardly visible
+LEVEL = np.float32(2 / 255)  # one grey level of 8 bits, in [-1, 1]
+MIN_EXCESS = np.float32(1.5) * LEVEL  # added to the allowed overshoot; smaller changes are hardly visible
 # A window shows line art if two conditions hold. At least FLAT_SHARE of its pixels have exactly its lightest (or
 # darkest) value. Of the pixels within NEAR_RANGE of this value, at least EQUAL_SHARE have exactly this value. In
 # photos, noise causes values that are near, but not equal.
@@ -25,7 +25,7 @@ CHUNK = 4096  # windows per batch
 
 
 class LimitedOvershoot:
-    """A model whose overshoot next to flat areas of an image is limited."""
+    """A model whose overshoot is limited where the image shows line art."""
 
     def __init__(self, model: UpscalingModel) -> None:
         geometry = model.geometry

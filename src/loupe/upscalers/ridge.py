@@ -15,7 +15,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # their millions of blocks suffice for 81 to 100 weights per pixel
+FIT_IMAGES = 2048  # the millions of blocks of these images suffice for 81 to 100 weights per result pixel
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -45,7 +45,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
         products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
-    except np.linalg.LinAlgError:  # alpha=0 and nearly equal images
+    except np.linalg.LinAlgError:  # a singular matrix: alpha=0 and nearly equal images
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
 
 
@@ -71,7 +71,7 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
     except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
-        # For a zip archive, np.load returns an object without a shape.
+        # AttributeError: for a zip archive, np.load returns an object without a shape.
         raise LoupeError(
             f"ridge: {str(file)!r} is not a ridge of {format_value(scale)}: {describe_error(error)}"
         ) from None

@@ -51,7 +51,7 @@ class SelfEnsemble:
 def upscale(
     model: UpscalingModel, images: np.ndarray, recompose: str = "concatenate", tile: int = TILE
 ) -> np.ndarray:
-    """Upscale images of any size from 1x1.
+    """Upscale images of any size, at least 1x1.
 
     Args:
         model: a network or a baseline.
@@ -129,7 +129,7 @@ def upscale_rows(
 def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
-    The distance between shifts is the largest divisor of q, up to q/2, that is a whole number of result pixels.
+    The distance between shifts is the largest divisor of q, up to q/2, that the scale factor maps to whole pixels.
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]

@@ -57,7 +57,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     block_on_close = False
 
     def handle_error(self, request: Any, address: Any) -> None:
-        """Do not print the traceback of a closed connection."""
+        """Do not print tracebacks: most errors are connections that the browser has closed."""
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -21,7 +21,7 @@ from loupe.web.guard import MAX_FILE_BYTES
 from loupe.web.storage import LIFETIME_S
 
 MAX_PHOTO_PIXELS = 30_000_000  # in all frames or pages of a photo
-MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder reads the result for the comparison
+MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder, which accepts at most MAX_PIXELS, reads the result for the comparison
 MAX_PAGES = 500
 MAX_PREVIEW = 870, 660  # width and height in pixels, for a screen 1280 pixels wide
 MAX_QUEUED = 60  # waiting photos of all visitors
@@ -33,7 +33,7 @@ Upscales a photo with a trained network. The result has the format and the metad
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
 {MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(SUFFIXES)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
-# The fonts of the visitor's machine: nothing is downloaded.
+# The page uses fonts of the visitor's machine, so that the browser downloads no fonts.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
 STYLE = f"""{COMPARISON_STYLE}
 .gradio-container {{ max-width: 1300px !important; margin: 0 auto; }}
@@ -52,7 +52,7 @@ class Visitors:
 
     @contextmanager
     def serve(self, session: str) -> Iterator[Control]:
-        """Yield a control that ends the work for a visitor after TIMEOUT_S or by `cancel_session`."""
+        """Yield a control that ends the work for a visitor after TIMEOUT_S, or when `cancel_session` is called."""
         control = Control(TIMEOUT_S)
         with self._lock:
             self._controls.setdefault(session, set()).add(control)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # of an uploaded file
-MAX_FORM_BYTES = 10_000  # of the rest of the upload form
-MAX_BODY_BYTES = 100_000  # of other requests
+MAX_FILE_BYTES = 100 * 2**20  # maximum size of an uploaded file
+MAX_FORM_BYTES = 10_000  # maximum size of the rest of the upload form
+MAX_BODY_BYTES = 100_000  # maximum body of a request that is not an upload
 BODY_TIMEOUT_S = 300.0
 UPLOAD_ROUTE = "/gradio_api/upload"
 STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser reads these until the result arrives
@@ -129,7 +129,7 @@ class DemoGuard:
             self._uploading_bytes -= size
 
     async def _serve_stream(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a stream of events, and end the work when the visitor closes it."""
+        """Serve a stream of events, and end the work when the visitor closes the stream."""
         query = parse_qs(scope["query_string"].decode("latin-1"))
         session = query.get("session_hash", [scope["path"].rpartition("/")[2]])[0]
         disconnected = asyncio.Event()
@@ -154,7 +154,7 @@ class DemoGuard:
 async def _refuse(status: int, reason: str, send: "Send") -> None:
     content = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    headers.append((b"connection", b"close"))  # the body is not read: it may be endless
+    headers.append((b"connection", b"close"))  # the server does not read the body, which may be endless
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
@@ -169,7 +169,7 @@ def _get_size(scope: "Scope") -> int:
 
 def _parse_host(host: str) -> str:
     """Return the name or address in a Host header; "" for a malformed header."""
-    if set(host) & set("/?#@"):  # `urlsplit` would accept them
+    if set(host) & set("/?#@"):  # `urlsplit` would accept these characters
         return ""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")

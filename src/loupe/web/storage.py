@@ -11,14 +11,17 @@ MIN_LIFETIME_S = 60.0  # newer files may be in use
 
 def delete_old_files(folder: Path, before: float) -> None:
     """Delete files and empty folders that were last changed before a time."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # content before its folder
-        with suppress(OSError):  # not empty, or moved
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
+        with suppress(OSError):  # the folder is not empty, or the path was moved
             if path.stat().st_mtime < before:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until `more_bytes` fit; return False if the remaining files are too new."""
+    """Delete the oldest files until `more_bytes` fit, and return whether they fit.
+
+    Files that are newer than MIN_LIFETIME_S are not deleted.
+    """
     files = []
     for path in folder.rglob("*"):
         with suppress(OSError):
