@@ -72,7 +72,7 @@ def test_compiled_steps_equal_single_steps(
 ) -> None:
     monkeypatch.setattr(compiled_steps, "LOOP_CONVOLUTIONS_ON_CPU", where != "one step per call")
     if where == "batches cut on the host":
-        monkeypatch.setattr(compiled_steps, "DEFAULT_IMAGE_BYTES", 0)
+        monkeypatch.setattr(compiled_steps, "DEFAULT_MAX_IMAGES_BYTES", 0)
     expected, expected_losses = train_in_single_steps(name)
     weights, losses = train(CompiledSteps, pairs, SETTINGS[name], [range(7), range(7, STEPS)])
     assert losses == pytest.approx(expected_losses, rel=1e-4)

@@ -20,7 +20,7 @@ THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes the default of a field: a share of `steps`, or None with `flops`."""
+    """Return a function that computes the default of a field: `share(steps)`, at least 1, or None with `flops`."""
     return lambda data: None if data.get("flops") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -50,9 +50,9 @@ class GradientTrain(Train):
     """Settings of a network that is trained by gradient descent.
 
     A subclass sets these class attributes:
-        MODULE: the module with the functions `add_body` and `compute_blocks` of the network; see
-            `loupe.models.convolutional`. The module is imported when the network is built, because it imports Keras.
-        NAME_FIELDS: the fields in the names of runs.
+        MODULE: the name of the module with the functions `add_body` and `compute_blocks` of the network; see
+            `loupe.models.convolutional`. The module imports Keras, so it is not imported before the network is built.
+        NAME_FIELDS: the fields whose values are part of the names of runs.
         USES_XLA: whether XLA makes a training step faster with TensorFlow on a CPU.
     """
 

@@ -88,7 +88,7 @@ def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_best_run(rows: pd.DataFrame) -> Any:
-    """Find the run with test scores and the lowest validation mae, or None."""
+    """Find the run with the lowest validation mae among the runs with test scores, or None."""
     ranking = rank_runs(rows)
     scored = ranking[ranking["metrics.test/mae"].notna()] if "metrics.test/mae" in ranking else ranking[:0]
     return scored.iloc[0] if len(scored) else None

@@ -20,7 +20,8 @@ DASHES = ("-", "--", "-.", ":", "-", "--", "-.")
 NETWORK_METRICS = ("val/best_mae", "test/mae")  # other metrics are errors of baselines
 WIDTH, DPI = 8, 100  # inches, pixels per inch
 FONT_SIZE = 11
-CURVE_SHARES = np.linspace(0, 1, 65)  # 4 per interval of a curve with 17 points
+# A curve is drawn at these shares of the steps: 4 shares per interval of a curve with 17 points.
+CURVE_SHARES = np.linspace(0, 1, 65)
 
 
 def encode_png(figure: Figure) -> bytes:
@@ -32,12 +33,12 @@ def encode_png(figure: Figure) -> bytes:
 
 
 def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seeds") -> ReportImage | None:
-    """Draw the mean validation mae of arms (see docs/sweeps.md) over the budget, and its range.
+    """Draw the mean and the range of the validation mae of arms (see docs/sweeps.md) over the share of the steps.
 
     Args:
         name: stem of the file name.
         runs: rows of each arm, by label.
-        groups: name of the values in the range.
+        groups: what the mean and the range cover, for the caption.
 
     Returns:
         The chart, or None if no run has a curve.
@@ -101,7 +102,7 @@ def _format_axes(axes: Any, x_label: str, y_label: str) -> None:
 
 
 def _resample_curves(rows: pd.DataFrame) -> np.ndarray:
-    """Resample the learning curves of an arm without their first points: (runs, len(CURVE_SHARES)).
+    """Resample the learning curves of an arm: (runs, len(CURVE_SHARES)), NaN before the second point of a curve.
 
     Runs with the same budget can have different numbers of steps, so points are placed by their share of the steps.
     """

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loupe.config.fields import format_value
 
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
-# Fields of the text of a surprise: the values of the weakest comparison, their difference, and the steps of the runs
+# Fields of the text of a surprise: both values of the weakest comparison, their difference, steps of runs, budget
 TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
 
 
@@ -25,7 +25,7 @@ Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
 class Surprise(BaseModel):
-    """Text and figure for the report page, used only if the claim has this outcome; see docs/sweeps.md."""
+    """Text and figure for the report page, used only if the claim has the outcome `outcome`; see docs/sweeps.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

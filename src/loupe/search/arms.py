@@ -35,10 +35,10 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs on one dataset, with columns `settings.*` and `metrics.*`.
 
     Returns:
-        The newest run per point and seed. If there are more old runs with a budget in seconds than runs with a budget
-        in FLOPs, these are the old runs. The columns are those of `table`, `seed` and the keys of [search] (None if
-        the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without the
-        first seed. If the sweep is not a grid, the table is empty.
+        The newest run per point and seed. Old runs with a budget in seconds are not mixed with runs with a budget in
+        FLOPs: the larger selection is returned. The columns are those of `table`, `seed` and the keys of [search]
+        (None if the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without
+        the first seed. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -57,7 +57,7 @@ def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _read_setting(rows: pd.DataFrame, name: str) -> pd.Series:
-    """Return the texts of a setting, with None for a missing value and for `none`."""
+    """Return the texts of a setting. `none` becomes a missing value (`isna`)."""
     texts = rows.get(f"settings.{name}", pd.Series(index=rows.index, dtype=object))
     return texts.where(texts != "none")
 
@@ -121,7 +121,7 @@ def _make_key(texts: frozenset[tuple[str, str]]) -> str:
         fields["flops"] = seconds
     try:
         return _join_settings(parse_settings("train", fields).to_texts())
-    except SettingsError:  # an old field or value
+    except SettingsError:  # an old run can have a field or a value that no longer exists
         return _join_settings(fields)
 
 

@@ -7,11 +7,12 @@ from typing import Annotated
 from optuna.trial import FrozenTrial
 from pydantic import AfterValidator
 
+# The metrics of a run, by their names in a constraint
 METRICS = {
     "weights": "weights",
     "macs_per_pixel": "macs_per_pixel",
     **{f"val/{score}": f"val/best_{score}" for score in ("mae", "mse", "psnr")},
-}  # the metric of a run by its name in a constraint
+}
 
 
 def _parse_constraint(text: str) -> tuple[str, str, float]:
@@ -23,7 +24,8 @@ def _parse_constraint(text: str) -> tuple[str, str, float]:
         parsed = "", "", math.nan
     if parsed[1] not in ("<=", ">=") or not math.isfinite(parsed[2]):
         raise ValueError(
-            f"must be <metric> <= <number> or >=, of the metrics {', '.join(METRICS)}, got {text[:80]!r}"
+            f"must be <metric> <= <number> or <metric> >= <number>, with one of the metrics {', '.join(METRICS)}, "
+            f"got {text[:80]!r}"
         )
     return parsed
 
@@ -39,7 +41,7 @@ Constraint = Annotated[str, AfterValidator(_format_constraint)]
 
 
 def compute_violations(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return by how much the metrics of a run violate each constraint; 0 or less if they satisfy it."""
+    """Return by how much the metrics of a run violate each constraint; 0 or less means that they satisfy it."""
     parsed = {text: _parse_constraint(text) for text in constraints}
     return {
         text: (metrics.get(name, math.nan) - limit) * (1 if operator == "<=" else -1)

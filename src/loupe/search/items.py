@@ -29,7 +29,7 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no open trial, with their fixed parameters."""
+        """Yield the items that have not ended and have no open trial, with the parameters that are not sampled."""
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
@@ -52,7 +52,10 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the best point of an arm with the first seed; None if a point has not ended, or none is feasible."""
+        """Return the point of an arm with the lowest loss for the first seed.
+
+        Return None if a point of the arm has not ended, or if no point is feasible.
+        """
         trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials_of_points)):
             return None

@@ -14,7 +14,9 @@ from optuna.trial import TrialState
 
 
 def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[str]) -> dict[str, Figure]:
-    """Plot the history, slices, parallel coordinates and parameter importances of a study, and its Pareto front.
+    """Plot the history, slices, parallel coordinates and parameter importances of a study.
+
+    For a study with two objectives, also plot the Pareto front.
 
     Args:
         study: the study.
@@ -22,7 +24,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
         objectives: the names of the objectives.
 
     Returns:
-        Figures by name; {} with fewer than two complete trials.
+        Figures by name; {} with fewer than two complete trials, or without a parameter to plot.
     """
     from optuna.visualization import matplotlib as plots
 

@@ -7,12 +7,12 @@ from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.values import Range
 
 CURVE_POINTS = 17  # points of a learning curve by default
-# Generations of NSGA-II, and trials per generation
+# Number of generations of NSGA-II, and maximum number of trials per generation
 GENERATIONS, MAX_POPULATION = 5, 50
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the parameters of a trial: enqueued values, or the sampler's."""
+    """Return the parameters of a trial. Parameters that were not enqueued get values of the sampler."""
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):
@@ -28,7 +28,7 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed of a trial; a sampler uses the same seed for all trials."""
+    """Return the seed with which a trial trains its network. Without a grid, all trials have the same seed."""
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
@@ -55,7 +55,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 
 
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
-    """Return the pruner of a sweep; its steps are points of the learning curve."""
+    """Return the pruner of a sweep. A step of the pruner is a point of the learning curve."""
     if sweep.study.pruner == "median":
         # Prunes from point 2 of a curve, when 4 other trials are complete
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)

@@ -1,8 +1,8 @@
 """The Optuna study of a sweep: enqueues trials, assigns each trial to one worker, and ranks the results.
 
-The sweep's process enqueues one trial per item (see `items`). A worker claims a trial before the training. The item
-of a crashed worker is enqueued again, and continues from the checkpoint. Optuna's own retries are not used, because
-they do not support a journal file, the default storage.
+The sweep's process enqueues one trial per item (see `items`). A worker claims a trial before the training. If a
+worker crashes, its item is enqueued again, and the new trial continues from the checkpoint. Optuna's own retries are
+not used, because they do not support a journal file, the default storage.
 """
 
 import heapq
@@ -99,7 +99,8 @@ class SweepStudy:
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
-        Optuna reads all unfinished trials from a database per request. Therefore at most `max_waiting` trials wait.
+        For each request, Optuna reads all unfinished trials from a database. Therefore at most `max_waiting` trials
+        wait.
         """
         free_places = max_waiting - self.count_waiting()
         if free_places <= max_waiting // 2:
@@ -133,7 +134,7 @@ class SweepStudy:
     def to_frame(self) -> pd.DataFrame:
         """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters.
 
-        In a sweep with constraints, a row also contains the constraints that the trial violates, or "".
+        In a sweep with constraints, the column VIOLATED lists the constraints that a trial violates.
         """
         rows = []
         for trial in self._list_trials():
@@ -153,7 +154,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker; return None if none waits (`Study.ask` would create one).
+        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
 
         Args:
             owner: tags of the worker's process.
@@ -166,8 +167,8 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
-                continue  # another worker finished it, or this claim took longer than CLAIM_TIMEOUT_S
-            # The sampler's seed is the trial's number, so that every process chooses the same point for this trial.
+                continue  # the trial has ended: another worker was faster, or this claim exceeded CLAIM_TIMEOUT_S
+            # The sampler's seed derives from the trial's number: every process chooses the same point for this trial.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -175,7 +176,7 @@ class SweepStudy:
     def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial as complete with a value per objective, or as pruned; return False if it had already ended.
 
-        An ended trial can still be in training: the sweep ends it as ORPHANED if its worker seems to have crashed.
+        The sweep ends a trial as ORPHANED if its worker seems to have crashed. This worker may still be training.
         """
         try:
             self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)
@@ -194,7 +195,7 @@ class SweepStudy:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """Fail and return the running trials whose worker crashed, or that have no owner for CLAIM_TIMEOUT_S.
+        """End trials whose worker crashed, or that have run without an owner for CLAIM_TIMEOUT_S, and return them.
 
         Args:
             is_alive: returns whether the owner of a trial is alive.
@@ -203,7 +204,7 @@ class SweepStudy:
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:
                 is_orphan = not is_alive(trial)
-            else:  # the trial's start time is from another machine's clock, so it is not used
+            else:  # measured here, because the trial's start time can come from another machine's clock
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
             if is_orphan:
                 self.fail_trial(trial, ORPHANED)
@@ -214,8 +215,8 @@ class SweepStudy:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
         Trials of a grid are ranked by the number of complete seeds of their point, the mean value of the point, and
-        their own value. The value at the last point of the curve decides between trials of equal value, such as
-        networks that did not improve.
+        their own value. The last value of the learning curve decides between trials of equal value, such as networks
+        that did not improve.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
@@ -233,7 +234,10 @@ class SweepStudy:
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
-        """Return whether a feasible trial with this value could be one of the `keep` best, or of the Pareto front."""
+        """Return whether a feasible trial with this value could be one of the `keep` best.
+
+        With two objectives, return True, because the first value does not show whether the trial is in the front.
+        """
         if self.sweep.has_front:
             return True
         keep = self.sweep.study.keep
@@ -265,7 +269,7 @@ class SweepStudy:
 
 
 def _describe_difference(existing: str | None, space: str) -> str:
-    """Return the first difference of two results of `SweepFile.describe_space`, or ""."""
+    """Return the first difference of two results of `SweepFile.describe_space` in brackets; "" if none is found."""
     try:
         old, new = json.loads(existing or ""), json.loads(space)
         for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):
@@ -273,6 +277,6 @@ def _describe_difference(existing: str | None, space: str) -> str:
                 if old_table.get(key) != new_table.get(key):
                     values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
                     return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
-    except (ValueError, AttributeError):  # another program changed the text
+    except (ValueError, AttributeError):  # the text in the study is missing, or another program wrote it
         pass
     return ""

@@ -13,12 +13,13 @@ BEST_RUN_TAG = "loupe.best_run"
 
 
 def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str | None:
-    """Log the table of trials, Optuna's plots and the best run; return the id of this run, or None.
+    """Log the table of trials, Optuna's plots and the best run; return the id of the best run, or None.
 
     Args:
         study: the study.
         seconds: the duration of the sweep.
-        worker_seconds: the run time of all workers; the metric `overhead` is its share outside of trials.
+        worker_seconds: the run time of all workers together. The metric `overhead` is the share of this time that is
+            not training or scoring.
     """
     table = study.to_frame()
     records.log_table(table, "trials.json")
@@ -48,7 +49,7 @@ def check_failures(study: SweepStudy) -> None:
 
 
 def delete_other_models(study: SweepStudy) -> list[str]:
-    """Delete the models of all trials but the best (`keep` trials, or the Pareto front); return the best run ids."""
+    """Delete all models except those of the `keep` best trials or the Pareto front; return the ids of kept runs."""
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from loupe.errors import UsageError, describe_error
 
-WRITE_TIMEOUT_S = 2.0  # wait for an incomplete record; after it, the workers of a killed sweep have ended
+WRITE_TIMEOUT_S = 2.0  # time in which a running process must complete its last record
 LOCK_TIMEOUT_S = 60.0  # maximum wait for a locked SQLite database
 RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database, such as during a restart
 RETRY_INTERVAL_S = 1.0
@@ -67,7 +67,7 @@ def retry_database(work: Callable[[], Result], timeout: float = RETRY_TIMEOUT_S)
 
 
 def _lock_database(connection: Connection) -> None:
-    """Lock SQLite, so that Optuna assigns each trial to one worker."""
+    """Lock the SQLite database at the start of a transaction, so that Optuna assigns each trial to one worker."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -75,7 +75,7 @@ def check_journal(file: Path) -> None:
     """Raise UsageError unless a file starts like an Optuna journal, is empty, or does not exist."""
     if len(os.fsencode(file.name)) > MAX_NAME_BYTES:
         raise UsageError(f"storage: must have a file name of at most {MAX_NAME_BYTES} bytes, got {file.name!r}")
-    is_other = file.exists() and not file.is_dir() and not file.is_file()  # a FIFO would block
+    is_other = file.exists() and not file.is_dir() and not file.is_file()  # opening a FIFO would block
     if file.is_file():
         with file.open("rb") as stream:
             first_line = stream.readline(MAX_FIRST_LINE_BYTES)
@@ -89,7 +89,8 @@ def check_journal(file: Path) -> None:
 def repair_journal(journal: Path) -> None:
     """Remove the unreadable end of a journal, unless a running process completes the last record.
 
-    A killed process or a power loss can leave an unreadable line at the end. Optuna cannot read records after it.
+    A killed process or a power loss can leave an unreadable line at the end. Optuna cannot read records after this
+    line.
 
     Raises:
         UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.

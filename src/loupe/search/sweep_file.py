@@ -24,7 +24,7 @@ from loupe.search.values import Range, Values
 
 Params = dict[str, Any]  # a point of the search space: a value per key of [search]
 MAX_KEYS = 200
-MAX_RANDOM_POINTS = 400  # random points that are checked before a sampler starts
+CHECKED_POINTS = 400  # number of random points that are checked before a sampler starts
 # Fields of train that [search] must not contain: they are set per sweep, or do not change the network
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
 
@@ -79,7 +79,7 @@ class Study(BaseModel):
 
 
 class SweepFile(BaseModel):
-    """A sweep file."""
+    """The tables of a sweep file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: Study
@@ -136,7 +136,7 @@ class SweepFile(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def order_keys(self) -> list[str]:
-        """Return the keys of [search], each after the keys of its condition."""
+        """Return the keys of [search], each after the keys on which its condition depends."""
 
         def get_depth(key: str) -> int:
             condition = parse_condition(key)
@@ -157,7 +157,7 @@ class SweepFile(BaseModel):
         return condition is None or self._find_value(condition.field, params) == condition.value
 
     def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
-        """Return the value of a field at a point; None if the network and optimizer do not have it."""
+        """Return the value of a field at a point; None if neither the network nor the optimizer has the field."""
         given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
         given |= {parse_field(key): value for key, value in params.items()}
         if field not in given:
@@ -183,9 +183,9 @@ class SweepFile(BaseModel):
             yield from self.iterate_points(keys[1:], params)
 
     def draw_points(self) -> Iterator[Params]:
-        """Yield MAX_RANDOM_POINTS random points, the same in each call."""
+        """Yield CHECKED_POINTS random points, the same in each call."""
         rng = random.Random(0)
-        for _ in range(MAX_RANDOM_POINTS):
+        for _ in range(CHECKED_POINTS):
             params: Params = {}
             for key in self.order_keys():
                 if self.is_active(key, params):
@@ -225,9 +225,10 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return the settings that all trials of a study share, with the dataset's digest, as JSON."""
+        """Return the search space of a study, with the digest of the dataset, as JSON."""
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        names |= {"constraints"} if self.study.constraints else set()  # the text of old studies must not change
+        # Studies from the time before constraints existed must keep the same text.
+        names |= {"constraints"} if self.study.constraints else set()
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)

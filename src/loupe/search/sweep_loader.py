@@ -29,7 +29,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: the command line, whose name, dataset, pruner, seed and smoke replace values of the file.
+        settings: the command line. Its name, dataset, pruner, seed and smoke replace values of the file. None: no
+            value is replaced.
 
     Raises:
         UsageError: the file cannot be read, or a table, field or value is invalid.
@@ -55,7 +56,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
 
 def _suggest_field(location: Sequence[Any]) -> str:
-    """Return the known name that is most similar to an unknown table or field, as the end of an error message."""
+    """Return the end of an error message: the known name that is most similar to an unknown table or field, or ""."""
     tables: dict[Any, type[BaseModel]] = {"study": Study, "claim": Claim}
     table = tables.get(location[0]) if len(location) > 1 else SweepFile
     names = [field.alias or name for name, field in table.model_fields.items()] if table else []
@@ -65,7 +66,7 @@ def _suggest_field(location: Sequence[Any]) -> str:
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        if file.is_fifo() or file.is_char_device():  # could block
+        if file.is_fifo() or file.is_char_device():  # opening such a file could block
             raise UsageError(f"sweep: must be a file, got {str(file)!r}")
         with file.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -95,7 +96,7 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # smoke=true sets the fields that determine the duration, if the file does not set them
+        # Remove the fields that determine the duration, because smoke=true does not replace given values.
         durations = {"flops"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
@@ -123,7 +124,7 @@ def _check_keys(sweep: SweepFile) -> None:
         if isinstance(values, Range) and sweep.is_grid:
             raise UsageError(f"search.{key}: must be a list of values with sampler=grid, got a range")
         if parse_field(key) in EXECUTION_FIELDS:
-            raise UsageError(f"search.{key}: must not be in [search]; study.repeats sets the number of seeds")
+            raise UsageError(f"search.{key}: must not be in [search]; for several seeds, set study.repeats")
         if key in sweep.train:
             raise UsageError(f"search.{key}: must be in [search] or in [train], got both")
     for name in sweep.study.tune:
@@ -152,7 +153,7 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return the table and condition of the field that a message names, such as `search.sgd.`, or ""."""
+    """Return table and condition of the field that a message names, such as `search.sgd.`; "" if none matches."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     prefixes = (

@@ -1,4 +1,4 @@
-"""Runs one trial: reuses a result of the store or trains the network, and reports to MLflow and Optuna."""
+"""Runs one trial: reuses the result of an equal trial or trains the network, and reports to MLflow and Optuna."""
 
 import itertools
 import socket
@@ -111,9 +111,9 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:
-        if not server.is_wrong_answer(error):  # after a wrong answer, a restarted worker would fail again
-            raise
-        study.fail_trial(trial, FAILED, describe_failure(error))
+        if not server.is_wrong_answer(error):
+            raise  # the worker crashes, and another worker tries the same item again
+        study.fail_trial(trial, FAILED, describe_failure(error))  # another worker would get the same wrong answer
 
 
 def _find_result(context: TrialContext) -> Any:
@@ -188,7 +188,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
 
 
 def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
-    """Return the values of a point, with the seed if there are several."""
+    """Return the values of a point as text, with the seed if the sweep has several seeds."""
     values = [params[key] for key in sweep.order_keys() if key in params]
     texts = [f"{value:.3g}" if isinstance(value, float) else format_value(value) for value in values]
     return " ".join([*texts, *([f"seed {params['seed']}"] if "seed" in params and sweep.study.repeats > 1 else [])])
@@ -252,7 +252,10 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(context: TrialContext, number: int, step: int, value: float) -> None:
-    """Store the value of a point after step 0, and report it to the pruner (none with two objectives)."""
+    """Store the value of a point, and report the value to the pruner if the sweep has one objective.
+
+    The point at step 0 is ignored.
+    """
     if step:
         context.trial.set_user_attr(LAST_VALUE, value)
         if not context.study.sweep.has_front:

@@ -1,4 +1,4 @@
-"""The user attributes of trials. The values are stored in studies and must not change."""
+"""The names of user attributes of trials, and the values of FAILURE. Studies contain them, so they must not change."""
 
 ITEM = "item"
 RESUMED_RUN = "resume"  # the id of the run that the trial continues, because its worker crashed

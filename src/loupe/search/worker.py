@@ -12,12 +12,12 @@ import threading
 import time
 
 SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker is killed after this time
-IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without an open trial; starting another costs less
+IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without an open trial
 POLL_INTERVAL_S = 0.3
 
 
 def main(parent_pid: int) -> None:
-    """Run trials until `max_trials` ran, none is open, the deadline has passed, or the sweep's run is closed."""
+    """Run trials until `max_trials` have run, no trial is open, the deadline has passed, or the sweep has ended."""
     from loupe.errors import UsageError
     from loupe.search.study import SweepStudy
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
@@ -30,7 +30,7 @@ def main(parent_pid: int) -> None:
     deadline = time.monotonic() + job.timeout
     if "://" not in job.storage and not os.path.exists(job.storage):
         raise UsageError(f"storage: must be a database URL: {socket.gethostname()} cannot read {job.storage!r}")
-    from loupe.search.trial import open_dataset, run_trial  # takes seconds, so errors are raised before it
+    from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check precedes it
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from loupe.search.gpus import VARIABLE
 
-MAX_STDERR_LINES = 40  # of standard error, in the message about a failed worker
+MAX_STDERR_LINES = 40  # the message about a failed worker has at most this many lines of its standard error
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: dataset, smoke and seed, with which a machine prepares a dataset that it cannot read.
+        source: the fields dataset, smoke and seed. A machine that cannot read the dataset prepares it from them.
         data_dir: the folder for prepared datasets.
         threads: CPU threads per trial; 0: one per core.
         max_trials: maximum number of trials.

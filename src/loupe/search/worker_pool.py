@@ -43,8 +43,9 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     Args:
         settings: the settings of the sweep.
         study: the study.
-        job: the job of the workers, which share its `max_trials`; 0: no limit.
-        workers: the initial number of processes; without `settings.workers`, it follows the cores of a Dask cluster.
+        job: the job of the workers. All workers together run at most `max_trials` trials; 0: no limit.
+        workers: the number of processes at the start. On a Dask cluster, this number changes with the number of cores
+            unless `settings.workers` is set.
 
     Returns:
         The run time of all workers together, in seconds.
@@ -71,7 +72,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
                 equal_share = -(-remaining // (workers - len(running)))  # rounded up
                 max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
-                now = time.monotonic()  # workers get seconds: the clocks of machines can differ by minutes
+                now = time.monotonic()  # workers get a duration, because the clocks of machines can differ
                 share = replace(job, max_trials=max_trials, timeout=deadline - now)
                 running[executor.submit(run_job, share)] = max_trials, now
                 remaining -= max_trials
@@ -157,7 +158,7 @@ class LocalWorkers:
 def _open_executor(
     settings: Sweep, workers: int, gpus: Sequence[str]
 ) -> Iterator[tuple[Executor, WorkerFunction, Callable[[], int]]]:
-    """Yield an executor, a function that runs a worker in it, and a function that counts the workers."""
+    """Yield an executor, the function to submit per worker, and a function that returns the number of workers."""
     if settings.scheduler:
         with connect(settings.scheduler) as cluster:
             yield cluster.get_executor(pure=False), run_worker, lambda: _count_cluster_cores(cluster)

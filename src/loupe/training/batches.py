@@ -1,4 +1,4 @@
-"""The training batches of a network, and the number of steps of a budget in floating-point operations."""
+"""Opens the training batches of a network, and computes the number of training steps for a budget in FLOPs."""
 
 import json
 
@@ -12,16 +12,16 @@ from loupe.errors import UsageError
 from loupe.models.network_size import measure_network
 from loupe.upscalers.geometry import Geometry
 
-BLOCKS_PER_SIDE = 4  # of a training input, for perceptrons that read pixels around a block
+MAX_BLOCKS_PER_SIDE = 4  # a training input of a perceptron has at most 4 x 4 blocks
 FLOPS_PER_PRODUCT = 2  # a multiplication and an addition
-PASSES = 3  # the backward pass takes about twice the operations of the forward pass
+PASSES = 3  # one forward pass, and a backward pass that takes about twice as many operations
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
     A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches: around a single patch,
-    all pixels would be mirrored. `batch_size` counts patches.
+    all pixels would be mirrored. For a perceptron, `batch_size` is the number of patches.
 
     Args:
         settings: the settings of the network.
@@ -31,7 +31,7 @@ def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side:
     crop: int | None = getattr(settings, "crop", None)
     if crop is not None:
         return crop, settings.batch_size
-    blocks = max(1, min(BLOCKS_PER_SIDE, input_side // geometry.q)) if geometry.halo else 1
+    blocks = max(1, min(MAX_BLOCKS_PER_SIDE, input_side // geometry.q)) if geometry.halo else 1
     return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
 
 
@@ -47,7 +47,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 
 
 def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, input_side: int) -> int:
-    """Compute the number of training steps of a budget, at least 1.
+    """Compute the number of training steps for a budget, at least 1.
 
     Args:
         flops: the budget, in floating-point operations.
@@ -71,5 +71,5 @@ def compute_step_flops(model: keras.Model, settings: GradientTrain, input_side: 
     Only the multiply-adds of layers with weights count. For arguments, see `compute_steps`.
     """
     side, count = compute_batch_shape(settings, Geometry.from_name(model.name), input_side)
-    products = measure_network(json.loads(model.to_json()), side).products  # of one input
-    return PASSES * FLOPS_PER_PRODUCT * count * products
+    products_per_input = measure_network(json.loads(model.to_json()), side).products
+    return PASSES * FLOPS_PER_PRODUCT * count * products_per_input

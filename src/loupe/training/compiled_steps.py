@@ -18,14 +18,14 @@ from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.training.optimization import LOSSES, SEED_FACTOR, get_dropout_states
 
-CALL_SECONDS = 0.5  # target duration of a call; signals and the progress bar wait for its end
+CALL_SECONDS = 0.5  # target duration of a call; during a call, signals and the progress bar must wait
 MAX_CALL_STEPS = 256
-MAX_CALL_STEPS_WITH_HOST_BATCHES = 32  # the device stores the batches of a call
-MAX_GROWTH = 4  # of the number of steps from call to call
-DEVICE_SHARE = 0.5  # of the device's memory, for the images
-DEFAULT_IMAGE_BYTES = 2**31  # for the images, if the device does not report its memory
+MAX_CALL_STEPS_WITH_HOST_BATCHES = 32  # the limit is lower because the device stores all batches of a call
+MAX_GROWTH = 4  # a call has at most this multiple of the steps of the previous call
+MAX_IMAGES_SHARE = 0.5  # the images may fill this share of the device's memory
+DEFAULT_MAX_IMAGES_BYTES = 2**31  # the images may have this size if the device does not report its memory
 CUTTING_THREADS = 4
-# XLA's convolutions on a CPU are 29 times slower inside a loop (network tiny, 8 crops per batch).
+# On a CPU, convolutions inside a loop of XLA take 29 times as long (the bundled network tiny, 8 crops per batch).
 LOOP_CONVOLUTIONS_ON_CPU = False
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
@@ -54,7 +54,7 @@ class CompiledSteps:
         devices = _choose_devices(settings.devices, size)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._first_device = devices[0]
-        # Copy an array to each device, or split each batch
+        # Two distributions of arrays: a copy on each device, or a part of each batch on each device
         self._replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self._by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch"))
         self._images = self._load_images(devices[0])
@@ -69,8 +69,8 @@ class CompiledSteps:
 
         Args:
             steps: the numbers of the steps.
-            report_losses: called with the first step and the losses of a call, during the next call; can raise an
-                exception to end the training.
+            report_losses: gets the number of the first step of a compiled call, and the losses of all its steps. This
+                function runs during the next call, and can raise an exception to end the training.
         """
         state = self._read_state()
         last_call: tuple[int, int, Any] | None = None  # first step, number of steps, losses
@@ -133,8 +133,8 @@ class CompiledSteps:
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return the arrays of a call, with one row per step.
 
-        These are the positions of the crops (or uint8 inputs and labels, if the host cuts them), and the strengths of
-        artefacts.
+        The arrays are the positions of the crops, or uint8 inputs and labels if the host cuts the crops. The last
+        array contains the strengths of artefacts.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         per_step: list[tuple[np.ndarray, ...]]
@@ -158,7 +158,7 @@ class CompiledSteps:
         """Copy the images to the devices; return None if they are too large."""
         pairs = self._patches.pairs
         memory = (device.memory_stats() or {}).get("bytes_limit")
-        limit = DEVICE_SHARE * memory if memory else DEFAULT_IMAGE_BYTES
+        limit = MAX_IMAGES_SHARE * memory if memory else DEFAULT_MAX_IMAGES_BYTES
         if len(pairs) * sum(side**2 for side in pairs.sides) > limit:
             return None
         inputs, labels = pairs.copy_to_memory()
@@ -169,7 +169,7 @@ class CompiledSteps:
         return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     def _read_state(self) -> State:
-        """Copy the variables, because a call overwrites its arguments."""
+        """Return copies of the variables, because a call overwrites the arrays that it gets."""
         copies = [[np.array(each.value) for each in group] for group in self._get_variables()]
         trainable, others, optimizer = jax.device_put(copies, self._replicated)
         return trainable, others, optimizer
@@ -196,7 +196,10 @@ def _choose_devices(setting: int | str, size: int) -> list[Any]:
 
 
 def _make_batch(images: tuple[Any, Any] | None, arrays: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:
-    """Return inputs and labels of one step, float32 (n, side, side, 1) in [-1, 1]."""
+    """Return inputs and labels of one step, float32 (n, side, side, 1) in [-1, 1].
+
+    `arrays` contains the positions of crops in `images`; if `images` is None, it contains uint8 inputs and labels.
+    """
     if images is None:
         inputs, labels = arrays
     else:

@@ -1,4 +1,4 @@
-"""Computes diagnostics of a trained network, which claims of the 2016 study compare, by the name of the metric."""
+"""Computes diagnostics of a trained network by the name of the metric. The report uses them to check claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,14 +33,14 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.
-        val/nearest/mae, val/lanczos/mae: mean mae of these baselines; at 1:1, `input` replaces both.
+        val/nearest/mae, val/lanczos/mae: mean mae of these baselines; at 1:1, the baseline `input` replaces both.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest is better; see `compute_win_share`.
         val/gap: validation mae minus training mae, minus the same difference for Lanczos.
         val/dark_lost: share of dark pixels that became bright, see `metrics.compute_lost_dark_share`.
-        val/gradient_energy: gradient energy divided by that of the labels.
+        val/gradient_energy: gradient energy of the results divided by the gradient energy of the labels.
         val/seams: mean error at the borders of blocks divided by the mean error inside.
-        val/input_mae: mae of the filter `pre_upscale`; only with this filter.
+        val/input_mae: mae of the input after the filter `pre_upscale`, without the network; missing without a filter.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
     simplest, best = get_references(validation.scale)
@@ -81,8 +81,8 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae up to the second of two consecutive points that each reduce it by less
-            than 1 %; without such points, val/lowest_mae.
+        val/saturated_mae: the lowest val/mae until the curve saturates. It saturates at the second of two consecutive
+            points that are not more than 1 % below all earlier points. If it never saturates: val/lowest_mae.
         val/roughness: standard deviation of the differences between successive points in the second half, if there
             are at least two differences.
     """
@@ -100,7 +100,12 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
-    """Return the share of photos (pairs with one `sha256`) with wins, bool (n,), on more than half of the pairs."""
+    """Return the share of photos that win on more than half of their pairs.
+
+    Args:
+        wins: bool (n,), whether each pair is a win.
+        pairs: the pairs; pairs with the same `sha256` belong to one photo.
+    """
     names, index = np.unique(pairs.read_column("sha256"), return_inverse=True)
     return float((np.bincount(index, weights=wins) / np.bincount(index, minlength=len(names)) > 0.5).mean())
 

@@ -57,8 +57,8 @@ class TrainingState:
         step: number of finished steps.
         steps: total number of steps; 0 before `fit`.
         best_mae: lowest validation mae.
-        best_step: its step.
-        waited: number of points since then.
+        best_step: the step at which `best_mae` was measured.
+        waited: number of points after `best_step`.
         seconds: duration of the steps, without scoring.
         points: the learning curve: `step` and `metrics` of each point.
         best_weights: weights of the model at the best point.
@@ -74,7 +74,7 @@ class TrainingState:
     best_weights: list[np.ndarray] = field(default_factory=list)
 
     def add_point(self, values: dict[str, float], model: keras.Model) -> None:
-        """Add a point, and keep the weights if it has the lowest validation mae."""
+        """Add a point, and keep the weights if the point has the lowest validation mae."""
         if values["val/mae"] < self.best_mae:
             self.best_mae, self.best_step, self.waited = values["val/mae"], self.step, 0
             self.best_weights = [np.asarray(value) for value in model.get_weights()]
@@ -94,7 +94,7 @@ class TrainingState:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> "TrainingState":
-        """Return the state of a checkpoint, or raise LoupeError for other arrays."""
+        """Return the state of a checkpoint; raise LoupeError if the arrays are not a checkpoint."""
         count = sum(name.startswith("best/") for name in checkpoint)
         try:
             best = [checkpoint[f"best/{number}"] for number in range(count)]
@@ -176,7 +176,7 @@ def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[
 
 
 def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -> dict[str, float]:
-    """Score whole images of both splits."""
+    """Return the scores of whole images of both splits, and the learning rate."""
     values = {"train/learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))}
     upscaler = KerasUpscaler(model)
     for name, pairs, limit in (
@@ -190,7 +190,7 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
     """Load the weights and the optimizer's variables of a checkpoint."""
     try:
-        model.set_weights(best_weights)  # raises ValueError for wrong shapes
+        model.set_weights(best_weights)  # checks only the shapes: the loop below sets the current weights
         for group, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
             for number, variable in enumerate(variables):
                 variable.assign(checkpoint[f"{group}/{number}"])

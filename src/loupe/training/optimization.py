@@ -13,7 +13,9 @@ from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are pixel values
-SEED_FACTOR = 1009  # more than the dropout layers of a network, whose seeds are SEED_FACTOR * seed + number
+# Dropout layer `number` of a network has the seed SEED_FACTOR * seed + number. These seeds differ, because no network
+# has this many dropout layers.
+SEED_FACTOR = 1009
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
@@ -41,7 +43,7 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 
 def get_dropout_states(model: keras.Model) -> list[Any]:
-    """Return the random state of each dropout layer, which consists of two integers."""
+    """Return the random states of the dropout layers. Each state consists of two integers."""
     return [layer.seed_generator.state for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
 
 
@@ -49,7 +51,7 @@ def get_dropout_states(model: keras.Model) -> list[Any]:
 def use_training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
     """Compute the convolutions of the network's body with the precision of the settings until the block exits.
 
-    Everything else, scoring and saving included, uses float32.
+    The other layers use float32. Scoring and saving happen outside of the block, so they also use float32.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

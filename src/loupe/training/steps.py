@@ -12,7 +12,7 @@ from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import SEED_FACTOR, get_dropout_states, use_training_precision
 
-LossCallback = Callable[[int, np.ndarray], None]  # of the first step and the losses
+LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
 
 
 class SingleSteps:

@@ -39,7 +39,8 @@ def build_network(
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if start is not None and not builder.copy_matching_weights(model, start):
-        raise UsageError(f"start: must have a layer with weights of the same shapes, got {settings.start!r}")
+        rule = "a layer with the position and the weight shapes of a layer of the new network"
+        raise UsageError(f"start: must have {rule}, got {settings.start!r}")
     try:
         builder.measure_costs(model)
     except ValueError as error:  # a network that a user added has layers or activations that cannot be exported
