@@ -1,4 +1,4 @@
-"""Draws figures."""
+"""Draws figures of images, scores and learning curves."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -22,12 +22,12 @@ from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
 IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
-PREDICTION_ROWS = 6  # images of `plot_predictions`
+PREDICTION_ROWS = 6  # number of images in `plot_predictions`
 DPI = 120
 TITLE_WIDTH = 22  # in characters
-RENDERED_ROWS = 3  # images of `render_predictions`
-SHEET_ROWS = 4  # photos of `plot_sheet`
-SHEET_CANDIDATES = 500  # photos from which a sheet is selected
+RENDERED_ROWS = 3  # number of images in `render_predictions`
+SHEET_ROWS = 4  # number of photos in `plot_sheet`
+SHEET_CANDIDATES = 500  # number of photos from which `plot_sheet` selects
 
 
 def validate_format(sheet: Path) -> None:
@@ -126,7 +126,7 @@ def plot_psnr(psnr: pd.DataFrame) -> Figure:
 
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
-    """Plot input, label and prediction, one image per row, as in the 2016 study."""
+    """Plot a row per pair with the input, the label and the prediction, as in the 2016 study."""
     sample = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), 3, squeeze=False)
@@ -141,7 +141,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
 
 
 def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
-    """Return one image, uint8, with detailed crops: upscaled input, prediction and label per row."""
+    """Return one grey image, uint8, of detailed crops: upscaled input, prediction and label in each row."""
     simplest, _ = get_references(pairs.scale)
     rows = []
     for inputs, labels in pairs.subsample(RENDERED_ROWS).batches(1):
@@ -213,7 +213,7 @@ def _format_title(name: str, image: np.ndarray, label: np.ndarray) -> str:
 
 
 def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
-    """Return the pairs whose most detailed crops have the sharpest edges."""
+    """Return the `count` pairs whose most detailed crops have the sharpest edges."""
     sharpness = []
     for _, labels in pairs.batches(16):
         for label in labels[..., 0]:

@@ -31,7 +31,7 @@ def convert_to_psnr(mean_squared_error: np.ndarray) -> np.ndarray:
 def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Compute the structural similarity of each image (Wang et al. 2004): Gaussian window, sigma 1.5, range 2.
 
-    It is NaN for images with a side below SSIM_WINDOW.
+    The similarity is NaN for images with a side below SSIM_WINDOW.
     """
     from skimage.metrics import structural_similarity
 
@@ -84,7 +84,7 @@ def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
 def compute_seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Compute the mean absolute errors at the borders of blocks and inside blocks.
 
-    The second is NaN if all pixels are at borders.
+    The error inside is NaN if all pixels are at borders.
 
     Args:
         images: (n, height, width, 1).

@@ -20,9 +20,9 @@ from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
-# The digest omits these fields of preprocess, which do not change the images of a photo.
+# Fields of preprocess that are not part of the digest, because they do not change the images of a photo
 UNHASHED_FIELDS = frozenset({"source", "data_dir", "scheduler", "smoke", "limit", "categories"})
-CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # use of images by split
+CONTEXTS = {"train": "training", "validation": "validation", "test": "test", "all": "all"}  # use of images, by split
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    if scale == 1:  # `score_qualities` compresses the inputs later
+    if scale == 1:  # the inputs equal the labels until `score_qualities` compresses them
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}

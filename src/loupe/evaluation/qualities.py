@@ -33,7 +33,7 @@ def compute_psnr(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_qualities_below(baseline: str, psnr: pd.DataFrame, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return, by method, the qualities at which its PSNR is below that of a baseline."""
+    """Return, by method, the qualities at which the PSNR of the method is below the PSNR of a baseline."""
     return {name: psnr.index[psnr[name] < psnr[baseline]].tolist() for name in names}
 
 

@@ -17,10 +17,10 @@ from loupe.upscalers.baselines import build_classical
 from loupe.upscalers.ridge import RidgeUpscaler
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-DRAWS = 20  # of `score_patches`
+DRAWS = 20  # number of draws in `score_patches`
 CONFIDENCE = 0.95
-MIN_PHOTOS = 8  # for intervals with the coverage CONFIDENCE
-MIN_PATCH_SIDE = 8  # in pixels, for `score_patches`
+MIN_PHOTOS = 8  # for fewer photos, intervals would not have the coverage CONFIDENCE
+MIN_PATCH_SIDE = 8  # in pixels; `score_patches` does not use smaller blocks as patches
 
 
 def build_baselines(
@@ -74,7 +74,7 @@ def score(
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods as the 2016 study does: on DRAWS random patches of each photo, upscaled separately.
 
-    A patch has the size of the first method's input blocks, or the default size for blocks below MIN_PATCH_SIDE.
+    A patch has the size of the first method's input blocks, or the default size if these are below MIN_PATCH_SIDE.
 
     Returns:
         Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw
@@ -98,13 +98,15 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
     Returns:
         A dictionary per method: the number of photos, the mean mae, psnr, ssim and mse, and the PSNR of the mean mse
-        (`psnr_of_mse`), which a few nearly perfect images cannot raise much. After `score_patches`, it contains
-        `spread`, the standard deviation of each score over draws. After `score`, it contains:
+        (`psnr_of_mse`), which a few nearly perfect images cannot raise much. For a table from `score_patches`, the
+        dictionary also contains `spread`, the standard deviation of each score over draws. For a table from `score`,
+        it also contains:
 
         interval: the 95 % interval of each mean, [low, high]; None with fewer than MIN_PHOTOS photos.
         over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
-            divided by that of the method, `mae` is the method's minus the baseline's, `interval` belongs to this
-            difference, and `baseline_wins` is the share of photos on which the baseline is better.
+            divided by the mae of the method. `mae` is the mae of the method minus the mae of the baseline, and
+            `interval` is the interval of this difference. `baseline_wins` is the share of photos on which the
+            baseline is better.
     """
     methods = {str(name): rows for name, rows in table.groupby("method", sort=False)}
     if "photo" not in table:

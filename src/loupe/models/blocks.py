@@ -39,7 +39,7 @@ def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -
     """
     q, p = get_block_sides(scale)
     blocks = fold(pad(image, MARGIN), q)  # (n, (h + 2 MARGIN)/q, (w + 2 MARGIN)/q, q*q)
-    side = 1 + 2 * MARGIN // q  # of the window, in blocks
+    side = 1 + 2 * MARGIN // q  # side of the window in blocks
     layer = keras.layers.Conv2D(
         p * p, side, padding="valid", use_bias=False, kernel_initializer="zeros",
         trainable=trainable, name=name,
@@ -50,6 +50,6 @@ def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -
 def set_linear_weights(model: keras.Model, name: str, weights: np.ndarray, scale: Fraction) -> None:
     """Set the weights of a linear branch, (window * window, p * p), where window = q + 2 MARGIN."""
     q, p = get_block_sides(scale)
-    side = 1 + 2 * MARGIN // q  # of the window, in blocks
+    side = 1 + 2 * MARGIN // q  # side of the window in blocks
     kernel = weights.reshape(side, q, side, q, p * p).transpose(0, 2, 1, 3, 4)
     model.get_layer(name).set_weights([kernel.reshape(side, side, q * q, p * p).astype("float32")])

@@ -20,9 +20,9 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
-MAX_BATCH_BYTES = 2**29  # of the largest intermediate result of a call
+MAX_INTERMEDIATE_BYTES = 2**29  # maximum size of an intermediate result of a call with several images
 MAX_UNSPLIT_PIXELS = 2**18  # a call with at most this number of input pixels is never split
-COMPILED_MODELS = 8
+COMPILED_MODELS = 8  # number of models that stay compiled for JAX
 
 
 def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.ndarray | None = None) -> keras.Model:
@@ -32,7 +32,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         settings: the settings of a network.
         input_side: side of the dataset's inputs in pixels, for patch=whole.
         luminance: the luminance formula of the dataset.
-        ridge: initial weights of the linear branch of skip=ridge, from `ridge.fit`; None: 0.
+        ridge: initial weights of the linear branch of skip=ridge, from `ridge.fit`; None: zeros.
 
     Returns:
         An uncompiled functional model that maps images, (n, h, w, 1) in [-1, 1], to (n, h p/q, w p/q, 1). A
@@ -56,7 +56,7 @@ def build(settings: GradientTrain, input_side: int, luminance: str, ridge: np.nd
         set_linear_weights(model, "pre_upscale", compute_filter_weights(settings.pre_upscale, scale), scale)
     if settings.skip == "ridge" and ridge is not None:
         set_linear_weights(model, "skip", ridge, scale)
-        last_layer = model.get_layer("blocks")  # with zeros, the untrained network is ridge regression
+        last_layer = model.get_layer("blocks")  # if it returns zeros, the untrained network is ridge regression
         last_layer.set_weights([np.zeros(weights.shape) for weights in last_layer.weights])
     return model
 
@@ -71,9 +71,9 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model: layer n gets the weights of layer n, if the shapes are equal.
+    """Copy weights from another model. Layer n gets the weights of the other model's layer n if the shapes are equal.
 
-    The additional input channel of a conditioned model gets zeros.
+    Layers without weights do not count. If only `model` is conditioned, its second input channel gets zeros.
 
     Returns:
         The number of layers whose weights were copied.
@@ -106,7 +106,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
 
 
 def measure_costs(model: keras.Model) -> dict[str, float]:
-    """Return the numbers of weights, and of multiply-adds per pixel of the result (macs_per_pixel)."""
+    """Return `weights`, the number of weights, and `macs_per_pixel`, the multiply-adds per pixel of the result."""
     geometry = Geometry.from_name(model.name)
     side = compute_largest_input(geometry)
     size = measure_network(json.loads(model.to_json()), side)
@@ -124,7 +124,8 @@ class KerasUpscaler:
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
         self._model = model
-        self._bytes_per_pixel: float | None = None  # of the largest intermediate result
+        # Size of the largest intermediate result per pixel of an image, if it was computed
+        self._bytes_per_pixel: float | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
@@ -136,18 +137,18 @@ class KerasUpscaler:
             groups = model.trainable_variables, model.non_trainable_variables
             large = _compile(model)(*([variable.value for variable in group] for group in groups), images)
         else:
-            large = self._model(images, training=False)  # `predict` would compile for each size
+            large = self._model(images, training=False)  # `predict` would compile the model for each image size
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
-        """Return how many images fit into MAX_BATCH_BYTES, at least 1."""
+        """Return the number of images per call, at least 1, that MAX_INTERMEDIATE_BYTES allows."""
         if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:
             side = compute_largest_input(self.geometry)
             size = measure_network(json.loads(self._model.to_json()), side)
             self._bytes_per_pixel = 4 * size.largest / side**2
-        return max(1, int(MAX_BATCH_BYTES / (self._bytes_per_pixel * math.prod(shape[1:3]))))
+        return max(1, int(MAX_INTERMEDIATE_BYTES / (self._bytes_per_pixel * math.prod(shape[1:3]))))
 
 
 @functools.lru_cache(COMPILED_MODELS)

@@ -12,8 +12,9 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import compute_largest_input
 
 CONFIG = "config.json"
-MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}  # of the allowed files in the archive
-MAX_RESULT_BYTES = 2**29  # of the largest intermediate result of a tile
+# Maximum sizes of the files in the archive; other files are refused
+MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}
+MAX_INTERMEDIATE_BYTES = 2**29  # maximum size of an intermediate result for a tile
 MAX_PRODUCTS = 2 * 10**12  # multiplications per tile, which take about a minute on one core
 
 
@@ -60,9 +61,9 @@ def _validate_network(file: Path, config: object) -> None:
     limit = min(MAX_BYTES[WEIGHTS], file.stat().st_size)
     if 4 * size.weights > limit:
         raise ValueError(f"must have at most {limit} bytes of weights, got {4 * size.weights}")
-    if 4 * size.largest > MAX_RESULT_BYTES or size.products > MAX_PRODUCTS:
+    if 4 * size.largest > MAX_INTERMEDIATE_BYTES or size.products > MAX_PRODUCTS:
         raise ValueError(
-            f"must need at most {MAX_RESULT_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
+            f"must need at most {MAX_INTERMEDIATE_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
             f"got {4 * size.largest} and {size.products}"
         )
     validate_weights(file, size.weights)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])  # without and with the strength of artefacts
+# Images with one channel, and images with a second channel for the strength of artefacts
+IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
 # All networks of `builder` have these values.
@@ -45,8 +46,8 @@ def measure_network(model: Any, side: int) -> NetworkSize:
         side: height and width of the image.
 
     Raises:
-        ValueError: `builder` cannot have built the network. Values of wrong types raise further errors, such as
-            KeyError.
+        ValueError: `builder` cannot have built the network. A configuration with missing entries or values of wrong
+            types raises other errors, such as KeyError.
     """
     if model["class_name"] != "Functional":
         raise ValueError(f"class_name: must be Functional, got {str(model['class_name'])[:80]!r}")
@@ -118,7 +119,7 @@ def _measure_dense(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape
 
 
 def _add_products(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
-    """Add a layer whose results each depend on `values` inputs."""
+    """Add the weights and multiplications of a layer. Each value of its result depends on `values` inputs."""
     size.weights += shape[2] * (values + bool(config["use_bias"]))
     size.products += math.prod(shape) * values
     return shape

@@ -12,7 +12,7 @@ from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
-MAX_DIFFERENCE = 1e-4  # of pixel values from -1 to 1
+MAX_DIFFERENCE = 1e-4  # maximum difference of two results, which have pixel values from -1 to 1
 # The node types that tf2onnx writes for a symmetric padding, inside the network and at the input
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
@@ -75,7 +75,7 @@ def _merge_padding(network: Any) -> Any:
 
 
 def _drop_leading_axes(network: Any) -> None:
-    """Remove the leading axis that tf2onnx adds to the result of a ridge: (1, n, h, w, 1) to (n, h, w, 1)."""
+    """Remove the leading axis that tf2onnx adds to the result of a ridge model: (1, n, h, w, 1) to (n, h, w, 1)."""
     import onnx
 
     output = network.graph.output[0]

@@ -33,7 +33,7 @@ def validate_weights(file: Path, count: int) -> None:
 
 
 def serve(connections: list[Connection], file: str, count: int) -> None:
-    """Check a file in the child process; send the reason for its refusal, or ""."""
+    """Check a file in the child process, and send the result: "" for a valid file, or the reason for its refusal."""
     reason = ""
     try:
         with limit_process(MAX_MEMORY_BYTES, CPU_LIMIT_S):

@@ -39,7 +39,11 @@ class ClaimResult:
 
     @property
     def change(self) -> str:
-        """How a difference changes, as `Trend.change`; otherwise `other value`, `one arm` or the outcome."""
+        """The key of the claim's group in `changes` of `report.md.jinja`.
+
+        The outcome if the claim is undecided or not run. Otherwise, `Trend.change` if the trend is a difference,
+        `other value` if the curves do not show the compared value, or `one arm`.
+        """
         if self.verdict.outcome in (UNDECIDED, NOT_RUN):
             return self.verdict.outcome
         if self.trend is not None and self.trend.is_difference:
@@ -58,9 +62,9 @@ class ReportContents:
         curve_photos: number of validation photos of a learning curve, as text.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
-        best_scores: its scores, as texts.
+        best_scores: scores of the best network, as texts.
         study_network: description of the network that was scored with the study's protocol, or "".
-        study_scores: its scores, as texts.
+        study_scores: scores of `study_network`, as texts.
         images: images of networks on test photos.
     """
 

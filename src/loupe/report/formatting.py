@@ -22,7 +22,7 @@ def format_percent(share: float) -> str:
 
 
 def fill(text: str, scores: dict[str, str]) -> str:
-    """Insert scores into a text with their names in braces; return a dash if a score is missing."""
+    """Replace the names in braces in a text with their scores; return a dash if a score is missing."""
     result = text.format(**scores)
     return DASH if DASH in result else result
 
@@ -34,7 +34,10 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the weakest comparison, with the metric, the bounds and the arms if they are not obvious."""
+    """Format the weakest comparison, with the metric, the bounds and the arms if they are not obvious.
+
+    For a claim that was not run, return the reason.
+    """
     weakest, claim = verdict.weakest, verdict.claim
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH

@@ -57,13 +57,13 @@ class Region:
     high: float = math.inf
 
     def check(self, estimate: Estimate) -> str:
-        """Return HOLDS if the interval of a mean is inside, FAILS if it is outside, otherwise UNDECIDED."""
+        """Return HOLDS if the interval of a mean is inside, FAILS if all of it is outside, otherwise UNDECIDED."""
         if self.low <= estimate.low and estimate.high <= self.high:
             return HOLDS
         return FAILS if estimate.high < self.low or self.high < estimate.low else UNDECIDED
 
     def compute_margin(self, mean: float) -> float:
-        """Return the distance of a mean to the nearest bound: negative outside."""
+        """Return the distance of a mean to the nearest bound. The distance of a mean outside is negative."""
         return min(mean - self.low, self.high - mean)
 
 

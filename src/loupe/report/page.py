@@ -49,7 +49,7 @@ def render_html(report: ReportContents) -> str:
 
 
 def render_markdown(report: ReportContents) -> str:
-    """Render the report as Markdown, without the details of each claim, with image files."""
+    """Render the report as Markdown without the details of each claim. The page refers to image files."""
     return _render(report, False)
 
 

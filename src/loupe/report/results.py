@@ -42,7 +42,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a table of `write`. Missing texts and lists are None; missing numbers are NaN.
+    """Read a table that `write` wrote. Missing texts and lists are None; missing numbers are NaN.
 
     Raises:
         UsageError: the file is not a table of runs.
@@ -51,7 +51,7 @@ def read(path: Path) -> pd.DataFrame:
     import pyarrow.parquet
 
     try:
-        if path.exists() and not path.is_file():  # a FIFO would block
+        if path.exists() and not path.is_file():  # opening a FIFO would block
             raise OSError(errno.EINVAL, "not a file")
         with pyarrow.parquet.ParquetFile(path) as file:
             table = file.read()
@@ -75,7 +75,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def _has_type(field: Any) -> bool:
-    """Return whether a column has a known name and its type."""
+    """Return whether a column has a known name and the type that belongs to this name."""
     type_name, prefix = str(field.type), _get_prefix(field.name)
     if prefix in (METRIC, CURVE):
         item = "int64" if field.name == STEP else "double"

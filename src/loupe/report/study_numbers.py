@@ -1,4 +1,4 @@
-"""Loupe's numbers for the table of the numbers of the 2016 study in `report.md.jinja`."""
+"""Reads the scores of runs for the table in `report.md.jinja` that compares Loupe with the 2016 study."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 
 
 def read_scores(run: pd.Series | None) -> dict[str, str]:
-    """Read the test scores of a run as texts, by the field of the table; missing scores are dashes."""
+    """Read the test scores of a run as texts, by the names in `report.md.jinja`; missing scores are dashes."""
 
     def read(name: str) -> float:
         return float("nan") if run is None else float(run.get(f"metrics.test/{name}", float("nan")))
@@ -26,7 +26,11 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
 
 
 def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
-    """Read the validation mae of the best network with `pre_upscale` and of its input, and the filter."""
+    """Read three texts of the best network with `pre_upscale`.
+
+    Returns:
+        `network`: its validation mae. `filter`: its filter. `input`: the validation mae of this filter alone.
+    """
     column = "settings.pre_upscale"
     has_filter = table[column].notna() & (table[column] != "none") if column in table else None
     run = None if has_filter is None else _find_best(table, "metrics.val/input_mae", has_filter)
@@ -39,7 +43,8 @@ def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
 def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
     """Find the best perceptron that was trained on crops at any offset and scored on patches, or None.
 
-    Runs on another dataset take precedence: it was probably prepared with `recompress=75`, as in the study.
+    Runs on a dataset other than `dataset` take precedence, because such a dataset was probably prepared with
+    `recompress=75`, as in the study.
 
     Args:
         table: all runs.
@@ -56,7 +61,7 @@ def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
 
 
 def _find_best(table: pd.DataFrame, metric: str, matches: pd.Series) -> Any:
-    """Find the matching run with a metric and the lowest validation mae, or None."""
+    """Find the run with the lowest validation mae among the matching runs that have a metric, or None."""
     if not {metric, "metrics.val/best_mae"} <= set(table.columns):
         return None
     rows = table[matches & table[metric].notna()].sort_values(["metrics.val/best_mae", "run_id"])

@@ -10,7 +10,7 @@ from loupe.report.claims import Claim
 from loupe.report.verdicts import ClaimVerdict, check_claim, select_runs
 
 STEPS, CURVE = "curve.step", "curve.val/mae"
-SHARES = (0.25, 0.5, 1.0)  # of the steps of a run
+SHARES = (0.25, 0.5, 1.0)  # a trend shows the values at these shares of the steps
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Trend:
 def compute_trend(verdict: ClaimVerdict, arms: pd.DataFrame) -> Trend | None:
     """Compute the trend of the weakest comparison of a claim.
 
-    The trend is a difference if the claim compares the validation mae of arms with learning curves. Otherwise, it is
-    the mae of the first arm with curves.
+    The trend is a difference if the claim compares the validation mae of arms that have learning curves. Otherwise,
+    the trend is the mae of one arm: the first arm of the comparison that has learning curves.
 
     Args:
         verdict: verdict of the claim.
@@ -66,7 +66,10 @@ def compute_trend(verdict: ClaimVerdict, arms: pd.DataFrame) -> Trend | None:
 
 
 def has_other_curve(claim: Claim) -> bool:
-    """Return whether arms are compared by another value than that of the curves: the mae of concatenated patches."""
+    """Return whether a claim compares arms by a value that the learning curves do not show.
+
+    The learning curves show the mae of images with concatenated patches.
+    """
     return bool(claim.others) and (claim.metric != "val/best_mae" or "recompose" in claim.fields)
 
 

@@ -11,7 +11,7 @@ from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECID
 
 NOT_RUN = "not run"
 OUTCOMES = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-MIN_SEEDS = 2  # for a confidence interval
+MIN_SEEDS = 2  # a confidence interval needs at least two values
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm (also with the values of `change_to`), by the arm's name."""
+    """Select the rows of each arm, by the arm's name. Arms with the values of `change_to` are separate arms."""
     runs = {}
     for variant in _list_variants(claim, arms):
         for arm in claim.arms:
@@ -132,13 +132,13 @@ def format_arm(arm: dict[str, str]) -> str:
 
 def format_budget(runs: pd.DataFrame) -> str:
     """Format the training budgets of runs, such as `1e12 FLOPs` or `400 steps`."""
-    names = ("flops", "seconds", "steps")  # in this order in the text
+    names = ("flops", "seconds", "steps")
     columns = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in names)
-    budgets = set()  # each with a sort key
+    budgets = set()  # tuples of the unit's rank, the number and the text, for sorting
     for flops, seconds, steps in zip(*columns, strict=True):
         if not pd.isna(flops) and flops != "none":
             budgets.add((0, float(flops), f"{flops} FLOPs"))
-        # Delete this branch with the last run in seconds in docs/results.parquet.
+        # Delete this branch when docs/results.parquet has no run with a budget in seconds.
         elif not pd.isna(seconds) and seconds != "none":
             budgets.add((1, float(seconds), f"{float(seconds):g} s of one core"))
         elif not pd.isna(steps):
@@ -180,7 +180,7 @@ def _make_sort_key(value: Any) -> Any:
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
-    """Select the rows of an arm: per seed, or per seed and value of `worst_over`."""
+    """Select the rows of an arm: one per seed, or one per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
             arms = arms[[_make_sort_key(other) == _make_sort_key(value) for other in arms[key]]]

@@ -1,4 +1,4 @@
-"""The names of user attributes of trials, and the values of FAILURE. Studies contain them, so they must not change."""
+"""The names of user attributes of trials, and the values of FAILURE. Studies store them, so they must not change."""
 
 ITEM = "item"
 RESUMED_RUN = "resume"  # the id of the run that the trial continues, because its worker crashed

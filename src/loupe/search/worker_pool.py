@@ -32,7 +32,7 @@ POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum wait for an unreachable MLflow server
 SPARE_TRIALS = 8  # waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # crashes in a row that end the sweep; one item causes at most MAX_ATTEMPTS
+MAX_CRASHES = 2 * MAX_ATTEMPTS  # a sweep ends after this many crashes in a row; one item causes up to MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 

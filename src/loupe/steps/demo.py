@@ -67,7 +67,8 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     )
     hosts = OwnHosts(settings.host, frozenset(settings.host_names))
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # At the end, the server waits a second and closes the connections of open pages. The filter hides their errors.
+    # At the end, the server waits a second and closes the connections of open pages. The filter hides the errors of
+    # this second.
     server = uvicorn.Server(
         uvicorn.Config(guard, http=LimitedProtocol, backlog=100, log_level="warning", timeout_graceful_shutdown=1)
     )

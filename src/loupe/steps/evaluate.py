@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")  # not in a sheet; `model` has its own name there
-SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}  # of metrics, by split
+# Methods without a column in a sheet. The column of `model` is added under the name of the model.
+OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
+# Prefixes of the names of metrics, by split
+SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 
 def run(settings: Evaluate) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
 
 def choose_names(settings: Evaluate) -> dict[str, str]:
-    """Choose short names of networks for tables: the last parts of the paths if they differ, otherwise the paths.
+    """Choose short names of networks for tables: the last parts of the paths if these differ, otherwise the paths.
 
     Returns:
         The short name of each network of the settings, without baselines.
@@ -104,7 +106,11 @@ def _validate_files(settings: Evaluate) -> None:
 def _load_model(
     settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
 ) -> "LoadedModel":
-    """Load a model by its name. If it has several scale factors, use `scale` or else `settings.scale`."""
+    """Load a model by its name.
+
+    If the name stands for networks with several scale factors, load the network for `scale`, or for `settings.scale`
+    if `scale` is None.
+    """
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
@@ -134,7 +140,10 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
-    """Load the ridge weights of the model's run. Without them, fit ridge on the bundled photos; at 1:1, None."""
+    """Load the ridge weights of the model's run. If the run has none, fit ridge on the bundled photos.
+
+    At scale 1:1, return None instead of fitting ridge.
+    """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
     from loupe.upscalers import ridge
@@ -196,7 +205,7 @@ def _draw_figures(
     Args:
         settings: the settings of evaluate.
         methods: the upscaling models by name.
-        name: the title of the model's column, the last of the sheet.
+        name: the title of the model's column in the sheet.
         pairs: the images.
     """
     from loupe.data.pairs import Pairs

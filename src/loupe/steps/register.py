@@ -26,9 +26,9 @@ class Registration:
 
     Args:
         name: the name of the registered model.
-        version: the number of the version; "" without a champion.
+        version: the number of the version; "" if a rollback does not find an earlier champion.
         is_champion: whether the version is the champion now.
-        reason: the result of the comparison with the previous champion.
+        reason: why the version is the champion, or why not.
     """
 
     name: str
@@ -137,7 +137,7 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
 
     Args:
         candidate: the model.
-        geometry: its geometry.
+        geometry: the geometry of the model.
         difference: the largest difference between the results of Keras and ONNX.
         folder: a folder for temporary files.
     """

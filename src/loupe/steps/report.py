@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images of trained networks, which are only in HTML pages that are made from runs in MLflow
+# Captions of the images of trained networks. Only an HTML page that is made from runs in MLflow has these images.
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
@@ -101,7 +101,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
 
 
 def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, ...]":
-    """Draw the images with stored networks on test photos."""
+    """Draw results of stored networks on test photos; return () if this is impossible."""
     from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset

@@ -67,7 +67,7 @@ def _read_mask(settings: Restore, reader: "PhotoReader") -> "np.ndarray | None":
 
 
 def _load_network(settings: Restore) -> "Networks | None":
-    """Load the network of the scale factor 1:1, or None for non-local means."""
+    """Load the network with the scale factor 1:1; return None for non-local means."""
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     if settings.method == "nlm":

@@ -36,7 +36,7 @@ def run(settings: Sweep) -> str | None:
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
     location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
-    # If the scheduler does not answer, this call fails, before any file is written.
+    # Count the workers before any file is written, because this call fails if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
     # An arm: the points of the grid that differ only in tuned fields.
@@ -158,7 +158,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     """Score the kept networks on the test split, and register the best one.
 
     Returns:
-        The id of the registered run: the best run, or a new run if its network was deleted.
+        The id of the best run, or of a new run if the network of the best run was deleted.
     """
     from loupe.search import study_results
     from loupe.steps import register, train
@@ -172,7 +172,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best_run:  # a reused result, whose sweep has deleted the model
+            if run_id == best_run:  # the result was reused, and the sweep that trained the network has deleted it
                 best_run = train.run(train_settings).run_id
                 records.log_tags({study_results.BEST_RUN_TAG: best_run})
             continue

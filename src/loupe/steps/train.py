@@ -109,7 +109,7 @@ def load_resumed_settings(settings: Train) -> Train:
     for name in sorted(given.keys() - CHANGEABLE_FIELDS):
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == stored.get(name):
-            stored[name] = given[name]  # the stored URL is masked, the given URL has its password
+            stored[name] = given[name]  # the stored URL is masked; the given URL contains the password
         elif given[name] != format_value(default):
             raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
     fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}
