@@ -56,6 +56,19 @@ def test_best_network_is_the_scored_run_with_the_lowest_validation_mae(report, t
     assert report.best_scores["percent"] == f"{50 * best['metrics.test/mae']:.1f}"
 
 
+def test_the_runs_of_a_sweep_are_on_the_dataset_with_the_most_of_its_runs(table):
+    sweep = sweep_loader.load_sweep(FILES[0])
+    complete = sweep_arms.find_runs(sweep, table)
+    other = table.assign(dataset="other-1", digest="1")
+    own = table.assign(sweep=sweep.name)
+    for both in (pd.concat([table, other.head(3)]), pd.concat([own, other.assign(sweep="another name")])):
+        found = sweep_arms.find_runs(sweep, both)
+        assert set(found["dataset"]) == {DATASET}
+        assert len(found) == len(complete)
+    found = sweep_arms.find_runs(sweep, pd.concat([table.head(3), other]))
+    assert set(found["dataset"]) == {"other-1"}
+
+
 def test_dataset_is_the_named_one_or_the_most_frequent(table):
     other = table.head(3).assign(dataset="other-ba9876543210", digest="ba9876543210")
     both = pd.concat([table, other])

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from made_up import FILES, make_report
@@ -63,7 +64,7 @@ def test_names_add_no_tags_and_no_addresses(report: ReportContents, harm: str) -
         first.verdict, claim=first.verdict.claim.model_copy(update={"text": harm, "note": harm})
     )
     result = dataclasses.replace(first, sweep_file=harm, verdict=verdict, surprise=harm)
-    texts = dict.fromkeys(("dataset", "best_network", "study_network"), harm)
+    texts: dict[str, Any] = {"datasets": (harm,), "best_network": harm, "study_network": harm}
     scores = report.best_scores | {"filter": harm, "network": "1", "input": "1"}
     harmful = dataclasses.replace(report, claims=(result,), best_scores=scores, **texts)
     parsed, markdown = Page(page.render_html(harmful)), page.render_markdown(harmful)

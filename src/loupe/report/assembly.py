@@ -52,19 +52,20 @@ def build_report(
 
     Args:
         table: all runs.
-        rows: the runs on the dataset of the report.
-        claims: the claims with their runs.
+        rows: the runs on the dataset of the report, which include the best network.
+        claims: the claims with their runs, which may be on further datasets.
         images: images of networks on test photos.
 
     Raises:
         UsageError: two claims have the same number.
     """
     claims = sorted(claims, key=lambda each: each.claim.order)
-    dataset = str(rows["dataset"].iloc[0])
-    best, study_run = find_best_run(rows), find_study_run(table, dataset)
+    datasets = {str(name) for each in claims if len(each.arms) for name in each.arms["dataset"]}
+    datasets.add(str(rows["dataset"].iloc[0]))
+    best, study_run = find_best_run(rows), find_study_run(table, datasets)
     return ReportContents(
-        dataset=dataset,
-        run_count=len(rows),
+        datasets=tuple(sorted(datasets)),
+        run_count=int(table["dataset"].isin(datasets).sum()),
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_photos=_format_range([each.arms for each in claims], "settings.eval_images"),
         claims=_check_claims(claims),

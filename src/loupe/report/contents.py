@@ -56,8 +56,8 @@ class ReportContents:
     """All contents of a report.
 
     Args:
-        dataset: name of the dataset of the runs.
-        run_count: number of runs on the dataset.
+        datasets: names of the datasets of the runs.
+        run_count: number of runs on these datasets.
         steps: smallest and largest number of steps of the claims' runs, as text.
         curve_photos: number of validation photos of a learning curve, as text.
         claims: results of the claims, ordered by number.
@@ -68,7 +68,7 @@ class ReportContents:
         images: images of networks on test photos.
     """
 
-    dataset: str
+    datasets: tuple[str, ...]
     run_count: int
     steps: str
     curve_photos: str

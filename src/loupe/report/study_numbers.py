@@ -1,5 +1,6 @@
 """Reads the scores of runs for the table in `report.md.jinja` that compares Loupe with the 2016 study."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -40,20 +41,21 @@ def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
     return {"filter": run[column]} | {key: format_number(run[f"metrics.{name}"]) for key, name in names.items()}
 
 
-def find_study_run(table: pd.DataFrame, dataset: str) -> Any:
+def find_study_run(table: pd.DataFrame, datasets: Collection[str]) -> Any:
     """Find the best perceptron that was trained on crops at any offset and scored on patches, or None.
 
-    Runs on a dataset other than `dataset` take precedence, because such a dataset was probably prepared with
+    Runs on a dataset that is not in `datasets` take precedence, because such a dataset was probably prepared with
     `recompress=75`, as in the study.
 
     Args:
         table: all runs.
-        dataset: name of the dataset of the report.
+        datasets: names of the datasets of the report.
     """
     if not {"settings.crops", "settings.network"} <= set(table.columns):
         return None
     matches = (table["settings.crops"] == "any") & (table["settings.network"] == "perceptron")
-    for group in (table["dataset"] != dataset, table["dataset"] == dataset):
+    is_of_report = table["dataset"].isin(datasets)
+    for group in (~is_of_report, is_of_report):
         run = _find_best(table, "metrics.test/patches_mae", matches & group)
         if run is not None:
             return run

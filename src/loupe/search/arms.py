@@ -32,20 +32,27 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         sweep: the sweep file.
-        table: runs on one dataset, with columns `settings.*` and `metrics.*`.
+        table: runs, with columns `dataset`, `sweep`, `settings.*` and `metrics.*`.
 
     Returns:
-        The newest run per point and seed. Old runs with a budget in seconds are not mixed with runs with a budget in
-        FLOPs: the larger selection is returned. The columns are those of `table`, `seed` and the keys of [search]
-        (None if the condition of a key does not hold). With `tune`, only the best point of each arm has rows, without
-        the first seed. If the sweep is not a grid, the table is empty.
+        The newest run per point and seed. Runs on different datasets are not mixed, and old runs with a budget in
+        seconds are not mixed with runs with a budget in FLOPs: the largest selection is returned. Between selections
+        of equal size, the number of runs of this sweep decides. The columns are those of `table`, `seed` and the keys
+        of [search] (None if the condition of a key does not hold). With `tune`, only the best point of each arm has
+        rows, without the first seed. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
     rows = rows.assign(_key=[_make_run_key(row) for _, row in rows.iterrows()])
     rows = rows.sort_values("started", ascending=False)
-    return max((_select_runs(sweep, part) for part in _split_budgets(rows)), key=len)
+    parts = [part for _, runs in rows.groupby("dataset", dropna=False) for part in _split_budgets(runs)]
+    selections = [_select_runs(sweep, part) for part in parts]
+
+    def count_runs(runs: pd.DataFrame) -> tuple[int, int]:
+        return len(runs), int((runs["sweep"] == sweep.name).sum()) if len(runs) else 0
+
+    return max(selections, key=count_runs, default=pd.DataFrame())
 
 
 def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:

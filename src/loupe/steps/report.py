@@ -40,7 +40,7 @@ def run(settings: Report) -> Path:
 
     table = _read_table(settings)
     rows = assembly.select_dataset(table, settings.dataset)
-    claims = _read_claims(settings, rows)
+    claims = _read_claims(settings, table if settings.dataset is None else rows)
     out = Path(settings.out)
     images = () if settings.from_ else _draw_images(settings, rows)
     report = assembly.build_report(table, rows, claims, images)
@@ -162,7 +162,7 @@ def _log_report(settings: Report, html: Path, report: "ReportContents") -> None:
     """Log the page and the number of claims per outcome."""
     from loupe.tracking import records, runs
 
-    with runs.open_step_run(settings, f"report on {report.dataset}"):
+    with runs.open_step_run(settings, f"report on {', '.join(report.datasets)}"):
         records.log_file(html)
         counts = {f"claims/{name.replace(' ', '_')}": float(count) for name, count in report.counts.items()}
         records.log_metrics(counts)
