@@ -26,7 +26,7 @@ from loupe.upscalers.geometry import Geometry
 INPUT_SIDE, LABEL_SIDE, IMAGES = 100, 150, 2048
 MATRIX = 8192 if jax.default_backend() != "cpu" else 2048
 PASSES = 3  # forward, gradients of the weights, gradients of the inputs
-CROPS = {"batch_size": 64, "crop": 64}
+CROPS = {"batch_size": 64, "crop_size": 64}
 NETWORKS = {
     "perceptron of the study": {"network": "perceptron", "optimizer": "rmsprop", "batch_size": 256},
     "tiny": CROPS | {"filters": 16, "layers": 3},

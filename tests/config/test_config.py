@@ -265,11 +265,11 @@ def test_a_label_size_must_be_divisible_for_every_scale() -> None:
 
 
 def test_a_crop_must_consist_of_whole_blocks() -> None:
-    assert parse_settings("train", {"crop": "9", "scale": "2:1"}).crop == 9
+    assert parse_settings("train", {"crop_size": "9", "scale": "2:1"}).crop_size == 9
     for scale in ("1:1", "3:2"):
         assert (
-            refusal("train", {"crop": "9", "scale": scale})
-            == f"crop: must be a multiple of 2 at scale {scale}, got 9"
+            refusal("train", {"crop_size": "9", "scale": scale})
+            == f"crop_size: must be a multiple of 2 at scale {scale}, got 9"
         )
 
 

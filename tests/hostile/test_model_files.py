@@ -331,8 +331,8 @@ def test_pickles_next_to_a_network_are_not_read(hostile_store):
 
 def test_train_refuses_to_start_from_a_network_with_code(hostile_store, keras_files):
     dataset = next((hostile_store[0] / "data").glob("photos-*")).name
-    error = run_step(hostile_store[0], "train", "--smoke", "--dataset", dataset, "--crop", "8",
-                     "--start", keras_files / "lambda.keras")  # fmt: skip
+    error = run_step(hostile_store[0], "train", "--smoke", "--dataset", dataset, "--crop-size", "8",
+                     "--initial-weights", keras_files / "lambda.keras")  # fmt: skip
     assert re.search(r"loupe train: error: start: .*lambda\.keras cannot be loaded: .*[Ll]ambda", error)
 
 
@@ -340,7 +340,7 @@ def make_train_run(hostile_store, run_id, status):
     """Tag a run as one of `train` on the small dataset; returns the client of the store."""
     dataset = next((hostile_store[0] / "data").glob("photos-*")).name
     client = open_store(hostile_store[0])
-    given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop": 8, "quiet": True}).to_texts()
+    given = parse_settings("train", {"dataset": dataset, "smoke": True, "crop_size": 8, "quiet": True}).to_texts()
     tags = {"step": "train", "settings": json.dumps(given), "dataset": dataset, "digest": dataset.split("-")[-1]}
     for name, value in tags.items():
         client.set_tag(run_id, f"loupe.{name}", value)

@@ -40,7 +40,8 @@ from loupe.upscalers.tiling import upscale
 Given = dict[str, Any]
 TRAINED = [name for name, network in NETWORKS.items() if issubclass(network, GradientTrain)]
 NARROW = {
-    "hidden": "8", "filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 2, "eval_every": 2, "quiet": True,
+    "hidden": "8", "filters": 4, "layers": 1, "crop_size": 8, "batch_size": 4, "steps": 2, "eval_every": 2,
+    "quiet": True,
 }  # fmt: skip
 # The values to test for fields without a list of choices; None means that the field is not given.
 FEW: dict[str, tuple[str | None, ...]] = {
@@ -259,7 +260,7 @@ def fingerprint(given: Given) -> str:
     images = photo_pairs(settings.scale)
     side, count = batches.compute_batch_shape(settings, Geometry.from_name(model.name), images.sides[0])
     images = images.with_strengths(image_for(Geometry.from_name(model.name)).shape[-1] > 1)
-    patches = Patches(images, side, settings.crops, settings.augment, settings.seed)
+    patches = Patches(images, side, settings.crop_positions, settings.augment, settings.seed)
     arrays = [*model.get_weights(), *(array for step in range(4) for array in patches.draw_batch(step, count))]
     image = image_for(Geometry.from_name(model.name))
     arrays.append(upscale(builder.KerasUpscaler(model), image, choose_recompose(settings)))

@@ -93,7 +93,7 @@ def test_report_without_claims_and_test_scores(table):
 def test_study_run_has_crops_at_any_offset_and_prefers_another_dataset(report, table):
     assert report.study_network == ""
     here = table.assign(**{"metrics.test/patches_mae": 0.06, "metrics.test/draw_difference": 0.011})
-    here.loc[here.index[:9], "settings.crops"] = "any"
+    here.loc[here.index[:9], "settings.crop_positions"] = "any"
     there = here.head(9).assign(dataset="recompressed-1", digest="1", **{"metrics.test/patches_mae": 0.064})
     scores = make_report(here, []).study_scores
     assert (scores["patches_mae"], scores["draws"]) == ("0.06000", "1.1")

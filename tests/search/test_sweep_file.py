@@ -212,7 +212,11 @@ def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
         ("high = 1e-2", "high = 1e3", "search.learning_rate: must be less than or equal to 100, got '1000.0'"),
         ("high = 4", "high = 65", "search.layers: must be less than or equal to 64, got '65'"),
         ("high = 4", "high = 4, step = 0.5", "search.layers: must be a valid integer, .*"),
-        ("layers = {low = 1, high = 4}", "crop = {low = 8, high = 64}", "search.crop: must be a multiple of 2 .*"),
+        (
+            "layers = {low = 1, high = 4}",
+            "crop_size = {low = 8, high = 64}",
+            "search.crop_size: must be a multiple of 2 .*",
+        ),
         ("trials = 20", "trials = 0", "study.trials: must be greater than or equal to 1, got '0'"),
         ("startup = 5", "startup = -1", "study.startup: must be greater than or equal to 0, got '-1'"),
     ],
@@ -504,6 +508,7 @@ def row_of(of, chosen, seed, value, started, **more):
     texts = of.create_settings(chosen, seed=seed).to_texts()
     return (
         {"run_id": f"{started} {seed}", "kind": "trial", "sweep": of.name, "state": "COMPLETE", "started": started}
+        | {"dataset": "photos-1"}
         | {f"settings.{name}": text for name, text in texts.items()}
         | {f"metrics.{of.objective}": value}
         | more
@@ -562,7 +567,7 @@ def test_find_runs_tunes_with_the_first_seed(direction, write):
 def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):
     sweep = write(GRID)
     row = row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00")
-    older = {name: value for name, value in row.items() if name != "settings.start"}
+    older = {name: value for name, value in row.items() if name != "settings.initial_weights"}
     assert len(older) < len(row)
     assert len(found_arms.find_runs(sweep, pd.DataFrame([older]))) == 1
     other = older | {"settings.skip": "ridge"}

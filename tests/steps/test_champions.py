@@ -32,7 +32,7 @@ def test_only_a_model_that_is_better_on_the_gate_dataset_becomes_champion(folder
 
     def train_and_register(dataset, *words):
         """Return the finished training, the printed decision, and the number of the champion."""
-        network = ["--layers", 1, "--filters", 8, "--crop", 20, "--eval_every", 40, "--quiet", *words]
+        network = ["--layers", 1, "--filters", 8, "--crop-size", 20, "--eval_every", 40, "--quiet", *words]
         loupe("train", "--dataset", dataset, *network, cwd=folder)
         run = list_runs(folder)[0]
         decision = loupe("register", "--run", run.info.run_id, cwd=folder).stdout

@@ -230,7 +230,7 @@ def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finish
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
         ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),
         ("evaluate", ["--out", "."], "out: must be a file, got the folder '.'"),
-        ("train", ["--start", "no-such-file.keras", "--smoke", "true"], "no-such-file.keras"),
+        ("train", ["--initial-weights", "no-such-file.keras", "--smoke", "true"], "no-such-file.keras"),
         ("evaluate", ["--photos", "nowhere"], "nowhere"),
         ("evaluate", ["--photos", "empty"], "must contain an image"),
         ("train", ["--dataset", "nowhere"], "nowhere"),

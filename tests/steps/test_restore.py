@@ -15,7 +15,7 @@ from loupe.models import builder
 from loupe.models.onnx_export import export
 from loupe.steps import evaluate, preprocess, register, restore, train, upscale
 
-GIVEN = {"scale": "1:1", "condition": "jpeg", "filters": 8, "layers": 1, "crop": 16}
+GIVEN = {"scale": "1:1", "condition": "jpeg", "filters": 8, "layers": 1, "crop_size": 16}
 
 
 @pytest.fixture(scope="module")

@@ -148,14 +148,14 @@ def test_without_a_store_the_champion_is_the_bundled_network(name, accepted, tra
 
 @pytest.mark.parametrize("name", ["champion", "network.keras", RUN_URI, CHAMPION_URI, MODEL_URI])
 def test_training_can_start_from_every_keras_model(name, names):
-    model = training_runs.load_start(parse_settings("train", {"start": name.format(**names)}))
+    model = training_runs.load_initial_network(parse_settings("train", {"initial_weights": name.format(**names)}))
     assert model.name == "loupe.q2.p3.side4.halo4.rec601"
 
 
 @pytest.mark.parametrize("name", ["tiny", "ridge", "network.onnx", *(name for name in REFUSED if name)])
 def test_training_refuses_to_start_from_anything_else(name, names):
-    with pytest.raises(UsageError, match=r"^start: .*") as caught:
-        training_runs.load_start(parse_settings("train", {"start": name}))
+    with pytest.raises(UsageError, match=r"^initial_weights: .*") as caught:
+        training_runs.load_initial_network(parse_settings("train", {"initial_weights": name}))
     assert name in str(caught.value)
 
 

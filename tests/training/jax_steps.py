@@ -18,9 +18,9 @@ from loupe.upscalers.geometry import Geometry
 
 STEPS = 50
 SETTINGS = {
-    "convolutional": {"filters": 8, "layers": 2, "crop": 16, "batch_size": 8, "clip_norm": 0.1},
-    "convolutional, mae, any crop": {"filters": 4, "layers": 1, "crop": 16, "loss": "mae", "crops": "any"},
-    "convolutional, conditioned": {"filters": 4, "layers": 1, "crop": 16, "batch_size": 8, "condition": "jpeg"},
+    "convolutional": {"filters": 8, "layers": 2, "crop_size": 16, "batch_size": 8, "clip_norm": 0.1},
+    "convolutional, mae, any": {"filters": 4, "layers": 1, "crop_size": 16, "loss": "mae", "crop_positions": "any"},
+    "convolutional, conditioned": {"filters": 4, "layers": 1, "crop_size": 16, "batch_size": 8, "condition": "jpeg"},
     "perceptron with dropout": {
         "network": "perceptron", "hidden": "32", "keep_prob": 0.5, "batch_size": 16, "optimizer": "rmsprop",
         "schedule": "exponential",

@@ -33,7 +33,7 @@ PERCEPTRON = {
     "steps": 9,
     "eval_every": 3,
 }
-CONVOLUTIONAL = {"filters": 4, "layers": 1, "crop": 8, "batch_size": 4, "steps": 6, "eval_every": 2}
+CONVOLUTIONAL = {"filters": 4, "layers": 1, "crop_size": 8, "batch_size": 4, "steps": 6, "eval_every": 2}
 DEMANDING = {
     "perceptron": PERCEPTRON
     | {
@@ -256,7 +256,7 @@ def test_exponential_decay_is_4_percent_every_1_5_percent_of_the_steps() -> None
         ({"network": "perceptron", "batch_size": 64, "patch": "2:3", "skip": "ridge"}, 8, 4),
         ({"network": "perceptron", "batch_size": 64, "entry_convolutions": 2}, 30, 7),
         ({"network": "perceptron", "batch_size": 4, "patch": "whole", "pre_upscale": "bicubic"}, 32, 4),
-        ({"network": "convolutional", "batch_size": 5, "crop": 12}, 12, 5),
+        ({"network": "convolutional", "batch_size": 5, "crop_size": 12}, 12, 5),
     ],
     ids=format_value,
 )
@@ -270,7 +270,7 @@ def test_the_shape_of_a_batch_follows_from_the_settings(given: dict[str, Any], s
 
 def test_crops_larger_than_the_inputs_are_refused(photos: dict[str, Pairs]) -> None:
     with pytest.raises(UsageError, match="32, got 34"):
-        Run(photos, CONVOLUTIONAL | {"crop": 34})
+        Run(photos, CONVOLUTIONAL | {"crop_size": 34})
 
 
 def test_clip_norm_limits_the_step_of_gradient_descent(photos: dict[str, Pairs]) -> None:
@@ -360,7 +360,10 @@ def build_for_flops(given: dict[str, Any]) -> tuple[keras.Model, GradientTrain, 
         ),
         (CONVOLUTIONAL | {"skip": "none"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 16 * 4),
         (CONVOLUTIONAL | {"skip": "ridge"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9 + 100 * 9) * 16 * 4),
-        (CONVOLUTIONAL | {"skip": "none", "crop": 16, "batch_size": 3}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 64 * 3),
+        (
+            CONVOLUTIONAL | {"skip": "none", "crop_size": 16, "batch_size": 3},
+            (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 64 * 3,
+        ),
     ],
     ids=format_value,
 )

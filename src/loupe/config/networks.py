@@ -29,7 +29,7 @@ class Convolutional(GradientTrain):
     filters: int = field(32, "number of channels between residual layers", ge=1, le=1024)
     layers: int = field(3, "number of residual layers", ge=0, le=64)
     expansion: int = field(2, "number of channels inside a residual layer, as a multiple of `filters`", ge=1, le=16)
-    crop: Annotated[int, Field(ge=8, le=512)] = field(
+    crop_size: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "side of a training crop in input pixels",
         rule="an even number at scales 1:1 and 3:2; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
@@ -41,12 +41,14 @@ class Convolutional(GradientTrain):
         "float32", "number format during the training; bfloat16 is faster on some processors"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
-    SMOKE = {"filters": 8, "layers": 1, "crop": 16}
+    SMOKE = {"filters": 8, "layers": 1, "crop_size": 16}
 
     @model_validator(mode="after")
-    def _validate_crop(self) -> "Convolutional":
-        if self.crop % get_block_sides(self.scale)[0]:
-            raise ValueError(f"crop: must be a multiple of 2 at scale {format_value(self.scale)}, got {self.crop}")
+    def _validate_crop_size(self) -> "Convolutional":
+        if self.crop_size % get_block_sides(self.scale)[0]:
+            raise ValueError(
+                f"crop_size: must be a multiple of 2 at scale {format_value(self.scale)}, got {self.crop_size}"
+            )
         return self
 
     @model_validator(mode="after")

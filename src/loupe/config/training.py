@@ -63,17 +63,17 @@ class GradientTrain(Train):
     skip: Literal["none", "ridge"] = field(
         "none", "connection from the input to the output; ridge: linear, trainable, initialised by ridge regression"
     )
-    start: Text = field(
+    initial_weights: Text = field(
         None,
-        "network to copy the initial weights from",
+        "network that contains the initial weights",
         rule="none, champion, a registry URI, a run URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
         "none", "filter that upscales the input before the first layer; none: the last layer upscales"
     )
-    crops: Literal["aligned", "any"] = field(
+    crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions (not the number) of training crops. aligned: only positions at a whole pixel of both input and "
+        "positions of training crops. aligned: only positions at a whole pixel of both input and "
         "label. any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")

@@ -45,7 +45,7 @@ class Patches:
 
     def __init__(self, pairs: Pairs, side: int, crops: str, augment: bool, seed: int) -> None:
         if side > pairs.sides[0]:
-            raise UsageError(f"patch, crop: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
+            raise UsageError(f"patch, crop_size: must be at most the inputs' side of {pairs.sides[0]}, got {side}")
         self._pairs = pairs
         pair_bytes = sum(side**2 for side in pairs.sides)
         self._arrays = pairs.copy_to_memory() if len(pairs) * pair_bytes <= MEMORY_LIMIT_BYTES else None

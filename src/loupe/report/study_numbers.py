@@ -51,9 +51,9 @@ def find_study_run(table: pd.DataFrame, datasets: Collection[str]) -> Any:
         table: all runs.
         datasets: names of the datasets of the report.
     """
-    if not {"settings.crops", "settings.network"} <= set(table.columns):
+    if not {"settings.crop_positions", "settings.network"} <= set(table.columns):
         return None
-    matches = (table["settings.crops"] == "any") & (table["settings.network"] == "perceptron")
+    matches = (table["settings.crop_positions"] == "any") & (table["settings.network"] == "perceptron")
     is_of_report = table["dataset"].isin(datasets)
     for group in (~is_of_report, is_of_report):
         run = _find_best(table, "metrics.test/patches_mae", matches & group)

@@ -168,8 +168,8 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             train = dataset.load_pairs("train", settings.scale, settings.limit)
             validation = dataset.load_pairs("validation", settings.scale)
             ridge_weights = ridge.load_or_fit(dataset, settings.scale)
-            start_network = training_runs.load_start(settings)
-            model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, start_network)
+            initial_network = training_runs.load_initial_network(settings)
+            model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, initial_network)
         try:
             dataset_inputs.log_dataset(dataset, "training", "validation")
             with context.stopwatch:

@@ -58,13 +58,13 @@ def log_predictions(model: keras.Model, validation: Pairs, step: int) -> None:
     records.log_image(figures.render_predictions(KerasUpscaler(model), validation), "predictions", step)
 
 
-def load_start(settings: Train) -> keras.Model | None:
-    """Load the network of `start`: the champion, an MLflow URI, or a .keras file; None if `start` is none.
+def load_initial_network(settings: Train) -> keras.Model | None:
+    """Load the network of `initial_weights`: the champion, an MLflow URI, or a .keras file; None for none.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.
     """
-    name = settings.start if isinstance(settings, GradientTrain) else None
+    name = settings.initial_weights if isinstance(settings, GradientTrain) else None
     if name is None:
         return None
     try:
@@ -74,7 +74,7 @@ def load_start(settings: Train) -> keras.Model | None:
             raise UsageError(f"model: {rule}, got {name!r}")
         return models.load_keras(reference)
     except UsageError as error:
-        raise UsageError(str(error).replace("model:", "start:", 1)) from None
+        raise UsageError(str(error).replace("model:", "initial_weights:", 1)) from None
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:

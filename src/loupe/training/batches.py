@@ -28,7 +28,7 @@ def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side:
         geometry: the geometry of the network.
         input_side: side of the dataset's inputs in pixels.
     """
-    crop: int | None = getattr(settings, "crop", None)
+    crop: int | None = getattr(settings, "crop_size", None)
     if crop is not None:
         return crop, settings.batch_size
     blocks = max(1, min(MAX_BLOCKS_PER_SIDE, input_side // geometry.q)) if geometry.halo else 1
@@ -43,7 +43,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
     """
     side, count = compute_batch_shape(settings, geometry, train.sides[0])
     train = train.with_strengths(geometry.channels > 1)
-    return Patches(train, side, settings.crops, settings.augment, settings.seed), count
+    return Patches(train, side, settings.crop_positions, settings.augment, settings.seed), count
 
 
 def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, input_side: int) -> int:

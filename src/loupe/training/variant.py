@@ -14,7 +14,7 @@ from loupe.upscalers import ridge
 
 
 def build_network(
-    settings: Train, train: Pairs, luminance: str, weights: np.ndarray, start: keras.Model | None = None
+    settings: Train, train: Pairs, luminance: str, weights: np.ndarray, initial: keras.Model | None = None
 ) -> keras.Model:
     """Build the Keras model of the settings with its initial weights. A ridge model gets its final weights.
 
@@ -23,11 +23,11 @@ def build_network(
         train: the training split.
         luminance: the luminance formula of the dataset.
         weights: the ridge weights of the dataset, see `ridge.fit`.
-        start: the network of `settings.start`, or None.
+        initial: the network of `settings.initial_weights`, or None.
 
     Raises:
-        UsageError: training crops are larger than the dataset's inputs, no layer matches a layer of `start`, or the
-            network has a layer or an activation that cannot be exported.
+        UsageError: training crops are larger than the dataset's inputs, no layer has weights with the shapes of the
+            same layer of `initial`, or the network has a layer or an activation that cannot be exported.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -38,9 +38,9 @@ def build_network(
     # Raises UsageError for crops that are too large.
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
-    if start is not None and not builder.copy_matching_weights(model, start):
-        rule = "a layer with the position and the weight shapes of a layer of the new network"
-        raise UsageError(f"start: must have {rule}, got {settings.start!r}")
+    if initial is not None and not builder.copy_matching_weights(model, initial):
+        rule = "must have a layer whose weights have the shapes of the same layer of the new network"
+        raise UsageError(f"initial_weights: {rule}, got {settings.initial_weights!r}")
     try:
         builder.measure_costs(model)
     except ValueError as error:  # a network that a user added has layers or activations that cannot be exported
