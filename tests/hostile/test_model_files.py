@@ -333,7 +333,7 @@ def test_train_refuses_to_start_from_a_network_with_code(hostile_store, keras_fi
     dataset = next((hostile_store[0] / "data").glob("photos-*")).name
     error = run_step(hostile_store[0], "train", "--smoke", "--dataset", dataset, "--crop-size", "8",
                      "--initial-weights", keras_files / "lambda.keras")  # fmt: skip
-    assert re.search(r"loupe train: error: start: .*lambda\.keras cannot be loaded: .*[Ll]ambda", error)
+    assert re.search(r"loupe train: error: initial_weights: .*lambda\.keras cannot be loaded: .*[Ll]ambda", error)
 
 
 def make_train_run(hostile_store, run_id, status):
