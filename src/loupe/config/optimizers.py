@@ -7,7 +7,7 @@ from loupe.config.fields import field
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to a network: the arguments of the Keras class that KERAS names."""
+    """The fields that an optimizer adds to the settings: the arguments of the Keras class with the name in KERAS."""
 
     KERAS: ClassVar[str] = ""
 

@@ -28,7 +28,7 @@ class Register(RunSettings):
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
-        False, "with run=best, also consider runs of short tests (train --smoke), which never become champion"
+        False, "with run=best, the run may be a short test (train --smoke); its network never becomes champion"
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -36,7 +36,7 @@ class Register(RunSettings):
     @model_validator(mode="after")
     def _validate_run(self) -> "Register":
         if self.run != "best" and (self.rollback or self.version):
-            raise ValueError(f"run: must be best with rollback or version, got {self.run}")
+            raise ValueError(f"run: must be 'best' if rollback or version is given, got {self.run!r}")
         return self
 
 
@@ -67,7 +67,7 @@ class Sweep(DatasetSettings):
     )
     scheduler: Text = field(
         None,
-        "address of a Dask scheduler, whose cluster prepares photos and trains; none: this machine does",
+        "address of a Dask scheduler, whose cluster prepares photos and runs trials; none: this machine does both",
         rule="none, or an address such as tcp://host:port",
     )
     dashboard: bool = field(False, "show the study in optuna-dashboard while the sweep runs, and print the address")

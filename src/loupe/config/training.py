@@ -73,7 +73,7 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only positions at a whole pixel of both input and "
+        "positions of training crops. aligned: only positions on pixel borders of both input and "
         "label. any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")

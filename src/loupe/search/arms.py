@@ -35,11 +35,11 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: runs, with columns `dataset`, `sweep`, `settings.*` and `metrics.*`.
 
     Returns:
-        The newest run per point and seed. Runs on different datasets are not mixed, and old runs with a budget in
-        seconds are not mixed with runs with a budget in FLOPs: the largest selection is returned. Between selections
-        of equal size, the number of runs of this sweep decides. The columns are those of `table`, `seed` and the keys
-        of [search] (None if the condition of a key does not hold). With `tune`, only the best point of each arm has
-        rows, without the first seed. If the sweep is not a grid, the table is empty.
+        The newest run per point and seed. A selection of runs has one dataset, and its budgets are either in FLOPs or
+        in seconds (old runs). The largest selection is returned; of two with the same size, the one with more runs of
+        this sweep. The columns are all columns of `table`, a column `seed`, and a column per key of [search] (None if
+        the condition of the key does not hold). With `tune`, the first seed chooses the best point of each arm, and
+        the table contains only the other seeds of this point. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -56,9 +56,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the runs without budgets in seconds, and the runs without budgets in FLOPs.
+    """Return two tables: all runs but those with budgets in seconds, and all runs but those with budgets in FLOPs.
 
-    A claim must not compare a budget in seconds with one in FLOPs. Runs with other budgets are in both parts.
+    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither are in both tables.
     """
     return [rows[_read_setting(rows, name).isna()] for name in ("seconds", "flops")]
 
@@ -84,7 +84,7 @@ def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield the points of an arm with one run per seed; with `tune`, only the best point, without the first seed."""
+    """Yield the points of an arm with one run per seed; with `tune`, only the best point and the other seeds."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
@@ -99,7 +99,7 @@ def _select_points(
             each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
-        # The runs with the first seed selected the point, so their losses would favour arms with many points.
+        # The point was chosen by its loss with the first seed. This loss would favour arms with many points.
         candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
 

@@ -86,7 +86,7 @@ class TrialContext:
 
 
 class TrialLostError(SystemExit):
-    """The trial has ended, because another worker trains the same network."""
+    """This worker lost the trial, because another worker trains the same network."""
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
@@ -112,7 +112,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:
         if not server.is_wrong_answer(error):
-            raise  # the worker crashes, and another worker tries the same item again
+            raise  # the worker crashes, and another worker tries the same point and seed again
         study.fail_trial(trial, FAILED, describe_failure(error))  # another worker would get the same wrong answer
 
 

@@ -100,5 +100,5 @@ def _is_line_art(padded: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
 
 
 def _count(mask: np.ndarray) -> np.ndarray:
-    """Count the True values of each column, up to 255."""
+    """Count the True values of each column. The counts are uint8, so a column must have at most 255 rows."""
     return np.add.reduce(mask.view(np.uint8), axis=0, dtype=np.uint8)
