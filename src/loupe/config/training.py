@@ -108,13 +108,13 @@ class GradientTrain(Train):
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "number of steps after which the learning rate is multiplied by `decay_rate`; default 1.5 % of `steps`",
-        rule=">= 1",
+        "number of steps after which the learning rate is multiplied by `decay_rate`",
+        rule=">= 1; default 1.5 % of `steps`",
     )
     eval_every: Count = field(
         _make_step_default(lambda steps: steps // 16),
-        "number of steps between two validations; default a 16th of `steps`",
-        rule=">= 1",
+        "number of steps between two validations",
+        rule=">= 1; default a 16th of `steps`",
     )
     eval_images: int = field(256, "maximum number of images per validation", ge=1, le=10**9)
     patience: int = field(
