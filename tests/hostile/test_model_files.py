@@ -84,6 +84,10 @@ ONNX = {
         "is not an ONNX network: .*got field 13",
     ),
     "weights through a link": (add_weights("link"), "is not an ONNX network: .*got field 13"),
+    "weights without a file": (
+        {"more": [TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)]},
+        "must contain the values of the tensor 'w', got a reference to another file",
+    ),
     "input of another type": ({"inputs": [(7, [1, None, None, 1])]}, "Type Error"),
     "two inputs of different types": ({"inputs": [(1, [1, None, None, 1]), (7, [1])]}, "must take float32 "),
     "colour": ({"inputs": [(1, [1, None, None, 3])]}, "must take float32 "),

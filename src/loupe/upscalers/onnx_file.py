@@ -75,11 +75,14 @@ def _validate_graph(graph: Fields) -> None:
 
 
 def _validate_tensor(tensor: Fields) -> None:
-    """Check that the size of a tensor matches its type and shape."""
+    """Check that a tensor contains its values, and that their size matches the type and the shape."""
     kind = tensor.get(TYPE, [0])[-1]
     item_bytes = ITEM_BYTES.get(kind) if isinstance(kind, int) else None
-    if item_bytes is None or tensor.get(DATA_LOCATION, [0])[-1] != 0:
+    if item_bytes is None:
         raise ValueError(f"must contain only tensors of float, float16, int32, int64 or bool, got type {kind}")
+    if tensor.get(DATA_LOCATION, [0])[-1] != 0:
+        name = _read_text(tensor, NAME)[:80]
+        raise ValueError(f"must contain the values of the tensor {name!r}, got a reference to another file")
     shape = _read_integers(tensor.get(SHAPE, []))
     count = 1
     for side in shape:
