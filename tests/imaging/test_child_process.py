@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from loupe.imaging.child_process import ChildProcess
+from loupe.imaging.child_process import READER, ChildProcess
 
 
 @pytest.fixture
@@ -78,3 +78,12 @@ time.sleep(60)
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
         pass
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_images_of_a_closed_file_are_an_error_and_the_reader_continues():
+    child = ChildProcess(READER)
+    for _ in range(2):
+        child.connections[0].send("close")
+        child.connections[0].send("decode")
+        assert child.connections[0].receive(30)[0] == {"error": "cannot be decoded: the file is closed"}
+    child.stop()

@@ -34,7 +34,9 @@ def serve(connections: list[Connection]) -> None:
     while True:
         request, _ = connection.receive()
         try:
-            if request == "decode" and photo is not None:
+            if request == "decode":
+                if photo is None:
+                    raise PhotoError("cannot be decoded: the file is closed")
                 _send_images(connection, photo, own_bytes)
             elif request != "close":
                 with limit_process(own_bytes + request["opening_bytes"], BASE_CPU_S):
