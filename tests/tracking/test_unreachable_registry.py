@@ -17,7 +17,7 @@ import mlflow
 import pytest
 
 from loupe.errors import LoupeError
-from loupe.tracking import resolver, server, store
+from loupe.tracking import liveness, resolver, server, store
 from loupe.tracking.resolver import resolve_model
 
 NAME, SCALE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", Fraction(3, 2)
@@ -221,3 +221,14 @@ def test_retries_are_limited_in_the_block_only(before: str | None, monkeypatch: 
     with pytest.raises(KeyError):
         look_up()
     assert os.environ.get(NAME) == before
+
+
+@pytest.mark.parametrize("bad_server", ["page", "list"], indirect=True)
+def test_a_request_is_repeated_only_for_a_short_time_after_a_wrong_answer(
+    bad_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PROBE_TIMEOUT_S", 0.1)
+    started = time.monotonic()
+    with pytest.raises(mlflow.exceptions.MlflowException, match="the response body was not"):
+        server.retry_while_unreachable(liveness.close_orphaned_runs, 10, quiet=True)
+    assert time.monotonic() - started < 5

@@ -85,13 +85,17 @@ def wait_until_reachable() -> None:
 
 
 def retry_while_unreachable(function: Callable[[], Result], seconds: float, quiet: bool) -> Result:
-    """Call an idempotent function, and repeat the call while the server is unreachable, for up to `seconds`."""
-    deadline, printed = time.monotonic() + seconds, False
+    """Call an idempotent function, and repeat the call while the server is unreachable, for up to `seconds`.
+
+    After a wrong answer of the server (see `is_wrong_answer`), repeat the call for at most PROBE_TIMEOUT_S.
+    """
+    start, printed = time.monotonic(), False
     while True:
         try:
             return function()
         except (MlflowException, requests.RequestException) as error:
-            if not is_server() or not is_unreachable_error(error) or time.monotonic() > deadline:
+            limit = min(PROBE_TIMEOUT_S, seconds) if is_wrong_answer(error) else seconds
+            if not is_server() or not is_unreachable_error(error) or time.monotonic() - start > limit:
                 raise
         if not printed:
             print_line(f"{describe_unreachable_server()}; waiting", quiet)
