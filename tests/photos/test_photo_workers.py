@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.imaging.formats import READ_SUFFIXES
 from loupe.photos import worker, worker_pool
 from loupe.photos.processing import Outcome
@@ -217,5 +217,13 @@ def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
 def test_networks_that_cannot_be_loaded_are_an_error_at_the_start():
     workers = PhotoWorkers("loupe.web.worker:serve_model", {"model": "nothing.onnx", "device": "auto"})
     with pytest.raises(UsageError, match="model: must be "):
+        workers.start()
+    workers.close()
+
+
+def test_networks_that_load_too_slowly_are_an_error_that_names_the_model(monkeypatch):
+    monkeypatch.setattr(worker_pool, "START_TIMEOUT_S", 0)
+    workers = PhotoWorkers("loupe.photos.worker:serve_files", {"files": FILES})
+    with pytest.raises(LoupeError, match=r"^model: cannot be loaded: took longer than 0 s"):
         workers.start()
     workers.close()

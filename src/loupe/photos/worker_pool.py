@@ -80,11 +80,16 @@ class PhotoWorkers:
 
         Raises:
             UsageError: the networks cannot be loaded.
+            LoupeError: the processes are not ready after START_TIMEOUT_S.
         """
         for worker in (self._small, self._large):
             worker.start()
-        for worker in (self._small, self._large):
-            worker.wait_until_ready(Control(START_TIMEOUT_S))
+        control = Control(START_TIMEOUT_S)
+        try:
+            for worker in (self._small, self._large):
+                worker.wait_until_ready(control)
+        except RequestStoppedError as error:
+            raise LoupeError(f"model: cannot be loaded: {error}") from None
         return self._large.device
 
     def upscale(
