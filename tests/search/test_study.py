@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
+from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from loupe.errors import UsageError
@@ -760,7 +761,6 @@ def whole_journal(tmp_path_factory):
 @pytest.fixture
 def without_waiting(monkeypatch):
     monkeypatch.setattr(study_module, "CLAIM_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(study_storage, "WRITE_TIMEOUT_S", 0.0)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -788,8 +788,7 @@ def test_journal_cut_at_any_byte_completes_each_item_once(
     assert len({trial.user_attrs[ITEM] for trial in complete}) == len(complete) == 8
 
 
-def test_complete_journal_is_not_changed(whole_journal, tmp_path, monkeypatch):
-    monkeypatch.setattr(study_storage, "WRITE_TIMEOUT_S", 1e9)  # it must not wait
+def test_complete_journal_is_not_changed(whole_journal, tmp_path):
     file = tmp_path / "whole.log"
     file.write_bytes(whole_journal)
     study_storage.repair_journal(file)
@@ -800,20 +799,26 @@ def test_complete_journal_is_not_changed(whole_journal, tmp_path, monkeypatch):
     study_storage.repair_journal(file)
 
 
-def test_line_that_is_completed_meanwhile_is_kept(whole_journal, tmp_path, monkeypatch):
+def test_line_that_a_running_process_completes_is_kept(whole_journal, tmp_path, monkeypatch):
     file = tmp_path / "written.log"
     file.write_bytes(whole_journal[:-20])
+    lock = JournalFileSymlinkLock(str(file))
+    lock.acquire()
 
-    def meanwhile(seconds):
+    def complete():
         with file.open("ab") as stream:
             stream.write(whole_journal[-20:])
+        lock.release()
 
-    monkeypatch.setattr(time, "sleep", meanwhile)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the lock must end the wait, not the elapsed time
+    writer = threading.Timer(0.3, complete)
+    writer.start()
     study_storage.repair_journal(file)
+    writer.join()
     assert file.read_bytes() == whole_journal
 
 
-def test_incomplete_line_longer_than_a_block_is_removed(tmp_path, without_waiting):
+def test_incomplete_line_longer_than_a_block_is_removed(tmp_path):
     file = tmp_path / "long.log"
     for whole in (b"", RECORD, RECORD * 5000):
         file.write_bytes(whole + RECORD[:-3] + b"x" * 200_000)
@@ -847,9 +852,7 @@ def test_unreadable_end_of_a_journal_is_removed_and_no_record_is_lost(tail, whol
     ("line", "damage"),
     [(2, b"garbage\n"), (2, b"[]\n"), (2, b'{"op_code":'), (-1, b"\xff\x00\n"), (-1, b"\n"), (-1, b"5\n")],
 )
-def test_records_after_an_unreadable_line_are_refused_and_not_changed(
-    damage, line, whole_journal, without_waiting, tmp_path
-):
+def test_records_after_an_unreadable_line_are_refused_and_not_changed(damage, line, whole_journal, tmp_path):
     lines = whole_journal.splitlines(keepends=True)
     lines.insert(line, damage)
     file = tmp_path / "study.log"
@@ -899,7 +902,7 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
-def test_file_that_is_not_a_journal_is_refused_and_not_changed(content, tmp_path, without_waiting):
+def test_file_that_is_not_a_journal_is_refused_and_not_changed(content, tmp_path):
     file = tmp_path / "other"
     file.write_bytes(content)
     for refuses in (study_storage.repair_journal, lambda path: study_storage.open_storage(str(path))):

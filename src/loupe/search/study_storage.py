@@ -10,13 +10,12 @@ from typing import TypeVar
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 from loupe.errors import UsageError, describe_error
 
-WRITE_TIMEOUT_S = 2.0  # time in which a running process must complete its last record
 LOCK_TIMEOUT_S = 60.0  # maximum wait for a locked SQLite database
 RETRY_TIMEOUT_S = 120.0  # maximum wait for an unreachable database, such as during a restart
 RETRY_INTERVAL_S = 1.0
@@ -87,18 +86,22 @@ def check_journal(file: Path) -> None:
 
 
 def repair_journal(journal: Path) -> None:
-    """Remove the unreadable end of a journal, unless a running process completes the last record.
+    """Remove the unreadable end of a journal that a killed process or a power loss left.
 
-    A killed process or a power loss can leave an unreadable line at the end. Optuna cannot read records after this
-    line.
+    Optuna cannot read records after an unreadable line. Optuna's lock makes this function wait for a process that
+    writes a record. The lock of a killed process ends after 30 s.
 
     Raises:
         UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:
-        time.sleep(WRITE_TIMEOUT_S)
-        os.truncate(journal, _find_end(journal))
+        lock = JournalFileSymlinkLock(str(journal.absolute()))
+        lock.acquire()
+        try:
+            os.truncate(journal, _find_end(journal))
+        finally:
+            lock.release()
 
 
 def _find_end(journal: Path) -> int:
