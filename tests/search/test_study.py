@@ -745,6 +745,15 @@ def test_folder_of_a_journal_is_created_and_a_folder_is_refused(tmp_path):
         study_storage.open_storage(str(tmp_path))
 
 
+def test_lock_of_a_journal_with_a_relative_path_leads_to_the_journal(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.chdir(tmp_path)
+    # Optuna calls fsync while it holds the lock
+    monkeypatch.setattr(os, "fsync", lambda descriptor: found.append((tmp_path / "new" / "study.log.lock").exists()))
+    opened("new/study.log")
+    assert set(found) == {True}
+
+
 @pytest.fixture(scope="module")
 def whole_journal(tmp_path_factory):
     """The bytes of a journal with waiting, running, complete and failed trials."""

@@ -40,7 +40,8 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         if "://" not in location:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(location))
+            # A lock is a link to the path. Optuna waits forever for a lock that leads to another folder.
+            return JournalStorage(JournalFileBackend(os.path.abspath(location)))
         if not location.startswith("sqlite"):
             # `pool_pre_ping` replaces connections that a restart of the database has closed.
             return retry_database(lambda: RDBStorage(location, {"pool_pre_ping": True}), timeout)
@@ -96,7 +97,7 @@ def repair_journal(journal: Path) -> None:
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:
-        lock = JournalFileSymlinkLock(str(journal.absolute()))
+        lock = JournalFileSymlinkLock(os.path.abspath(journal))
         lock.acquire()
         try:
             os.truncate(journal, _find_end(journal))
