@@ -14,7 +14,8 @@ from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
 # A pixel gets its value of the previous frame if the two values differ by at most this number of levels per band.
-# Networks change still pixels around a moving object by up to 3 levels. Without a limit, these pixels would flicker.
+# Networks also change still pixels around a moving object, and these pixels would flicker. At a distance of more than
+# 3 pixels of the photo, 99 % of the changes by the bundled networks are at most 6 levels.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
