@@ -125,8 +125,9 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of all rows that have a label.
 
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
-    added. For near-duplicates, the smallest content hash of the group decides. The setting `limit` selects photos by
-    the first bits. In collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
+    added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
+    smaller hash can move its whole group to another split. The setting `limit` selects photos by the first bits. In
+    collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
 
     Args:
         tables: results of `build_table`.
