@@ -20,8 +20,8 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def outs(tree: Path, *inputs: str, out: str = "out", suffix: str | None = None) -> dict[str, str]:
-    found = find_photos([str(tree / text) for text in inputs], tree / out, suffix)
+def outs(tree: Path, *inputs: str, out: str = "out", extension: str | None = None) -> dict[str, str]:
+    found = find_photos([str(tree / text) for text in inputs], tree / out, extension)
     return {str(job.photo.relative_to(tree)): str(job.out.relative_to(tree)) for job in found.jobs}
 
 
@@ -43,7 +43,7 @@ def test_equal_names_get_numbers(tree):
     assert list(outs(tree, "a/one.jpg", "a/b/one.jpg", "c/one.jpg").values()) == [
         "out/one.jpg", "out/one-2.jpg", "out/one-3.jpg"
     ]  # fmt: skip
-    assert sorted(outs(tree, "a/b", "a/one.jpg", suffix=".webp").values()) == [
+    assert sorted(outs(tree, "a/b", "a/one.jpg", extension=".webp").values()) == [
         "out/b/one.jpg.webp", "out/b/two.png.webp", "out/one.jpg.webp"
     ]  # fmt: skip
 
@@ -56,23 +56,23 @@ def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_
     }
     for name in names:
         (tmp_path / name).touch()
-    for suffix, results in expected.items():
+    for extension, results in expected.items():
         for name, result in zip(names, results, strict=False):
-            alone = find_photos([str(tmp_path / name)], tmp_path / "out", suffix).jobs
+            alone = find_photos([str(tmp_path / name)], tmp_path / "out", extension).jobs
             assert [job.out.name for job in alone] == [result]
         together = {
-            job.photo.name: job.out.name for job in find_photos([str(tmp_path)], tmp_path / "out", suffix).jobs
+            job.photo.name: job.out.name for job in find_photos([str(tmp_path)], tmp_path / "out", extension).jobs
         }
         assert together | dict(zip(names, results, strict=False)) == together
 
 
-@pytest.mark.parametrize("suffix", [None, ".jpg", ".webp"])
-def test_names_of_results_do_not_depend_on_other_photos(tree, suffix):
+@pytest.mark.parametrize("extension", [None, ".jpg", ".webp"])
+def test_names_of_results_do_not_depend_on_other_photos(tree, extension):
     """Otherwise `--resume` would skip a new photo when a folder grew."""
-    before = outs(tree, "c", suffix=suffix)
+    before = outs(tree, "c", extension=extension)
     for name in ("ONE.png", "One.JPEG", "one.bmp", "one.heic", "one.gif"):
         (tree / "c" / name).write_bytes(b"")
-    after = outs(tree, "c", suffix=suffix)
+    after = outs(tree, "c", extension=extension)
     assert {photo: after[photo] for photo in before} == before
     assert len(set(after.values())) == len(after) == len(before) + 5
 
@@ -95,9 +95,9 @@ def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
 
 
 def test_a_format_other_than_that_of_out_is_an_error(tree):
-    assert outs(tree, "a/one.jpg", out="big.jpeg", suffix=".jpg") == {"a/one.jpg": "big.jpeg"}
+    assert outs(tree, "a/one.jpg", out="big.jpeg", extension=".jpg") == {"a/one.jpg": "big.jpeg"}
     with pytest.raises(UsageError, match=r"format: must be 'same' or the format of the file '.*big.png', got 'webp'"):
-        outs(tree, "a/one.jpg", out="big.png", suffix=".webp")
+        outs(tree, "a/one.jpg", out="big.png", extension=".webp")
 
 
 def test_results_in_the_input_folder_are_not_inputs(tree):
@@ -131,7 +131,7 @@ def test_links_to_folders_are_failures(tree):
     assert {path.name for path, _ in found.failures} == {"elsewhere", "round"}
 
 
-def test_other_files_are_listed_and_images_with_another_suffix_are_failures(tree):
+def test_other_files_are_listed_and_images_with_another_extension_are_failures(tree):
     (tree / "a/notes.txt").write_text("not an image")
     (tree / "a/one.jpg").rename(tree / "a/one.xyz")
     (tree / "a/b/one.jpg").rename(tree / "a/b/bare")

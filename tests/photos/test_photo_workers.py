@@ -16,7 +16,7 @@ from PIL import Image
 
 from loupe.data.sources import find_bundled_photo
 from loupe.errors import LoupeError, UsageError
-from loupe.imaging.formats import READ_SUFFIXES
+from loupe.imaging.formats import READ_EXTENSIONS
 from loupe.photos import worker, worker_pool
 from loupe.photos.processing import Outcome
 from loupe.photos.worker import PhotoRequest
@@ -26,7 +26,7 @@ from loupe.upscalers import bundled
 
 FILES = {str(scale): str(bundled.find_file("tiny", scale)) for scale in bundled.list_scales("tiny")}
 REFUSED = r"needs more than \d+ MB of memory; try a smaller scale factor, or a JPEG, PNG or TIFF file"
-UNSUPPORTED = f"not an image of a supported format: {', '.join(READ_SUFFIXES)}"
+UNSUPPORTED = f"not an image of a supported format: {', '.join(READ_EXTENSIONS)}"
 LARGE = 4500, 4500  # upscaling it takes seconds
 
 
@@ -53,8 +53,8 @@ def save(file, size, **options):
     return file
 
 
-def ask(photo, scale="3/2", suffix="", **more):
-    return PhotoRequest(str(photo), str(photo.parent), scale, suffix, 64_000_000, 64_000_000, 500, **more)
+def ask(photo, scale="3/2", extension="", **more):
+    return PhotoRequest(str(photo), str(photo.parent), scale, extension, 64_000_000, 64_000_000, 500, **more)
 
 
 def get_processes(workers):
@@ -71,7 +71,7 @@ def test_photo_is_upscaled_in_the_process_for_its_size(workers, small, tmp_path)
     psutil.Process(processes[1].pid).suspend()
     with pytest.raises(RequestStoppedError, match=r"took longer than 0\.3 s"):
         workers.upscale(ask(photo), Control(0.3))
-    answer = workers.upscale(ask(photo, suffix=".jpg", figure_size=(80, 60)), Control(60))
+    answer = workers.upscale(ask(photo, extension=".jpg", figure_size=(80, 60)), Control(60))
     assert (answer.reason, Path(answer.out).name) == ("", "photo-1.5x.jpg")
     assert "photo.png: 1200×900 to 1800×1350, by " in answer.figure
     assert get_processes(workers)[0] is processes[0]

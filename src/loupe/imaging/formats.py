@@ -1,21 +1,21 @@
-"""The image formats: suffixes and limits."""
+"""The image formats: extensions and limits."""
 
 from pathlib import Path
 
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 
-# Suffixes of file names by format; the first suffix is the default.
-SUFFIXES = {
+# Extensions of file names by format; the first extension is the default.
+EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png", ".apng"), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp", ".dib"), "AVIF": (".avif",), "GIF": (".gif",),
 }  # fmt: skip
-FORMATS = {suffix: name for name, suffixes in SUFFIXES.items() for suffix in suffixes}
+FORMATS = {extension: name for name, extensions in EXTENSIONS.items() for extension in extensions}
 # HEIF needs the extra `heic`, and JXL needs the extra `jxl`.
-READ_SUFFIXES = SUFFIXES | {
+READ_EXTENSIONS = EXTENSIONS | {
     "HEIF": (".heic", ".heif", ".hif"), "JXL": (".jxl",), "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"),
 }  # fmt: skip
-READ_FORMATS = {suffix: name for name, suffixes in READ_SUFFIXES.items() for suffix in suffixes}
+READ_FORMATS = {extension: name for name, extensions in READ_EXTENSIONS.items() for extension in extensions}
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ALPHA_FORMATS = FRAME_FORMATS = frozenset(("PNG", "WEBP", "TIFF", "AVIF", "GIF"))
 DEEP_FORMATS = frozenset(("PNG", "TIFF"))  # formats with 16 bits per sample
@@ -26,7 +26,7 @@ MAX_SIDE_PIXELS = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 32_768, "GIF": 65_535
 
 
 def get_format(out: Path) -> str:
-    """Return the format for the suffix of a file, or raise UsageError."""
+    """Return the format for the extension of a file, or raise UsageError."""
     try:
         return FORMATS[out.suffix.lower()]
     except KeyError:
@@ -35,9 +35,9 @@ def get_format(out: Path) -> str:
         ) from None
 
 
-def choose_suffix(suffix: str) -> str:
-    """Return the suffix of the result: the suffix of the photo, or .jpg for formats that are only read."""
-    return suffix if suffix.lower() in FORMATS else SUFFIXES["JPEG"][0]
+def choose_extension(extension: str) -> str:
+    """Return the extension of the result: the extension of the photo, or .jpg for formats that are only read."""
+    return extension if extension.lower() in FORMATS else EXTENSIONS["JPEG"][0]
 
 
 def is_heif(head: bytes) -> bool:
@@ -76,8 +76,8 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
         raise PhotoError(f"{out.suffix}: width and height must be at most {largest}, got {size[0]}x{size[1]}")
 
 
-def validate_suffix(path: Path, format_name: str) -> None:
-    """Raise PhotoError if a photo's suffix does not match its content."""
-    suffix_format = READ_FORMATS.get(path.suffix.lower())
-    if suffix_format is not None and suffix_format != format_name:
+def validate_extension(path: Path, format_name: str) -> None:
+    """Raise PhotoError if a photo's extension does not match its content."""
+    extension_format = READ_FORMATS.get(path.suffix.lower())
+    if extension_format is not None and extension_format != format_name:
         raise PhotoError(f"is a {format_name} file with the extension {path.suffix}; rename it")

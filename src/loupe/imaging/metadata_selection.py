@@ -5,7 +5,7 @@ from dataclasses import replace
 from PIL import Image
 
 from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import EXTENSIONS
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
 MAX_SEGMENT_BYTES = 65_533  # maximum content of a JPEG segment
@@ -83,7 +83,7 @@ def _move_to_exif(
 
 def _limit_segments(metadata: Metadata) -> Metadata:
     """Remove metadata that is too long for a segment of a JPEG, the LARGE_TAGS first."""
-    omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
+    omitted, reason = [*metadata.omitted], f"too long for {EXTENSIONS['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
     nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}
     for tag in sorted(LARGE_TAGS, key=lambda tag: len(nested.get(tag, b"")), reverse=True):

@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from loupe.cli.extras import describe_missing_package
 from loupe.imaging.decoder import BITS_PER_SAMPLE, PhotoError
-from loupe.imaging.formats import READ_SUFFIXES, is_heif, is_jpeg_xl
+from loupe.imaging.formats import READ_EXTENSIONS, is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
 EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE, BIT_ORDER = 338, 339, 254, 266
@@ -93,7 +93,7 @@ def open_image(source: bytes | Path) -> Image.Image:
         return TiffImage(_to_file(source))
     Image.preinit()
     # Pillow loads all plugins when it tries a format whose plugin is not loaded. Such formats come last.
-    formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
+    formats = sorted(READ_EXTENSIONS.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
         return Image.open(_to_file(source), formats=formats)
     except Image.UnidentifiedImageError:
@@ -104,7 +104,7 @@ def open_image(source: bytes | Path) -> Image.Image:
             image.info["icc_profile"] = None  # `read_photo` then reports an unsuitable profile
             return image
         if not _load_plugin(head):
-            raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
+            raise PhotoError(f"not an image of a supported format: {', '.join(READ_EXTENSIONS)}") from None
     return Image.open(_to_file(source))
 
 

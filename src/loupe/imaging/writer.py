@@ -74,7 +74,7 @@ def write_photo(
     """Write an image file atomically.
 
     Args:
-        out: the file; the suffix selects the format. The folder must exist.
+        out: the file; the extension selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
         count: the number of images.
         loop: how often an animation runs (0: forever); None if the images are not frames.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.photos.streams import StepSettings
 
 # Files with these extensions are decoded in a child process. If an input is such a file, the process starts early.
-ISOLATED_SUFFIXES = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
+ISOLATED_EXTENSIONS = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".heic", ".jxl"))
 PROGRESS_BYTES = 2_000_000  # a single photo gets a progress bar if its file is larger
 
 
@@ -54,12 +54,12 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
     """Open the readers for `process_photos`.
 
-    If an input has one of ISOLATED_SUFFIXES, a child process starts first. The child loads its libraries while this
+    If an input has one of ISOLATED_EXTENSIONS, a child process starts first. The child loads its libraries while this
     function imports the readers.
     """
     from loupe.imaging.child_process import READER, ChildProcess
 
-    isolated = any(Path(name).suffix.lower() in ISOLATED_SUFFIXES for name in settings.inputs)
+    isolated = any(Path(name).suffix.lower() in ISOLATED_EXTENSIONS for name in settings.inputs)
     process = ChildProcess(READER) if isolated else None
     from loupe.imaging.isolated_reader import open_readers
     from loupe.photos.processing import MAX_CONCURRENT_PHOTOS

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.errors import UsageError
 from loupe.imaging.atomic import validate_output_file
-from loupe.imaging.formats import FORMATS, READ_FORMATS, choose_suffix, is_heif, is_jpeg_xl
+from loupe.imaging.formats import FORMATS, READ_FORMATS, choose_extension, is_heif, is_jpeg_xl
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     return PhotoList([*jobs.values()], found.failures, found.others)
 
 
-def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, addition: str = "") -> PhotoList:
+def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, suffix: str = "") -> PhotoList:
     """List the photos of the inputs and choose a unique file for each result.
 
     Folders are searched recursively, and their results keep the folder structure. With several inputs, each folder
@@ -63,8 +63,8 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, add
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
-        suffix: the extension of all results; None keeps the extension of each photo.
-        addition: added to the names of results in a folder, before the extension.
+        extension: the extension of all results; None keeps the extension of each photo.
+        suffix: added to the names of results in a folder, before the extension.
 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
@@ -74,11 +74,11 @@ def find_photos(inputs: Sequence[str], out: Path, suffix: str | None = None, add
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
-        _validate_file(out, suffix)
+        _validate_file(out, extension)
         found = PhotoList([PhotoJob(paths[0], out)])
     else:
         _validate_folder(out, single)
-        search = _Search(out, suffix, addition)
+        search = _Search(out, extension, suffix)
         for path in paths:
             if path.is_dir():
                 search.add_folder(path, out / path.resolve().name if len(paths) > 1 else out)
@@ -99,10 +99,10 @@ def _expand(text: str) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _validate_file(out: Path, suffix: str | None) -> None:
+def _validate_file(out: Path, extension: str | None) -> None:
     validate_output_file("out", out)
-    if suffix and FORMATS[suffix] != FORMATS[out.suffix.lower()]:
-        raise UsageError(f"format: must be 'same' or the format of the file {str(out)!r}, got {suffix[1:]!r}")
+    if extension and FORMATS[extension] != FORMATS[out.suffix.lower()]:
+        raise UsageError(f"format: must be 'same' or the format of the file {str(out)!r}, got {extension[1:]!r}")
 
 
 def _validate_folder(out: Path, single: bool) -> None:
@@ -131,9 +131,9 @@ def _identify(path: Path) -> tuple[int, int] | None:
 class _Search:
     """Collects the photos of files and folders. The folder `out` is not searched."""
 
-    def __init__(self, out: Path, suffix: str | None, addition: str) -> None:
+    def __init__(self, out: Path, extension: str | None, suffix: str) -> None:
         self.found = PhotoList()
-        self._results, self._suffix, self._addition = out.resolve(), suffix, addition
+        self._results, self._extension, self._suffix = out.resolve(), extension, suffix
         self._names: set[str] = set()
         existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
         # If the file system ignores case, a path with swapped case leads to the same folder.
@@ -182,7 +182,7 @@ class _Search:
 
     def _make_unique(self, out: Path) -> Path:
         named = self._name_result(out)
-        first = named.with_name(f"{named.stem}{self._addition}{named.suffix}")
+        first = named.with_name(f"{named.stem}{self._suffix}{named.suffix}")
         name, number = first, 2
         while self._fold(name) in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")
@@ -196,12 +196,12 @@ class _Search:
         If the format changes, the name contains both extensions: photo.png.jpg. The result of a photo that itself has
         such a name, photo.png.jpg, is photo.png.jpg.jpg.
         """
-        suffix = self._suffix or choose_suffix(out.suffix)
+        extension = self._extension or choose_extension(out.suffix)
         inner = out.with_name(out.stem)
-        is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[suffix.lower()]
+        is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[extension.lower()]
         if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == out):
             return out
-        return out.with_name(out.name + suffix)
+        return out.with_name(out.name + extension)
 
     def _fold(self, name: Path) -> str:
         return str(name).casefold() if self._ignores_case else str(name)

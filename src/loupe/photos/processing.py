@@ -18,7 +18,7 @@ import numpy as np
 from loupe.imaging.atomic import remove_leftovers
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
-from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_output, validate_suffix
+from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_extension, validate_output
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import PhotoReader, open_readers
 from loupe.imaging.jpeg_quality import MAX_QUALITY
@@ -190,7 +190,7 @@ class _Processor:
                 with self._opening:
                     reserve_bytes(opening_bytes, "the file")
                     photo = reader.open(job.photo, opening_bytes, self._options.strip)
-                    validate_suffix(job.photo, photo.format)
+                    validate_extension(job.photo, photo.format)
                     encoding = replace(
                         self._options.encoding,
                         lossless=photo.lossless,

@@ -11,7 +11,7 @@ from typing import TypeVar
 from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError, translate_errors
-from loupe.imaging.formats import READ_SUFFIXES, choose_suffix
+from loupe.imaging.formats import READ_EXTENSIONS, choose_extension
 from loupe.imaging.opening import open_image
 
 StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
@@ -34,13 +34,13 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
             try:
                 with translate_errors(), open_image(content) as image:
                     name = "JPEG" if image.format == "MPO" else image.format
-                    photo = Path(folder, f"stdin{READ_SUFFIXES[name or ''][0]}")
+                    photo = Path(folder, f"stdin{READ_EXTENSIONS[name or ''][0]}")
             except (KeyError, PhotoError) as error:
                 raise UsageError(f"inputs: must be an image on the standard input, got other data: {error}") from None
             photo.write_bytes(content)
             changes["inputs"] = (str(photo),)
         if settings.out == STREAM:
-            result = Path(folder, f"stdout{settings.format_extension or choose_suffix(photo.suffix)}")
+            result = Path(folder, f"stdout{settings.format_extension or choose_extension(photo.suffix)}")
             changes |= {"out": str(result), "quiet": True}
         yield settings.model_copy(update=changes)
         if settings.out == STREAM and not settings.dry_run:

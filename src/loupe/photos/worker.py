@@ -18,7 +18,7 @@ from pathlib import Path
 from loupe.errors import LoupeError
 from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import FORMATS, READ_SUFFIXES, choose_suffix
+from loupe.imaging.formats import FORMATS, READ_EXTENSIONS, choose_extension
 from loupe.imaging.isolated_reader import PhotoReader
 from loupe.imaging.limits import STATUS, read_data_bytes, read_status_bytes, set_limit
 from loupe.imaging.page_sizes import list_page_sizes
@@ -48,7 +48,7 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        suffix: the extension of the result, such as .png; "" keeps the photo's format.
+        extension: the extension of the result, such as .png; "" keeps the photo's format.
         max_pixels: maximum pixels of the photo, in all frames or pages together.
         max_result_pixels: maximum pixels of the result, in all frames or pages together.
         max_pages: maximum number of frames or pages.
@@ -59,7 +59,7 @@ class PhotoRequest:
     photo: str
     folder: str
     scale: str
-    suffix: str = ""
+    extension: str = ""
     max_pixels: int = 0
     max_result_pixels: int = 0
     max_pages: int = 1
@@ -159,11 +159,12 @@ def _upscale(
     if request.small and (result_pixels > MAX_SMALL_PIXELS or len(sizes) > MAX_SMALL_PAGES):
         return PhotoAnswer(declined=True)
     opened = read_photo(photo)
-    suffixes = READ_SUFFIXES[opened.format]
-    suffix = request.suffix or choose_suffix(photo.suffix if photo.suffix.lower() in suffixes else suffixes[0])
-    if FORMATS[suffix.lower()] == "AVIF" and result_pixels * MIN_AVIF_BYTES > max_bytes:
+    extensions = READ_EXTENSIONS[opened.format]
+    own_extension = photo.suffix if photo.suffix.lower() in extensions else extensions[0]
+    extension = request.extension or choose_extension(own_extension)
+    if FORMATS[extension.lower()] == "AVIF" and result_pixels * MIN_AVIF_BYTES > max_bytes:
         return _refuse_for_memory(request, max_bytes)
-    out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{suffix}"
+    out = Path(request.folder) / f"{photo.stem}-{float(Fraction(request.scale)):g}x{extension}"
     job = PhotoJob(photo, out)
     options = ProcessingOptions(
         UpscaleTransform(target, networks),

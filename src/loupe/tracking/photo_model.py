@@ -20,7 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from loupe.config.fields import LARGEST_SCALE
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import EXTENSIONS
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
@@ -76,26 +76,26 @@ class PhotoModel(PythonModel):
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
-        suffix = _parse_format(params.get("format", "same"))
+        extension = _parse_format(params.get("format", "same"))
         if list(model_input) != ["photo"]:
             raise RefusedError(f"input: must have one column, photo, got {', '.join(map(str, model_input))[:100]}")
         texts, served = list(model_input["photo"]), get_request()
         if served is None:
             with tempfile.TemporaryDirectory() as folder:
                 request = ServedRequest(Control(), Path(folder))
-                files = [self._upscale(request, text, scale, suffix) for text in texts]
+                files = [self._upscale(request, text, scale, extension) for text in texts]
                 return [base64.b64encode(file.read_bytes()).decode() for file in files]
         if len(texts) > MAX_PHOTOS:
             raise RefusedError(f"input: must have at most {MAX_PHOTOS} photos, got {len(texts)}")
         try:
             for text in texts:
-                self._upscale(served, text, scale, suffix)
+                self._upscale(served, text, scale, extension)
         finally:
             if served.control.cancelled.is_set():  # the guard may have removed the folder before a file was written
                 shutil.rmtree(served.folder, ignore_errors=True)
         return [""] * len(texts)
 
-    def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, suffix: str) -> Path:
+    def _upscale(self, served: ServedRequest, text: Any, scale: Fraction, extension: str) -> Path:
         """Upscale a photo, add the resulting file to the results of the request, and return this file."""
         number = len(served.results) + 1
         folder = served.folder / str(number)
@@ -104,7 +104,7 @@ class PhotoModel(PythonModel):
             photo = folder / "photo"
             photo.write_bytes(_decode(text))
             request = PhotoRequest(
-                str(photo), str(folder), str(scale), suffix,
+                str(photo), str(folder), str(scale), extension,
                 max_pixels=MAX_RESULT_PIXELS, max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES,
             )  # fmt: skip
             answer = self._workers.upscale(request, served.control)
@@ -155,9 +155,9 @@ def _parse_scale(value: Any) -> Fraction:
 
 
 def _parse_format(value: Any) -> str:
-    suffixes = [suffixes[0] for suffixes in SUFFIXES.values()]
-    if value != "same" and f".{value}" not in suffixes:
-        names = ", ".join(suffix[1:] for suffix in suffixes)
+    extensions = [extensions[0] for extensions in EXTENSIONS.values()]
+    if value != "same" and f".{value}" not in extensions:
+        names = ", ".join(extension[1:] for extension in extensions)
         raise RefusedError(f"format: must be same, {names}, got {str(value)[:40]}")
     return "" if value == "same" else f".{value}"
 

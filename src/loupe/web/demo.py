@@ -13,7 +13,7 @@ import gradio as gr
 from loupe.config.fields import LARGEST_SCALE, parse_scale
 from loupe.errors import LoupeError
 from loupe.imaging.decoder import MAX_PIXELS
-from loupe.imaging.formats import SUFFIXES
+from loupe.imaging.formats import EXTENSIONS
 from loupe.photos.comparison import STYLE as COMPARISON_STYLE
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import Control, PhotoWorkers
@@ -31,7 +31,7 @@ TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
 Upscales a photo with a trained network. The result has the format and the metadata of the photo. The photo is sent
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
-{MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(SUFFIXES)}."""
+{MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(EXTENSIONS)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
 # The page uses fonts of the visitor's machine, so that the browser downloads no fonts.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
