@@ -97,7 +97,7 @@ def test_docs_contain_the_report_of_their_table(tmp_path):
     pd.testing.assert_frame_equal(results.read(out / "results.parquet"), results.read(table))
     assert len(markdown.splitlines()) <= 200
     images = re.findall(r"!\[[^]]+\]\(([^)]+)\)", markdown)
-    assert len(images) == 3
+    assert len(images) == 4
     for image in images:
         assert (DOCS / image).stat().st_size <= 60_000
         stored, drawn = (np.asarray(Image.open(folder / image).convert("RGB"), float) for folder in (DOCS, out))
@@ -120,4 +120,11 @@ def test_a_table_with_another_column_is_refused(name, folder, tmp_path):
     kept = table.drop_columns([name]) if name in table.column_names else table
     pq.write_table(kept.append_column(name, values), tmp_path / "table")
     with pytest.raises(UsageError, match=r"^from: must be a results.parquet of a report, got .*: the column "):
+        results.read(tmp_path / "table")
+
+
+def test_a_table_with_two_columns_of_the_same_name_is_refused(folder, tmp_path):
+    table = pq.read_table(folder / "results.parquet")
+    pq.write_table(table.append_column("run_id", table["run_id"]), tmp_path / "table")
+    with pytest.raises(UsageError, match=r"^from: .* several columns have the same name"):
         results.read(tmp_path / "table")
