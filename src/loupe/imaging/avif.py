@@ -1,6 +1,6 @@
 """Reads deep samples (more than 8 bits) and the colour space of AVIF and HEIF files, and writes them to AVIF files.
 
-Pillow supports only 8 bits, and libvips does not write the colour space (ISO/IEC 14496-12, 23008-12).
+Pillow supports only 8 bits, and libvips does not write the colour space. Standards: ISO/IEC 14496-12, 23008-12.
 """
 
 import io
@@ -12,11 +12,11 @@ import numpy as np
 
 from loupe.imaging.image_data import ImageStream
 
-HEAD_BYTES = 2**16  # only this part of a file is searched for the properties of the image
+HEAD_BYTES = 2**16  # a file is searched for the properties of the image only up to this position
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # codes of the matrix and the range that libvips writes
 HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
-CHROMA_BYTE = 16  # position of a byte in the HEVC configuration
+CHROMA_BYTE = 16  # position of the byte for the chroma format in the HEVC configuration
 FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
@@ -98,7 +98,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
 
 
 def set_cicp(content: bytes, chunk: bytes) -> bytes:
-    """Return the bytes of an AVIF with the primaries and the transfer function of a cICP chunk."""
+    """Set the primaries and the transfer function of an AVIF to those of a cICP chunk; return the bytes."""
     head, data, pixels = content.partition(b"mdat")
     if b"colrnclx" not in head:
         head = _insert_colour_box(bytearray(head))

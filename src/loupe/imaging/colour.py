@@ -74,9 +74,9 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Without a
-    profile, other chunks are replaced: the values get the transfer function of sRGB, and a new profile describes the
-    primaries. If the format cannot store a profile, the result is sRGB.
+    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Other chunks are
+    removed. If the image has no profile, its values then get the transfer function of sRGB, and a new profile
+    describes the primaries. If the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
@@ -106,7 +106,7 @@ def _interpret(
     """Interpret `Metadata.colour_chunks` for values of the type `dtype`.
 
     Returns:
-        A table from values of the image to values with the transfer function of sRGB; None if both are equal.
+        A table from values of the image to values with the transfer function of sRGB; None if no value changes.
         The chromaticities in the order of PRIMARIES; None for sRGB.
         The names of lost colour information.
     """

@@ -16,7 +16,7 @@ DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # bytes per pixel of images with 16 bi
 # Bytes per pixel, by format, for decoders that keep several copies
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
 OTHER_BYTES = 24  # bytes per pixel of all other images
-ROW_BYTES = 20  # additional bytes per pixel of one row
+ROW_BYTES = 20  # additional bytes per pixel of the width
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
 JXL_BYTES = 1_000_000_000  # to open a JPEG XL, for any number of pixels
 OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds the pixels and copies of the file

@@ -77,7 +77,7 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
 
 
 def validate_suffix(path: Path, format_name: str) -> None:
-    """Raise PhotoError if a photo's suffix does not match its content."""
+    """Raise PhotoError if the suffix of a photo is for another format than `format_name`."""
     suffix_format = READ_FORMATS.get(path.suffix.lower())
     if suffix_format is not None and suffix_format != format_name:
         raise PhotoError(f"is a {format_name} file with the extension {path.suffix}; rename it")

@@ -13,8 +13,8 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
-# A pixel gets its value of the previous frame if the two values differ by at most this number of levels per band.
-# Networks change still pixels around a moving object by up to 3 levels. Without a limit, these pixels would flicker.
+# A pixel keeps the value of the previous frame if its new value differs by at most this number of levels per band.
+# Networks change the still pixels around a moving object by up to 3 levels, so these pixels would flicker.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
@@ -80,7 +80,7 @@ def _fill(target: np.ndarray, strip: np.ndarray) -> None:
 
 
 def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
-    """Copy a pixel from the previous frame if it differs from the new pixel by at most MAX_DIFFERENCE."""
+    """Copy pixels from the previous frame where the difference is at most MAX_DIFFERENCE."""
     difference = np.abs(pixels.astype(np.int16) - previous).max(-1, keepdims=True)
     np.copyto(pixels, previous, where=difference <= MAX_DIFFERENCE)
 

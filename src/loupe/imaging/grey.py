@@ -32,14 +32,14 @@ MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # byte
 COLOUR_BYTES = 4  # bytes per pixel in other modes
 # Additional bytes per pixel of a format's decoder
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
-OTHER_DECODER_BYTES = 36  # the same for other formats, such as JPEG 2000
+OTHER_DECODER_BYTES = 36  # additional bytes per pixel for other formats, such as JPEG 2000
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
 KEPT_ROWS = 8  # rows that a decoder keeps
 COEFFICIENT_BYTES = 2  # additional bytes per pixel and band of a JPEG with several scans
 
 
 class GreyPhoto:
-    """The first image of a file, upright. `read` converts the pixels in strips, as `compute_luminance` does.
+    """The first image of a file, upright. `read` converts the pixels to grey or RGB, in strips.
 
     Args:
         content: the bytes of a file.
@@ -165,8 +165,8 @@ def _estimate_decoding(image: Image.Image, content: bytes, caller_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. If a TIFF has an
-    # orientation, Pillow makes a rotated copy of the image.
+    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. If the orientation
+    # is not 1, Pillow makes a rotated copy of a TIFF.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

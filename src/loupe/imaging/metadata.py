@@ -31,7 +31,7 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: contents of PNG chunks for the colour space, by chunk type. A profile replaces all but cICP.
+        colour_chunks: contents of PNG chunks for the colour space, by chunk type; only cICP if there is a profile.
         duration_ms: display time of a frame.
         iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.

@@ -20,7 +20,7 @@ PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
 NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
-MAX_SKIPPED = 5000  # thumbnails and masks per TIFF; opening each of them takes time
+MAX_SKIPPED = 5000  # maximum number of thumbnails and masks in a TIFF; opening each takes time
 WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
 # Compressions that libvips decodes. For other compressions, libvips often returns black pixels.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
@@ -48,7 +48,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
 
     def needs_vips(self) -> bool:
-        """Return whether Pillow cannot decode the current page, or would reduce its samples from 16 to 8 bits."""
+        """Return whether libvips must decode the current page: Pillow may fail, or samples have more than 12 bits."""
         unusual = not self._get_formats() <= {UNSIGNED, UNDEFINED} or self._get(COMPRESSION, 1) == WEBP_COMPRESSION
         return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
 
@@ -85,7 +85,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 def open_image(source: bytes | Path) -> Image.Image:
     """Open an image file of a supported format.
 
-    Pillow tries only these formats. It would decode files of some other formats, such as ICO, when it opens them.
+    Pillow tries only these formats. It would decode some other files, such as ICO, when it opens them.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(12)

@@ -39,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """If the profile is for grey images, convert RGB pixels without colours to grey, or else remove the profile.
+    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove the profile.
 
     Args:
         pixels: (height, width, bands).
@@ -151,7 +151,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
 
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Flip and rotate pixels, (height, width, bands), by an EXIF orientation from 1 to 8."""
+    """Flip and rotate pixels, (height, width) or (height, width, bands), by an EXIF orientation from 1 to 8."""
     if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in MIRRORED:

@@ -37,9 +37,9 @@ from loupe.imaging.pixels import (
 from loupe.imaging.placement import ROTATED
 
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
-PADDING = b"\0\xff\r\n "  # bytes that may follow this marker
-TAIL_BYTES = 2**16  # this part at the end of a JPEG is searched for the marker
-# Names in `Metadata.omitted` for data after the image. With one of these names, this data is not reported again.
+PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
+TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
+# Names in `Metadata.omitted` for data after the image. If there is such a name, `_decode` does not add another.
 TAIL_NAMES = {
     "further images",
     "gain map",
