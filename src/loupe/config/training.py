@@ -97,7 +97,7 @@ class GradientTrain(Train):
     steps: int = field(3500, "number of training steps", ge=1, le=MAX_STEPS)
     flops: Flops = field(
         None,
-        "number of floating-point operations (forward and backward), such as 1e12, instead of `steps`",
+        "floating-point operations of the training (forward and backward), such as 1e12; replaces `steps`",
         rule="none or > 0",
     )
     decay_rate: float = field(
