@@ -165,8 +165,8 @@ def _estimate_decoding(image: Image.Image, content: bytes, caller_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. If the orientation
-    # is not 1, Pillow makes a rotated copy of a TIFF.
+    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. Pillow makes a
+    # rotated copy of a TIFF whose orientation is not 1.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

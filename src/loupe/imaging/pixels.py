@@ -39,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Convert RGB pixels to grey if the profile is for grey images. If the pixels have colours, remove the profile.
+    """If the profile is for grey images, convert RGB pixels to grey; if they have colours, remove the profile instead.
 
     Args:
         pixels: (height, width, bands).
