@@ -52,12 +52,12 @@ def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
     return pixels, b""
 
 
-def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple[np.ndarray, bytes]:
+def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
     Args:
         file: the opened file, at the page to decode.
-        source: the bytes of the file, or its path.
+        path: the path of the file.
         icc: the result of `read_profile`.
 
     Returns:
@@ -73,9 +73,9 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     if isinstance(file, TiffImage):
         file.validate_for_vips()
     try:
-        image = _open_by_vips(source, file)
+        image = _open_by_vips(path, file)
         if image.format == "float" and image.interpretation != "lab":
-            statistics = _open_by_vips(source, file).stats()  # row 0 is for all bands
+            statistics = _open_by_vips(path, file).stats()  # row 0 is for all bands
             low, high = (statistics(column, 0)[0] for column in (0, 1))
             if not 0 <= low <= high <= 1:
                 raise PhotoError(f"floats must be from 0 to 1, got {low:g} to {high:g}")
@@ -99,19 +99,17 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     return pixels, icc
 
 
-def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
+def _open_by_vips(path: Path, file: Image.Image) -> Any:
     """Open an image, and keep only the bands of colours and alpha. libvips makes premultiplied alpha straight."""
     import pyvips
 
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
     if file.tell():
         options["page"] = file.tell()
-    if isinstance(source, Path) and not _is_utf8(source):
-        source = source.read_bytes()  # libvips needs UTF-8 paths
-    if isinstance(source, bytes):
-        image = pyvips.Image.new_from_buffer(source, "", **options)
-    else:
-        image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
+    if _is_utf8(path):
+        image = pyvips.Image.new_from_file(str(path), revalidate=True, **options)
+    else:  # libvips needs UTF-8 paths
+        image = pyvips.Image.new_from_buffer(path.read_bytes(), "", **options)
     interpretation = image.interpretation
     colour_bands = COLOUR_BANDS[interpretation]
     extra_bands = image.bands - colour_bands
