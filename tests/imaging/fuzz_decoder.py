@@ -19,7 +19,7 @@ import numpy as np
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin
 
-from loupe.imaging import reader
+from loupe.imaging import decoder, reader
 from loupe.imaging.decoder import PhotoError
 
 MAX_SECONDS = 5.0  # per file
@@ -102,7 +102,7 @@ def run(count: int, seed: int = 0) -> dict[str, float]:
     Raises:
         AssertionError: a file raised another error than PhotoError, or took longer than MAX_SECONDS.
     """
-    reader.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    decoder.MAX_PIXELS = Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.simplefilter("ignore")
     chance, whole = random.Random(seed), seeds()
     with tempfile.TemporaryDirectory() as folder:

@@ -59,6 +59,12 @@ def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoE
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
 
 
+def validate_pixel_count(pixels: int) -> None:
+    """Raise PhotoError if an image has more than MAX_PIXELS pixels."""
+    if pixels > MAX_PIXELS:
+        raise make_pixel_count_error(pixels)
+
+
 def get_raw_mode(image: Image.Image) -> str:
     """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after loading."""
     tiles: list[Any] = getattr(image, "tile", [])
@@ -72,11 +78,9 @@ def scale_transparent_value(image: Image.Image) -> None:
         image.info["transparency"] *= factor
 
 
-def expand_12_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale a 12-bit grey TIFF to 16 bits; return other images unchanged."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(BITS_PER_SAMPLE) != (12,):
-        return image
-    return expand_12_bit_values(image)
+def has_12_bit_grey(image: Image.Image) -> bool:
+    """Return whether an opened image is a TIFF with grey values in [0, 4095]."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,)
 
 
 def expand_12_bit_values(image: Image.Image) -> Image.Image:

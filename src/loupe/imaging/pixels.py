@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from loupe.imaging.avif import fill_lowest_bits
 from loupe.imaging.conversion import to_pixels
-from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, get_raw_mode, to_8_bit_mode
+from loupe.imaging.decoder import PhotoError, expand_12_bit_values, get_raw_mode, has_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
@@ -131,7 +131,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
-    image = expand_12_bit_grey(image)
+    image = expand_12_bit_values(image) if has_12_bit_grey(image) else image
     if image.mode.startswith("I;16"):
         grey = to_pixels(image)
         transparent = image.info.get("transparency")

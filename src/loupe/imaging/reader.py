@@ -10,13 +10,7 @@ from PIL import Image, JpegImagePlugin
 from loupe.imaging.attachments import read_skipped_metadata
 from loupe.imaging.avif import decode_deep_heif, has_deep_samples, is_subsampled
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
-from loupe.imaging.decoder import (
-    MAX_PIXELS,
-    PhotoError,
-    make_pixel_count_error,
-    scale_transparent_value,
-    translate_errors,
-)
+from loupe.imaging.decoder import PhotoError, scale_transparent_value, translate_errors, validate_pixel_count
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
@@ -127,7 +121,7 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
-        _validate_pixel_count(image.width * image.height * count)
+        validate_pixel_count(image.width * image.height * count)
         if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
             # The decoder has already rotated the pixels: ignore the orientation in EXIF (ISO/IEC 18181-2).
             image.getexif()[ORIENTATION] = 1
@@ -162,7 +156,7 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
     with open_image(path) as pages:
         for number in list_pages(pages):
             _validate_not_empty(pages)
-            _validate_pixel_count(pages.width * pages.height)
+            validate_pixel_count(pages.width * pages.height)
             by_vips = needs_vips(pages)
             numbers.append(number)
             sizes.append(pages.size)  # Pillow returns the upright size of a TIFF
@@ -175,11 +169,6 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
 def _validate_not_empty(image: Image.Image) -> None:
     if min(image.size) < 1:
         raise PhotoError(f"must have at least one pixel, got {image.width}x{image.height}")
-
-
-def _validate_pixel_count(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
 
 
 def _is_lossless(path: Path) -> bool:
