@@ -90,12 +90,7 @@ class GateResult:
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
     """Open the gate dataset: `settings.gate`, else the recorded dataset, else the dataset of the new model.
 
-    If all three are missing, the gate dataset is `sample`.
-
-    Args:
-        settings: the settings of register.
-        candidate: the new model.
-        luminance: the luminance formula of the new model.
+    If all three are missing, the gate dataset is `sample`. `luminance` is the luminance formula of the new model.
 
     Returns:
         The dataset, and the tags that record it.

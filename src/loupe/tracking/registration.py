@@ -21,12 +21,7 @@ from loupe.upscalers.baselines import get_references
 
 
 def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tuple[Path, float]:
-    """Export a Keras model as ONNX, and add the file to the artifacts of the logged model.
-
-    Args:
-        model: the Keras model.
-        reference: the logged model.
-        file: the ONNX file to write.
+    """Export a Keras model to an ONNX file, and add the file to the artifacts of the logged model.
 
     Returns:
         The file, and the largest difference between the results of Keras and ONNX.

@@ -150,7 +150,7 @@ def open_store(quiet: bool = True) -> None:
         LoupeError: the store cannot be used.
     """
     check_store()
-    server.wait_until_reachable()
+    server.check_reachable(server.STARTUP_TIMEOUT_S)
     create_store()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # set by `mlflow run`
         tag_project_run()
