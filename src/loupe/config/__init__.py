@@ -111,11 +111,7 @@ def _sort_fields(settings: type[Settings], without: type[Settings] | None = None
     """Return the fields of a settings class in the order of the help.
 
     The fields that the class itself defines are first; the fields of `DatasetSettings`, which most steps have, are
-    last.
-
-    Args:
-        settings: the class.
-        without: a base class whose fields are excluded.
+    last. The fields of the base class `without` are excluded.
     """
     fields = settings.model_fields
     names = [name for name in settings.__annotations__ if name in fields]

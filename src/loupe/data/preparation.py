@@ -227,13 +227,7 @@ def open_sample(data_dir: str) -> Dataset:
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open the dataset of a run, or prepare it again if its folder does not exist.
-
-    Args:
-        settings: the dataset settings.
-        name: the name of the dataset's folder.
-        digest: the digest of the dataset.
-        source: the value of the run's `dataset` field.
+    """Open the dataset of a run by the name of its folder, or prepare it again from its source if it does not exist.
 
     Raises:
         UsageError: the dataset has another digest.

@@ -4,9 +4,9 @@ import hashlib
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -109,13 +109,8 @@ def cut_photo(
 ) -> tuple[Row, list[Label], np.ndarray]:
     """Cut the labels of one photo, and make its thumbnail, SIDE x SIDE pixels.
 
-    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
-
-    Args:
-        photo: the photo.
-        crop: as in `cut_labels`.
-        settings: the settings of preprocess.
-        reserve_bytes: reserves memory; see `reservations.reserve`.
+    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours. For `crop`,
+    see `cut_labels`; for `reserve_bytes`, see `reservations.reserve`.
 
     Returns:
         The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.
@@ -268,16 +263,9 @@ class _Shards:
 
     def _append(self, kind: str, image: np.ndarray) -> None:
         if kind not in self.shards:
-            shard = create_shard(self._location, name_shard(kind, self._number))
-            self.shards[kind] = self._files.enter_context(shard)
+            file = self._files.enter_context(storage.create_file(self._location, name_shard(kind, self._number)))
+            self.shards[kind] = Shard(file, self._files.enter_context(file.open("wb")))
         self.shards[kind].append(image)
-
-
-@contextmanager
-def create_shard(location: str, name: str) -> Iterator[Shard]:
-    """Create a shard in a folder or under a URL; the block appends images and completes the shard."""
-    with storage.create_file(location, name) as file, file.open("wb") as stream:
-        yield Shard(file, stream)
 
 
 def hash_file(file: Path) -> str:

@@ -152,12 +152,9 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """For three images, plot the result of every method and the label, each above a detailed crop.
+    """For three images, plot the result of every method (by title) and the label, each above a detailed crop.
 
-    Args:
-        methods: upscaling models by title.
-        pairs: the images.
-        recompose: as in `upscale`.
+    `recompose` is as in `upscale`.
     """
     sample = pairs.subsample(3)
     columns = len(methods) + 1
@@ -180,11 +177,7 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     """Plot the most detailed crops of the SHEET_ROWS photos with the sharpest edges.
 
-    Each row shows the input, the result of each method, and the label.
-
-    Args:
-        methods: upscaling models by title.
-        pairs: the images.
+    Each row shows the input, the result of each method (by title), and the label.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))

@@ -57,15 +57,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """The inputs of one trial.
-
-    Args:
-        trial: the result of `SweepStudy.claim_trial`.
-        study: the study of the trial.
-        job: the job of the worker.
-        settings: the settings of train.
-        stopwatch: measures the trial's work.
-    """
+    """The inputs of one trial; `trial` is the result of `SweepStudy.claim_trial`."""
 
     trial: Trial
     study: SweepStudy
