@@ -106,9 +106,9 @@ def _open_by_vips(path: Path, file: Image.Image) -> Any:
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
     if file.tell():
         options["page"] = file.tell()
-    if _is_utf8(path):
+    try:
         image = pyvips.Image.new_from_file(str(path), revalidate=True, **options)
-    else:  # libvips needs UTF-8 paths
+    except UnicodeEncodeError:  # libvips needs UTF-8 paths
         image = pyvips.Image.new_from_buffer(path.read_bytes(), "", **options)
     interpretation = image.interpretation
     colour_bands = COLOUR_BANDS[interpretation]
@@ -157,14 +157,6 @@ def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _convert_cmyk_to_rgb(image: Any) -> Any:

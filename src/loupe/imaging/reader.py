@@ -17,7 +17,7 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.maker_note import MAX_POSITION
-from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_profiles
+from loupe.imaging.metadata import Metadata, read_metadata, use_raw_profiles
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
@@ -259,4 +259,5 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:
         icc = read_exif_profile(exif)
-    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=read_duration(image.info), omitted=tuple(omitted))
+    duration_ms = float(image.info.get("duration") or 0)
+    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=duration_ms, omitted=tuple(omitted))

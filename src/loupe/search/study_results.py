@@ -78,7 +78,8 @@ def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet:
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         print_line(f"best: {study.sweep.study.metric} {trial.values[0]:.5f}, run {best_run}: {fields}", quiet)
-    print_line(f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", quiet)
+    command = f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
+    print_line(f"to compare the trials: mlflow ui; to open the study: {command}", quiet)
 
 
 def describe_study(study: SweepStudy) -> str:
@@ -98,7 +99,3 @@ def _count_violating(study: SweepStudy) -> str:
     """Return the number of trials that violate a constraint, as the end of a sentence."""
     limits = study.sweep.study.constraints
     return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
-
-
-def _format_dashboard_command(location: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
