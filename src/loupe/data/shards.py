@@ -62,14 +62,9 @@ class ShardResult:
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, settings: Preprocess
 ) -> ShardResult:
-    """Decode photos, and write a shard of labels and a shard of inputs per scale factor.
+    """Decode photos, and write a shard of labels and a shard of inputs per scale factor in a folder or under a URL.
 
-    Args:
-        number: the number in the names of the shards.
-        photos: the photos of the shards.
-        crop: as in `cut_labels`.
-        location: the folder or URL of the dataset.
-        settings: the settings of preprocess.
+    The names of the shards contain `number`. For `crop`, see `cut_labels`.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read it.

@@ -49,11 +49,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels.
-
-    Args:
-        pixels: the number of pixels, or Pillow's error, which contains this number.
-    """
+    """Create the error for an image with too many pixels; Pillow's error contains the number of pixels."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")

@@ -55,10 +55,7 @@ def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
 def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
-    Args:
-        file: the opened file, at the page to decode.
-        path: the path of the file.
-        icc: the result of `read_profile`.
+    `file` is at the page to decode, and `icc` is the result of `read_profile`.
 
     Returns:
         uint8 or uint16, (height, width, bands), and the profile of these pixels.

@@ -79,11 +79,7 @@ class _OpenFile:
 
 
 def read_photo(path: Path, strip: bool = False) -> Photo:
-    """Open an image file.
-
-    Args:
-        path: the file.
-        strip: whether to omit all metadata except the colour space.
+    """Open an image file. `strip` omits all metadata except the colour space.
 
     Raises:
         PhotoError: the file is not a supported image, damaged or too large. Iterating over the images can also raise

@@ -59,14 +59,7 @@ def delete_other_models(study: SweepStudy) -> list[str]:
 
 
 def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet: bool) -> None:
-    """Print the states of the trials, the best trial, and the commands that show the study.
-
-    Args:
-        study: the study.
-        best_run: the id of the best run, or None.
-        location: the location of Optuna's storage.
-        quiet: print nothing.
-    """
+    """Print the states of the trials, the best trial with the id of its run, and the commands that show the study."""
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     reused = int(table[REUSED].sum()) if len(table) else 0

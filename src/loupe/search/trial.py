@@ -203,13 +203,7 @@ def _convert_study_errors() -> Iterator[None]:
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
-    """Train the network, report each point of its curve, and return the points.
-
-    Args:
-        context: the inputs of the trial.
-        model: the network with its initial weights, changed in place.
-        pairs: the training and the validation split.
-        checkpoint: the checkpoint to continue from, or None.
+    """Train the network in place, report each point of its curve, and return the points.
 
     Raises:
         TrialPruned: the pruner stops the trial.

@@ -133,11 +133,7 @@ def _move_champion(settings: Register) -> Registration:
 def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: float, folder: str) -> str:
     """Write a short model card in Markdown.
 
-    Args:
-        candidate: the model.
-        geometry: the geometry of the model.
-        difference: the largest difference between the results of Keras and ONNX.
-        folder: a folder for temporary files.
+    `difference` is the largest difference between the results of Keras and ONNX. `folder` is for temporary files.
     """
     from loupe.tracking import models, registration
 

@@ -22,14 +22,9 @@ from loupe.upscalers.baselines import get_references
 def fit_network(
     model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
 ) -> loop.TrainingState:
-    """Train a network, and log the points of its curves and its checkpoints to the open run.
+    """Train a network in place, and log the points of its curves and its checkpoints to the open run.
 
-    Args:
-        model: the network with its initial weights, changed in place.
-        settings: the settings of train. With network=ridge, the function does nothing.
-        train: the training split.
-        validation: the validation split.
-        checkpoint: the checkpoint of the resumed run, or None.
+    With network=ridge, the function does nothing. `checkpoint` is that of the resumed run, or None.
     """
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
