@@ -27,6 +27,7 @@ def run(settings: Main) -> None:
         UsageError: the photos do not exist, or the file of `out` cannot be written.
     """
     from loupe.data import preparation
+    from loupe.data.sources import list_photos
     from loupe.evaluation import scoring
     from loupe.imaging.atomic import validate_output_file
     from loupe.imaging.formats import get_format
@@ -39,7 +40,7 @@ def run(settings: Main) -> None:
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
-        preparation.find_photos(preprocess_settings)  # raises UsageError without photos
+        list_photos(preprocess_settings)  # raises UsageError without photos
     with runs.open_step_run(settings, f"main {settings.dataset}"):
         location = location or preprocess.run(preprocess_settings).location
         train_fields = {"dataset": location, "threads": settings.threads} | shared
