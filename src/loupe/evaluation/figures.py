@@ -53,7 +53,7 @@ def plot_pairs(pairs: Pairs) -> Figure:
     for column in range(len(sample)):
         small, label = sample[column]
         for axes, image, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
-            _show(axes, image, f"{name} {image.shape[1]}x{image.shape[0]}", vmin=0, vmax=255)
+            _show(axes, image, f"{name} {image.shape[1]}x{image.shape[0]}", limits=(0, 255))
     return figure
 
 
@@ -190,9 +190,9 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     return figure
 
 
-def _show(axes: Any, image: np.ndarray, title: str, fontsize: int = 8, vmin: int = -1, vmax: int = 1) -> None:
-    """Show a grey image without ticks; `vmin` is black, and `vmax` is white."""
-    axes.imshow(image, vmin=vmin, vmax=vmax, cmap="gray", interpolation="nearest")
+def _show(axes: Any, image: np.ndarray, title: str, fontsize: int = 8, limits: tuple[int, int] = (-1, 1)) -> None:
+    """Show a grey image without ticks; `limits` are the values of black and white."""
+    axes.imshow(image, vmin=limits[0], vmax=limits[1], cmap="gray", interpolation="nearest")
     axes.set_title(title, fontsize=fontsize)
     axes.axis("off")
 
