@@ -4,9 +4,9 @@ import hashlib
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -258,9 +258,16 @@ class _Shards:
 
     def _append(self, kind: str, image: np.ndarray) -> None:
         if kind not in self.shards:
-            file = self._files.enter_context(storage.create_file(self._location, name_shard(kind, self._number)))
-            self.shards[kind] = Shard(file, self._files.enter_context(file.open("wb")))
+            shard = create_shard(self._location, name_shard(kind, self._number))
+            self.shards[kind] = self._files.enter_context(shard)
         self.shards[kind].append(image)
+
+
+@contextmanager
+def create_shard(location: str, name: str) -> Iterator[Shard]:
+    """Create a shard in a folder or under a URL; the block appends images and completes the shard."""
+    with storage.create_file(location, name) as file, file.open("wb") as stream:
+        yield Shard(file, stream)
 
 
 def hash_file(file: Path) -> str:
