@@ -100,6 +100,7 @@ def test_study_run_has_crops_at_any_offset_and_prefers_another_dataset(report, t
     found = make_report(pd.concat([here, there], ignore_index=True), [])
     assert (found.study_scores["patches_mae"], found.study_scores["patches_percent"]) == ("0.06400", "3.2")
     assert "on recompressed-1, 1e12 FLOPs" in found.study_network
+    assert found.figures[-1] is found.study_curve is not None
 
 
 def test_scores_contain_a_network_with_upscaled_inputs(table):

@@ -97,7 +97,7 @@ def test_docs_contain_the_report_of_their_table(tmp_path):
     pd.testing.assert_frame_equal(results.read(out / "results.parquet"), results.read(table))
     assert len(markdown.splitlines()) <= 200
     images = re.findall(r"!\[[^]]+\]\(([^)]+)\)", markdown)
-    assert len(images) == 3
+    assert len(images) == 4
     for image in images:
         assert (DOCS / image).stat().st_size <= 60_000
         stored, drawn = (np.asarray(Image.open(folder / image).convert("RGB"), float) for folder in (DOCS, out))

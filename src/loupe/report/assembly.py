@@ -17,6 +17,7 @@ from loupe.report.trends import compute_trend
 from loupe.report.verdicts import check_claim, format_budget, select_runs
 
 STEPS = "metrics.training_steps"
+STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def build_report(
         best_scores=read_scores(best) | read_pre_upscaled_scores(table),
         study_network=_describe_run(study_run),
         study_scores=read_scores(study_run),
+        study_curve=charts.draw_training("study-curve", study_run, STUDY_BASELINES),
         images=tuple(images),
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.report.contents import ReportImage
 from loupe.report.formatting import format_number
-from loupe.report.trends import SHARES, STEPS, read_curve
+from loupe.report.trends import CURVE, SHARES, STEPS, read_curve
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/
 BLUE, VERMILION = "#0072B2", "#D55E00"
@@ -91,6 +91,38 @@ def draw_values(name: str, runs: pd.DataFrame, metrics: Mapping[str, str]) -> Re
     label = f"Mae on {'test' if ranking[0].startswith('test/') else 'validation'} photos"
     _format_axes(axes, label, "")
     return ReportImage(name, encode_png(figure), f"{label}: a dot per seed, and the mean. Lower is better.")
+
+
+def draw_training(name: str, run: pd.Series | None, baselines: Mapping[str, str]) -> ReportImage | None:
+    """Draw the learning curve of one run over the steps, with the mae of baselines as horizontal lines.
+
+    Args:
+        name: stem of the file name.
+        run: the row of the run, or None.
+        baselines: label of each metric. The metrics are the mae of baselines on validation photos.
+
+    Returns:
+        The chart, or None if the run has no curve.
+    """
+    if run is None or np.isnan(read_curve(run, SHARES)).all():
+        return None
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(run[STEPS][1:], run[CURVE][1:], color=VERMILION, lw=2)  # a logarithmic axis has no step 0
+    for metric, label in baselines.items():
+        if np.isfinite(value := run.get(f"metrics.{metric}", np.nan)):
+            axes.axhline(value, color=BLUE, ls="--", lw=1.5)
+            axes.annotate(label, (1, value), (-4, 4), ha="right", xycoords=axes.get_yaxis_transform(),
+                          textcoords="offset points", fontsize=FONT_SIZE)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    _format_axes(axes, "steps (log scale)", "validation mae (log scale)")
+    caption = "Validation mae during the training of one run, and of baselines. Lower is better."
+    return ReportImage(name, encode_png(figure), caption)
 
 
 def _format_axes(axes: Any, x_label: str, y_label: str) -> None:

@@ -65,6 +65,7 @@ class ReportContents:
         best_scores: scores of the best network, as texts.
         study_network: description of the network that was scored with the study's protocol, or "".
         study_scores: scores of `study_network`, as texts.
+        study_curve: learning curve of `study_network`, or None.
         images: images of networks on test photos.
     """
 
@@ -77,6 +78,7 @@ class ReportContents:
     best_scores: dict[str, str]
     study_network: str
     study_scores: dict[str, str]
+    study_curve: ReportImage | None = None
     images: tuple[ReportImage, ...] = ()
 
     @property
@@ -99,5 +101,6 @@ class ReportContents:
 
     @property
     def figures(self) -> tuple[ReportImage, ...]:
-        """The figures of the surprises."""
-        return tuple(result.figure for result in self.claims if result.figure is not None)
+        """The figures of the surprises, and the learning curve of the study's network."""
+        figures = (*(result.figure for result in self.claims), self.study_curve)
+        return tuple(figure for figure in figures if figure is not None)

@@ -1,5 +1,6 @@
 """Checks a claim against the runs of its sweep."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,21 +132,26 @@ def format_arm(arm: dict[str, str]) -> str:
 
 
 def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budgets of runs, such as `1e12 FLOPs` or `400 steps`."""
-    names = ("flops", "seconds", "steps")
-    columns = (runs.get(f"settings.{name}", pd.Series(index=runs.index)) for name in names)
-    budgets = set()  # tuples of the unit's rank, the number and the text, for sorting
-    for flops, seconds, steps in zip(*columns, strict=True):
+    """Format the training budgets of runs with the median training time, such as `1e12 FLOPs (12 s)`."""
+    names = ("settings.flops", "settings.seconds", "settings.steps", "metrics.training_seconds")
+    columns = (runs.get(name, pd.Series(index=runs.index)) for name in names)
+    times: dict[tuple[int, float, str], list[float]] = {}  # keys: the unit's rank, the number and the text
+    for flops, seconds, steps, time in zip(*columns, strict=True):
         if not pd.isna(flops) and flops != "none":
-            budgets.add((0, float(flops), f"{flops} FLOPs"))
+            key = (0, float(flops), f"{flops} FLOPs")
         # Delete this branch when docs/results.parquet has no run with a budget in seconds.
         elif not pd.isna(seconds) and seconds != "none":
-            budgets.add((1, float(seconds), f"{float(seconds):g} s of one core"))
+            key, time = (1, float(seconds), f"{float(seconds):g} s of one core"), math.nan
         elif not pd.isna(steps):
-            budgets.add((2, float(steps), f"{int(steps):,} steps"))
+            key = (2, float(steps), f"{int(steps):,} steps")
         else:
-            budgets.add((3, 0.0, "closed form"))
-    return "; ".join(text for *_, text in sorted(budgets))
+            key, time = (3, 0.0, "closed form"), math.nan
+        times.setdefault(key, []).append(time)
+    parts = []
+    for key in sorted(times):
+        median = pd.Series(times[key], dtype=float).median()
+        parts.append(key[2] if math.isnan(median) else f"{key[2]} ({median:,.0f} s)")
+    return "; ".join(parts)
 
 
 def _make_region(claim: Claim) -> Region:
