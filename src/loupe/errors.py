@@ -156,8 +156,8 @@ def describe_error(error: BaseException, *urls: str) -> str:
 def was_raised_by_store(error: BaseException) -> bool:
     """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
 
-    A damaged database, or a server that is not an MLflow server, causes errors of any class. After an empty result,
-    `loupe.tracking` itself raises the error.
+    A damaged database, or a server that is not an MLflow server, causes errors of any class. If a result is wrong,
+    code of `loupe.tracking` raises the error.
     """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = [name for name in frames if name.startswith("loupe.")][-1]

@@ -356,7 +356,7 @@ def write_tiff_kinds(folder: Path, colours: np.ndarray) -> dict[str, int | str]:
         "rgb floats": (3, [colours], 2, None, floats),
         "grey half floats alpha": (2, [grey, alpha], 1, [2], floats | {"dtype": "float16"}),
         "negative floats": ("floats must be from 0 to 1, got -0.4", [colours], 2, None, floats | {"offset": -0.5}),
-        "doubles": ("64 bits per sample of floats", [colours], 2, None, floats | {"dtype": "float64"}),
+        "doubles": ("of floats with 64 bits per sample", [colours], 2, None, floats | {"dtype": "float64"}),
         "signed": ("signed integers", [colours // 2], 2, None, {"dtype": "int8"}),
         "long": ("32 bits per sample", [colours], 2, None, {"dtype": "uint32"}),
     }

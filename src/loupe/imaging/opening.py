@@ -25,7 +25,7 @@ WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
 # Compressions that libvips decodes. For other compressions, libvips often returns black pixels.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
-VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1 to 6: grey, RGB, palette, CMYK, YCbCr
+VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1: grey, 2: RGB, 3: palette, 5: CMYK, 6: YCbCr
 PNG_PREFIX = b"\x89PNG"
 JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
@@ -73,7 +73,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             reason = "separate planes"
         else:
             return
-        raise PhotoError(f"is a TIFF with {reason}{' of floats' * is_float}, which is not supported")
+        raise PhotoError(f"is a TIFF {'of floats ' * is_float}with {reason}, which is not supported")
 
     def _get(self, tag: int, default: Any) -> Any:
         return self.tag_v2.get(tag, default)
