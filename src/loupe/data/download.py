@@ -49,7 +49,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
+    """Append the remaining bytes of `url` to `part`; return the text of an error, or ""."""
     import requests
     import urllib3
 

@@ -85,7 +85,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # older datasets keep their digest
+        texts.pop("degrade")  # datasets older than this field keep their digest
     if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))

@@ -1,4 +1,4 @@
-"""Computes diagnostics of a trained network by the name of the metric. The report uses them to check claims."""
+"""Computes diagnostics of a trained network as metrics by name. The report uses these metrics to check claims."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -65,7 +65,7 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     """Load ridge weights from a file; raise LoupeError if they are not for this scale factor."""
     q, p = get_block_sides(scale)
     try:
-        if not file.is_file():  # a FIFO would block
+        if not file.is_file():  # opening a FIFO would block
             raise ValueError("it is not a file")
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
