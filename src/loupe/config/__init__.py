@@ -110,11 +110,8 @@ def list_fields(step: str) -> dict[str, Any]:
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
     """Return the fields of a settings class in the order of the help.
 
-    The fields that the class itself defines are first; the fields of `DatasetSettings` are last.
-
-    Args:
-        settings: the class.
-        without: a base class whose fields are excluded.
+    The fields that the class itself defines are first; the fields of `DatasetSettings` are last. The fields of the
+    base class `without` are excluded.
     """
     fields = settings.model_fields
     names = [name for name in settings.__annotations__ if name in fields]

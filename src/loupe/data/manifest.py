@@ -128,9 +128,7 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     added. For near-duplicates, the smallest content hash of the group decides. The setting `limit` uses the first
     bits, so that it favours no split. With fewer than SMALL_COLLECTION photos, the rank of the hash decides.
 
-    Args:
-        tables: results of `build_table`.
-        groups: the result of `near_duplicates.find_groups`.
+    `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
     import pyarrow as pa
 

@@ -14,7 +14,7 @@ from loupe.config.fields import format_value
 from loupe.data import preparation, whole_photos
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
-from loupe.data.sources import name_sources
+from loupe.data.sources import list_photos, name_sources
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
@@ -60,7 +60,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         _validate_restoration(settings)
     if settings.protocol == "classical":
         source = settings.photos or "sample"
-        photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
+        photos = list_photos(parse_settings("preprocess", {"source": source} | shared))
         return _describe_photos(WholePhotos(photos, scale, settings.quiet), source, {"protocol": "classical"})
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)

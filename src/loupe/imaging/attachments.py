@@ -31,10 +31,10 @@ KNOWN_RESOURCES = {0x03ED, 0x0409, 0x040C, 0x0404, 0x040F, 0x0422, 0x0423, 0x042
 GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe", b"\x21\xff\x0bICCRGBG1012"
 
 
-def read_skipped_metadata(image: Image.Image, source: bytes | Path) -> None:
+def read_skipped_metadata(image: Image.Image, path: Path) -> None:
     """Add the XMP packet, the profile and `attachments` (the names of other data) of a file to `image.info`."""
     if image.format in READERS:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with path.open("rb") as file:
             image.info["attachments"] = [*dict.fromkeys(READERS[image.format](image, file))]
 
 

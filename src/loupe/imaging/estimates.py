@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, make_pixel_count_error
+from loupe.imaging.decoder import PhotoError, validate_pixel_count
 from loupe.imaging.formats import MAX_PIXELS_IN_MEMORY, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
@@ -56,8 +56,7 @@ def estimate_opening(path: Path) -> int:
         copies = 2
     elif is_jpeg_xl(head):
         additional = JXL_BYTES
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
+    validate_pixel_count(pixels)
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + additional
 
 

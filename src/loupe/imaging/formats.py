@@ -56,14 +56,7 @@ def has_alpha(bands: int) -> bool:
 
 
 def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
-    """Raise PhotoError if the format of `out` cannot store the images.
-
-    Args:
-        out: the file.
-        size: width and height of the images.
-        count: the number of images.
-        bands: the number of bands of the images.
-    """
+    """Raise PhotoError if the format of `out` cannot store `count` images of this size and number of bands."""
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:
         raise PhotoError(

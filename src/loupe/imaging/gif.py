@@ -23,13 +23,7 @@ COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, section 24
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
-    """Encode frames with libvips.
-
-    Args:
-        file: the file to write.
-        frames: the frames.
-        count: the number of frames.
-        loop: how often the animation runs; 0: forever.
+    """Encode `count` frames with libvips. The animation runs `loop` times; 0: forever.
 
     Raises:
         PhotoError: the frames have different sizes.

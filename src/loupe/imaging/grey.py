@@ -9,13 +9,13 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.decoder import (
     BITS_PER_SAMPLE,
-    MAX_PIXELS,
     PhotoError,
     expand_12_bit_values,
-    make_pixel_count_error,
+    has_12_bit_grey,
     scale_transparent_value,
     to_8_bit_mode,
     translate_errors,
+    validate_pixel_count,
 )
 from loupe.imaging.estimates import read_webp_pixels
 from loupe.imaging.exif import ORIENTATION
@@ -66,9 +66,7 @@ class GreyPhoto:
             scale_transparent_value(image)
             reserve_bytes(_estimate_decoding(image, content, caller_bytes))
             image.load()
-            self._has_12_bits = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(
-                BITS_PER_SAMPLE
-            ) == (12,)
+            self._has_12_bits = has_12_bit_grey(image)
             if not self._has_12_bits:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
@@ -154,8 +152,7 @@ def _estimate_opening(content: bytes, caller_bytes: int) -> int:
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
+    validate_pixel_count(pixels)
     return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + caller_bytes)
 
 

@@ -43,8 +43,3 @@ class ImageStream:
     strips: Iterator[np.ndarray]
     metadata: Metadata = field(default_factory=Metadata)
     assumed_quality: int | None = None
-
-    @property
-    def pixel_count(self) -> int:
-        """The number of pixels."""
-        return self.size[0] * self.size[1]

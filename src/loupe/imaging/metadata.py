@@ -90,11 +90,6 @@ def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
 
 
-def read_duration(info: dict[Any, Any]) -> float:
-    """Return the display time of a frame in milliseconds, or 0."""
-    return float(info.get("duration") or 0)
-
-
 def use_raw_profiles(image: Image.Image) -> None:
     """Add EXIF tags and a profile to `image.info`, from ImageMagick's texts `Raw profile type ...` of a PNG."""
     if image.format == "PNG":

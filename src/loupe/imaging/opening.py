@@ -82,35 +82,35 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         return {*self._get(SAMPLE_FORMAT, (UNSIGNED,))}
 
 
-def open_image(source: bytes | Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Open an image file of a supported format.
 
     Pillow tries only these formats. It would decode some other files, such as ICO, when it opens them.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
-        return TiffImage(_to_file(source))
+        return TiffImage(path)
     Image.preinit()
     # Pillow loads all plugins when it tries a format whose plugin is not loaded. Such formats come last.
     formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
-        return Image.open(_to_file(source), formats=formats)
+        return Image.open(path, formats=formats)
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
-            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides
-        if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
+            JpegImagePlugin.JpegImageFile(path)  # raises the error that Image.open hides
+        if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(path)):
             image = Image.open(io.BytesIO(content), formats=["PNG"])
             image.info["icc_profile"] = None  # `read_photo` then reports an unsuitable profile
             return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
-    return Image.open(_to_file(source))
+    return Image.open(path)
 
 
-def _remove_png_profile(source: bytes | Path) -> bytes:
+def _remove_png_profile(path: Path) -> bytes:
     """Return a PNG without its profile, because Pillow cannot open some profiles; b"" if the PNG has no profile."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
+    content = path.read_bytes()
     start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
     length = int.from_bytes(content[start : start + 4], "big")
     # A chunk has 12 bytes besides its content.
@@ -136,10 +136,6 @@ def _load_plugin(head: bytes) -> bool:
         name = "HEIC" if is_heif(head) else "JPEG XL"
         raise PhotoError(f"is a {name} file, which {describe_missing_package(error)}") from None
     return True
-
-
-def _to_file(source: bytes | Path) -> io.BytesIO | Path:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """Writes image files atomically, with metadata."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> Image
 
 
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
-    large = stream.pixel_count > MAX_PIXELS_IN_MEMORY
+    large = math.prod(stream.size) > MAX_PIXELS_IN_MEMORY
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
     if name == "PNG" and (large or deep_colour):
         metadata = _make_pillow_options(name, stream.metadata, options)

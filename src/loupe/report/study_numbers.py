@@ -45,11 +45,7 @@ def find_study_run(table: pd.DataFrame, datasets: Collection[str]) -> Any:
     """Find the best perceptron that was trained on crops at any position and scored on patches, or None.
 
     Runs on a dataset that is not in `datasets` take precedence, because such a dataset was probably prepared with
-    `recompress=75`, as in the study.
-
-    Args:
-        table: all runs.
-        datasets: names of the datasets of the report.
+    `recompress=75`, as in the study. `datasets` are the names of the datasets of the report.
     """
     if not {"settings.crop_positions", "settings.network"} <= set(table.columns):
         return None

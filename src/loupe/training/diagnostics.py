@@ -23,13 +23,7 @@ def choose_recompose(settings: Train) -> str:
 
 
 def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
-    """Compute diagnostics of a network on whole images.
-
-    Args:
-        model: the trained network.
-        settings: the settings of the training.
-        train: the training split.
-        validation: the validation split.
+    """Compute diagnostics of a trained network on whole images.
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.

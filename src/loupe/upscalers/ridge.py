@@ -95,13 +95,7 @@ def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
 
 
 class RidgeUpscaler:
-    """A fitted ridge as an upscaling model, in NumPy.
-
-    Args:
-        weights: the result of `fit`.
-        scale: the scale factor.
-        luminance: the luminance formula of the fitted images.
-    """
+    """A fitted ridge (weights of `fit`, and the luminance formula of its images) as an upscaling model, in NumPy."""
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
         self.geometry = build_geometry(scale, luminance)
