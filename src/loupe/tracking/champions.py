@@ -54,36 +54,21 @@ def find_previous_champion(scale: Fraction) -> Any:
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
-    """Make a version the champion of its scale factor, and update `loupe-photo`.
-
-    Args:
-        scale: the scale factor.
-        version: the model version.
-        evidence: the reason in one sentence.
+    """Make a version the champion of its scale factor, with the reason in one sentence, and update `loupe-photo`.
 
     Returns:
         The URI of the version of `loupe-photo`; "" at 1:1.
     """
-    client, previous = mlflow.MlflowClient(), models.get_champion(scale)
+    previous = models.get_champion(scale)
     if previous is None or str(previous.version) != str(version.version):
-        client.set_model_version_tag(
-            version.name, version.version, REPLACED_TAG, str(previous.version) if previous else ""
-        )
-    client.set_model_version_tag(version.name, version.version, models.EVIDENCE_TAG, evidence)
+        registration.tag_version(version, {REPLACED_TAG: str(previous.version) if previous else ""})
+    registration.tag_version(version, {models.EVIDENCE_TAG: evidence})
     return move_champion(scale, version)
 
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias `champion` of a scale factor to a version, and update `loupe-photo`.
-
-    Args:
-        scale: the scale factor.
-        version: the model version; None deletes the alias.
-
-    Returns:
-        The URI of the version of `loupe-photo`; "" at 1:1.
-    """
+    """Move the alias `champion` to a version (None deletes the alias), and update `loupe-photo`; see `promote`."""
     uri = register_photo_model(scale, version) if scale > 1 else ""
     # The alias moves last. If the process is killed before that, the same command repeats all actions.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
@@ -97,12 +82,8 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the URI.
 
-    The version contains one ONNX file per scale factor: the champion or the bundled network. If a version with the
-    same networks and the same commit exists, the function registers no new version.
-
-    Args:
-        scale: the scale factor of the new champion.
-        version: the model version of the new champion; None for the bundled network.
+    The version contains one ONNX file per scale factor: the champion or the bundled network (`version` is None). If a
+    version with the same networks and the same commit exists, the function registers no new version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}

@@ -90,12 +90,7 @@ class GateResult:
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
     """Open the gate dataset: `settings.gate`, else the recorded dataset, else the dataset of the new model.
 
-    If all three are missing, the gate dataset is `sample`.
-
-    Args:
-        settings: the settings of register.
-        candidate: the new model.
-        luminance: the luminance formula of the new model.
+    If all three are missing, the gate dataset is `sample`. `luminance` is the luminance formula of the new model.
 
     Returns:
         The dataset, and the tags that record it.
@@ -137,14 +132,7 @@ def compare_with_champion(
 ) -> GateResult:
     """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
-    If the champion is missing, the bundled network replaces it. Lanczos replaces a missing bundled network.
-
-    Args:
-        challenger: the upscaler of the new model.
-        candidate: the new model.
-        champion: the model version of the champion, or None.
-        gate: the gate dataset.
-        settings: the settings of register.
+    If the champion is missing (None), the bundled network replaces it. Lanczos replaces a missing bundled network.
     """
     defender, name = _load_defender(champion, candidate.scale)
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]

@@ -21,12 +21,8 @@ def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side:
     """Compute the side and the number of the inputs of a training batch.
 
     A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches, because all pixels
-    around a single patch would be mirrored. For a perceptron, `batch_size` is the number of patches.
-
-    Args:
-        settings: the settings of the network.
-        geometry: the geometry of the network.
-        input_side: side of the dataset's inputs in pixels.
+    around a single patch would be mirrored. For a perceptron, `batch_size` is the number of patches. `input_side` is
+    the side of the dataset's inputs in pixels.
     """
     crop: int | None = getattr(settings, "crop_size", None)
     if crop is not None:
@@ -47,13 +43,7 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 
 
 def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, input_side: int) -> int:
-    """Compute the number of training steps, at least 1, for a budget.
-
-    Args:
-        flops: the budget, in floating-point operations.
-        model: the network.
-        settings: the settings of the network.
-        input_side: side of the dataset's inputs in pixels.
+    """Compute the number of training steps, at least 1, for a budget in floating-point operations.
 
     Raises:
         UsageError: the budget allows more than MAX_STEPS steps.
@@ -68,7 +58,7 @@ def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, inp
 def compute_step_flops(model: keras.Model, settings: GradientTrain, input_side: int) -> int:
     """Compute the floating-point operations of a training step, forward and backward.
 
-    Only the multiply-adds of layers with weights count. For arguments, see `compute_steps`.
+    Only the multiply-adds of layers with weights count.
     """
     side, count = compute_batch_shape(settings, Geometry.from_name(model.name), input_side)
     products_per_input = measure_network(json.loads(model.to_json()), side).products
