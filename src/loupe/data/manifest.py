@@ -126,8 +126,8 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
 
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
     added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
-    smaller hash can move its whole group to another split. The setting `limit` uses the first bits, so that it favours
-    no split. With fewer than SMALL_COLLECTION photos, the rank of the hash decides.
+    smaller hash can move its whole group to another split. The setting `limit` uses the first bits, so that it
+    favours no split. With fewer than SMALL_COLLECTION photos, the rank of the hash decides.
 
     `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """

@@ -14,8 +14,8 @@ from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
 # A pixel keeps the value of the previous frame if its new value differs by at most this number of levels per band.
-# Otherwise, still pixels around a moving object would flicker, because networks change them. At a distance of more than
-# 3 pixels of the photo, 99 % of the changes by the bundled networks are at most 6 levels.
+# Otherwise, still pixels around a moving object would flicker, because networks change them. At a distance of more
+# than 3 pixels of the photo, 99 % of the changes by the bundled networks are at most 6 levels.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
