@@ -59,7 +59,7 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
     Args:
         scale: the scale factor.
         version: the model version.
-        evidence: the reason in one sentence.
+        evidence: why the version becomes the champion, in one sentence.
 
     Returns:
         The URI of the version of `loupe-photo`; "" at 1:1.
@@ -85,7 +85,7 @@ def move_champion(scale: Fraction, version: Any) -> str:
         The URI of the version of `loupe-photo`; "" at 1:1.
     """
     uri = register_photo_model(scale, version) if scale > 1 else ""
-    # The alias moves last. If the process is killed before that, the same command repeats all actions.
+    # The alias moves last. If the process is killed earlier, the same command starts again from the old champion.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     if version is None:
         client.delete_registered_model_alias(name, CHAMPION)
@@ -95,10 +95,10 @@ def move_champion(scale: Fraction, version: Any) -> str:
 
 
 def register_photo_model(scale: Fraction, version: Any) -> str:
-    """Register a version of `loupe-photo` with a new champion for one scale factor, and return the URI.
+    """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
-    The version contains one ONNX file per scale factor: the champion or the bundled network. If a version with the
-    same networks and the same commit exists, the function registers no new version.
+    For each scale factor above 1:1, the version contains the ONNX file of the champion or of the bundled network. If
+    a version with the same networks and commit exists, the function reuses it. The version gets the alias `champion`.
 
     Args:
         scale: the scale factor of the new champion.

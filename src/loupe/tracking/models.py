@@ -102,7 +102,7 @@ def make_geometry_metadata(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(reference: ModelReference) -> Any:
-    """Load a `.keras` file or a model of `log_model`.
+    """Load a `.keras` file or a Keras model that is logged in MLflow.
 
     MLflow's own loader is not used, because it runs any code that a model contains.
 
