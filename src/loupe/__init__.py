@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Telemetry is off unless the user sets these variables. They must be set before onnxruntime is imported.
+# Turn telemetry off, but keep values that the user has set. This must happen before onnxruntime is imported.
 for _name, _value in {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
     os.environ.setdefault(_name, _value)
 
@@ -66,7 +66,7 @@ def sweep(**fields: Any) -> Any:
     """Search hyperparameters, as `loupe sweep`.
 
     Returns:
-        The id of the best trial's run, or None.
+        The id of the best trial's run; None if no trial has a result.
     """
     return _run("sweep", fields)
 

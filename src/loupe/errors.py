@@ -1,4 +1,4 @@
-"""The errors that a user can cause, and the masking of passwords in texts."""
+"""The exceptions `LoupeError` and `UsageError`, and functions that mask secrets in texts."""
 
 import base64
 import os
@@ -10,9 +10,9 @@ from urllib.parse import unquote
 LONGEST_DESCRIPTION = 300  # maximum number of characters in the description of an error
 MASK = "***"
 STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # packages that access the store of the runs
-SHORTEST_PART = 3  # characters; shorter parts of a secret are not masked in messages of libraries
+SHORTEST_PART = 3  # characters; shorter parts of a URL's secret are not masked
 
-# A password may contain `/`, `@` or `:`, so everything up to the last `@` before a space is masked.
+# A password may contain `/`, `@` or `:`: all characters between `user:` and the last `@` before a space are masked.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
 # In URLs with these schemes, the user name may be a token and is masked too.
@@ -57,15 +57,15 @@ _SECRET_WORD = re.compile(r"(?i)basic|passw|passphrase|pwd|secret|credential|tok
 _SECRET_VARIABLE = re.compile(
     r"(PASSWORD|PASSPHRASE|TOKEN|SECRET|(ACCESS|ACCOUNT|API|STORAGE)_KEY|CONNECTION_STRING)$"
 )
-SHORTEST_VALUE = 6  # characters; a shorter value of a variable may be part of a normal word
-# Used only for a URL: in other texts, the end of a password that contains a space is unknown.
+SHORTEST_VALUE = 6  # characters; shorter values are not masked, because they may be parts of normal words
+# Used only for a whole URL: in a longer text, the end of a password that contains a space is unknown.
 _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 
 
 def mask_secrets(text: str, *urls: str) -> str:
     """Replace passwords, tokens and keys in a text by MASK.
 
-    They are masked in URLs (before `@`), fields such as `password=` or `X-Amz-Signature=`, quoted values, and HTTP
+    Secrets are masked in URLs (before `@`), fields such as `password=` or `X-Amz-Signature=`, quoted values, and HTTP
     headers. The user name of a database remains: `postgresql://loupe:***@host/studies`.
 
     Args:
@@ -104,7 +104,7 @@ def mask_values(value: Any) -> Any:
 
 
 def is_masked(url: str) -> bool:
-    """Return whether `mask_secrets` has changed a URL. A masked URL cannot be opened."""
+    """Return whether a URL contains a masked secret. Such a URL cannot be opened."""
     return "://" in url and (f"{MASK}@" in url or f"={MASK}" in url)
 
 
@@ -148,7 +148,7 @@ class UsageError(LoupeError):
 
 
 def describe_error(error: BaseException, *urls: str) -> str:
-    """Return the first line of an error message, or the class of the error; for `urls`, see `mask_secrets`."""
+    """Return the first line of an error message; the class name if it is empty. `urls`: see `mask_secrets`."""
     text = mask_error(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]
 
@@ -156,8 +156,8 @@ def describe_error(error: BaseException, *urls: str) -> str:
 def was_raised_by_store(error: BaseException) -> bool:
     """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
 
-    A damaged database, or a server that is not an MLflow server, causes errors of any class. After an empty result,
-    `loupe.tracking` itself raises the error.
+    A damaged database, or a server that is not an MLflow server, causes errors of any class. If a result is wrong,
+    code of `loupe.tracking` raises the error.
     """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = [name for name in frames if name.startswith("loupe.")][-1]

@@ -92,7 +92,7 @@ def test_the_photos_of_a_small_collection_are_split_by_the_rank_of_the_hash():
 
 
 def test_the_sample_has_several_test_photos_and_its_example_is_one_of_them():
-    photos = list_photos(("sample",), (), None, "data", True)
+    photos = list_photos(parse_settings("preprocess", {}))
     splits = splits_of(photo.sha256 for photo in photos)
     test = [photo.file for photo in photos if splits[photo.sha256] == "test"]
     assert len(test) == 3

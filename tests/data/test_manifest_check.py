@@ -14,6 +14,7 @@ from loupe.config.fields import parse_scale
 from loupe.data import preparation
 from loupe.data.dataset import Dataset
 from loupe.data.shards import hash_file
+from loupe.data.sources import list_photos
 from loupe.errors import LoupeError, UsageError
 
 
@@ -119,7 +120,7 @@ def test_deep_trees_and_long_paths_are_skipped_with_a_reason(photo_folder, tmp_p
     os.symlink(photo_folder, photo_folder / "loop")
     settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
     try:
-        photos = preparation.find_photos(parse_settings("preprocess", settings))
+        photos = list_photos(parse_settings("preprocess", settings))
     finally:
         subprocess.run(["rm", "-rf", photo_folder / "e", photo_folder / ("d" * 200)], check=True)  # rmtree recurses
     reasons = sorted(photo.reason for photo in photos if photo.reason)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from loupe.config import parse_settings
 from loupe.data.near_duplicates import SIDE, _merge_groups, find_groups, normalise_thumbnails
 from loupe.data.preparation import prepare
 from loupe.data.sources import list_photos
@@ -29,7 +30,8 @@ COPIES = {
 @pytest.fixture(scope="module")
 def photos():
     """16 different photos, RGB, by name."""
-    images = {photo.path: Image.open(photo.file) for photo in list_photos(("sample",), (), 16, "", True)}
+    listed = list_photos(parse_settings("preprocess", {"limit": 16}))
+    images = {photo.path: Image.open(photo.file) for photo in listed}
     for image in images.values():
         image.thumbnail((160, 160))
     return {path.replace("/", "-"): image.convert("RGB") for path, image in images.items()}

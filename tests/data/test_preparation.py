@@ -20,8 +20,9 @@ from loupe.data import preparation
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
-from loupe.data.preparation import find_photos, open_or_prepare, prepare, prepare_in_memory, reopen
+from loupe.data.preparation import open_or_prepare, prepare, prepare_in_memory, reopen
 from loupe.data.shards import hash_file
+from loupe.data.sources import list_photos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import create_partial
 from loupe.imaging.grey import GreyPhoto
@@ -236,7 +237,7 @@ def test_a_source_without_usable_photos_is_refused_and_leaves_no_files(tmp_path,
 @pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9])])
 def test_a_photo_that_changes_after_listing_ends_the_step(change, photo_folder, preprocess, tmp_path):
     settings = preprocess(source=str(photo_folder))
-    photos = find_photos(settings)
+    photos = list_photos(settings)
     change(Path(photos[2].file))
     with pytest.raises(LoupeError, match=f"source: must be a URL or a folder .*{photos[2].file}"):
         prepare(settings, photos)
@@ -353,6 +354,6 @@ def test_reopen_refuses_another_digest(photo_folder, preprocess):
 
 def test_listed_photos_are_not_listed_again(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
-    photos = find_photos(settings)
+    photos = list_photos(settings)
     (photo_folder / "later.jpg").write_bytes((photo_folder / "001.cat" / "001_0001.jpg").read_bytes())
     assert Dataset(prepare(settings, photos).folder).counts["photos"] == len(photos)

@@ -9,6 +9,7 @@ import threading
 import pytest
 from PIL import Image
 
+from loupe.config import parse_settings
 from loupe.data import sources
 from loupe.data.sources import list_photos
 from loupe.errors import UsageError
@@ -17,7 +18,8 @@ from loupe.errors import UsageError
 @pytest.fixture
 def listed(tmp_path):
     def list_source(*sources, categories=(), limit=None):
-        return list_photos(tuple(map(str, sources)), categories, limit, str(tmp_path / "data"), quiet=True)
+        fields = {"source": tuple(map(str, sources)), "categories": categories, "limit": limit, "quiet": True}
+        return list_photos(parse_settings("preprocess", fields | {"data_dir": str(tmp_path / "data")}))
 
     return list_source
 

@@ -9,6 +9,7 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
+from loupe.config import parse_settings
 from loupe.data.sources import list_photos
 from loupe.data.whole_photos import WholePhotos, compute_border, shrink_bicubic
 from loupe.errors import UsageError
@@ -54,7 +55,7 @@ def photos(tmp_path, real_crop, write_folder, encode):
         "small.png": encode(real_crop("coffee.png", 0, 0, 12, 60), ".png"),
     }
     write_folder(tmp_path, files)
-    return list_photos((str(tmp_path),), (), None, "data", quiet=True)
+    return list_photos(parse_settings("preprocess", {"source": str(tmp_path)}))
 
 
 def test_studio_luma_equals_scikit_image_and_keeps_grey(real_crop):

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 from jobs import loupe
 
+from loupe.config import parse_settings
 from loupe.data import sources
 from loupe.data.sources import list_photos
 
@@ -32,7 +33,7 @@ def write(file, *members, photo=b""):
 
 
 def list_by_path(source):
-    return {photo.path: photo for photo in list_photos((str(source),), (), None, "data", quiet=True)}
+    return {photo.path: photo for photo in list_photos(parse_settings("preprocess", {"source": str(source)}))}
 
 
 @pytest.mark.parametrize(

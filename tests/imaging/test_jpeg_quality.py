@@ -1,7 +1,5 @@
 """The quality of JPEG files is read from their tables; the strength of artefacts decreases with the quality."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,10 +11,13 @@ from loupe.imaging.reader import read_photo
 BASE_OF_MOZJPEG = np.clip(np.arange(64) // 8 * 4 + np.arange(64) % 8 * 4 + 16, 16, 255)
 
 
-def encode(image, name="JPEG", **options):
-    stream = io.BytesIO()
-    image.save(stream, name, **options)
-    return stream.getvalue()
+@pytest.fixture
+def encode(tmp_path):
+    def encode(image, name="JPEG", **options):
+        image.save(tmp_path / "photo", name, **options)
+        return tmp_path / "photo"
+
+    return encode
 
 
 @pytest.fixture(scope="module")
@@ -25,26 +26,26 @@ def photo(real_crop):
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 2}], ids=str)
-def test_every_quality_of_libjpeg_is_exact(photo, options):
+def test_every_quality_of_libjpeg_is_exact(photo, options, encode):
     for quality in range(1, 101):
-        content = encode(photo, quality=quality, **options)
-        assert next(read_photo(content).images).jpeg_quality == quality
+        file = encode(photo, quality=quality, **options)
+        assert next(read_photo(file).images).jpeg_quality == quality
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_the_quality_of_every_mode_is_exact(photo, mode):
+def test_the_quality_of_every_mode_is_exact(photo, mode, encode):
     assert next(read_photo(encode(photo.convert(mode), quality=63)).images).jpeg_quality == 63
 
 
-def test_other_tables_get_the_nearest_quality(photo):
+def test_other_tables_get_the_nearest_quality(photo, encode):
     for percent, low, high in ((200, 15, 35), (100, 40, 60), (20, 85, 95)):
         table = np.clip(BASE_OF_MOZJPEG * percent // 100, 1, 255).tolist()
-        image = Image.open(io.BytesIO(encode(photo, qtables=[table, table])))
+        image = Image.open(encode(photo, qtables=[table, table]))
         assert low <= read_jpeg_quality(image) <= high
 
 
 @pytest.mark.parametrize(("name", "options"), [("PNG", {}), ("WEBP", {"quality": 30}), ("TIFF", {})])
-def test_other_formats_have_no_quality(photo, name, options):
+def test_other_formats_have_no_quality(photo, name, options, encode):
     assert next(read_photo(encode(photo, name, **options)).images).jpeg_quality is None
 
 

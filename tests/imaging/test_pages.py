@@ -13,33 +13,32 @@ from loupe.imaging.page_sizes import list_page_sizes
 from loupe.imaging.tiff import write_tiff
 
 
-def encode_pages(name, *sizes):
-    stream = io.BytesIO()
+def save_pages(file, name, *sizes):
     pages = [Image.new("RGB", size, (90 * number, 0, 0)) for number, size in enumerate(sizes)]
-    pages[0].save(stream, name, **({"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}))
-    return stream.getvalue()
+    pages[0].save(file, name, **({"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}))
 
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
     {"TIFF": [(1, 1), (5, 3), (4, 4)], "GIF": [(5, 3)] * 3, "PNG": [(5, 3)] * 3, "WEBP": [(5, 3)] * 3}.items(),
 )
-def test_sizes_of_all_images_are_listed_up_to_a_limit(name, sizes):
-    content = encode_pages(name, *sizes)
-    assert list_page_sizes(content, 3) == sizes
+def test_sizes_of_all_images_are_listed_up_to_a_limit(name, sizes, tmp_path):
+    save_pages(tmp_path / "pages", name, *sizes)
+    assert list_page_sizes(tmp_path / "pages", 3) == sizes
     with pytest.raises(PhotoError, match="must have at most 2 frames or pages, got more"):
-        list_page_sizes(content, 2)
-    assert list_page_sizes(encode_pages("BMP", (5, 3)), 1) == [(5, 3)]
+        list_page_sizes(tmp_path / "pages", 2)
+    save_pages(tmp_path / "page", "BMP", (5, 3))
+    assert list_page_sizes(tmp_path / "page", 1) == [(5, 3)]
 
 
-def test_the_thumbnails_of_a_tiff_are_limited(monkeypatch):
+def test_the_thumbnails_of_a_tiff_are_limited(monkeypatch, tmp_path):
     monkeypatch.setattr(opening, "MAX_SKIPPED", 3)
-    images, stream = [Image.new("L", (2, 1))] * 4, io.BytesIO()
-    images[0].save(stream, "TIFF", save_all=True, append_images=images[1:], tiffinfo={opening.SUBFILE_TYPE: 1})
+    images, file = [Image.new("L", (2, 1))] * 4, tmp_path / "photo.tif"
+    images[0].save(file, "TIFF", save_all=True, append_images=images[1:], tiffinfo={opening.SUBFILE_TYPE: 1})
     with pytest.raises(PhotoError, match="must have at most 3 thumbnails and masks, got more"):
-        list_page_sizes(stream.getvalue(), 9)
+        list_page_sizes(file, 9)
     monkeypatch.setattr(opening, "MAX_SKIPPED", 4)
-    assert list_page_sizes(stream.getvalue(), 9) == [(2, 1)]
+    assert list_page_sizes(file, 9) == [(2, 1)]
 
 
 class CountingFile(io.BytesIO):

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from loupe.imaging.decoder import expand_12_bit_grey, scale_transparent_value, to_8_bit_mode, translate_errors
+from loupe.imaging.decoder import (
+    expand_12_bit_values,
+    has_12_bit_grey,
+    scale_transparent_value,
+    to_8_bit_mode,
+    translate_errors,
+)
 
 
 def open_photo(source):
@@ -14,4 +20,5 @@ def open_photo(source):
     with translate_errors(), Image.open(io.BytesIO(content)) as image:
         scale_transparent_value(image)
         image.load()
-        return to_8_bit_mode(ImageOps.exif_transpose(expand_12_bit_grey(image)))
+        image = expand_12_bit_values(image) if has_12_bit_grey(image) else image
+        return to_8_bit_mode(ImageOps.exif_transpose(image))

@@ -121,3 +121,10 @@ def test_a_table_with_another_column_is_refused(name, folder, tmp_path):
     pq.write_table(kept.append_column(name, values), tmp_path / "table")
     with pytest.raises(UsageError, match=r"^from: must be a results.parquet of a report, got .*: the column "):
         results.read(tmp_path / "table")
+
+
+def test_a_table_with_two_columns_of_the_same_name_is_refused(folder, tmp_path):
+    table = pq.read_table(folder / "results.parquet")
+    pq.write_table(table.append_column("run_id", table["run_id"]), tmp_path / "table")
+    with pytest.raises(UsageError, match=r"^from: .* several columns have the same name"):
+        results.read(tmp_path / "table")

@@ -36,7 +36,7 @@ activation = ["tanh"]
 
 
 @pytest.mark.parametrize("name", ["plain", WORST, *NAMES])
-def test_uris_of_a_path_name_the_path(name, tmp_path):
+def test_uris_of_a_path_name_the_path(name, tmp_path, monkeypatch):
     from mlflow.store.db.utils import _make_parent_dirs_if_sqlite
     from mlflow.utils.file_utils import path_to_local_sqlite_uri
     from sqlalchemy import make_url
@@ -48,8 +48,9 @@ def test_uris_of_a_path_name_the_path(name, tmp_path):
     assert locations.get_sqlite_file(uri) == locations.get_sqlite_file(path_to_local_sqlite_uri(str(file))) == file
     assert uri == f"sqlite:///{file}" or name != "plain"
     _make_parent_dirs_if_sqlite(uri)
-    location = locations.make_artifact_location(file.parent)
-    assert local_file_uri_to_path(location) == str(file.parent)
+    monkeypatch.chdir(file.parent)
+    location = locations.make_artifact_location()
+    assert local_file_uri_to_path(location) == str(file.parent / "mlruns")
     assert "'" not in location
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

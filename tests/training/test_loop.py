@@ -380,7 +380,7 @@ def test_twice_the_flops_give_twice_the_steps(flops: float) -> None:
 
 
 def test_a_budget_of_too_many_steps_is_refused(photos: dict[str, Pairs]) -> None:
-    with pytest.raises(UsageError, match=r"flops: must be enough for at most 100,000,000 steps, got 1e20") as ended:
+    with pytest.raises(UsageError, match=r"flops: must allow at most 100,000,000 steps, got 1e20") as ended:
         Run(photos, WITHOUT_STEPS["perceptron"] | {"flops": 1e20})
     assert "\n" not in str(ended.value)
 

@@ -106,7 +106,7 @@ def _enter_callers_folder() -> None:
         return
     import psutil
 
-    if "PYTHONPATH" in os.environ:  # in worker processes, relative paths would be wrong
+    if "PYTHONPATH" in os.environ:  # worker processes start in the new folder, where relative paths would be wrong
         folders = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
     for parent in psutil.Process().parents():  # the first parent that is a Python process is MLflow
@@ -122,7 +122,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     Flags are field names with dashes or underscores. `--x` and `--no-x` set a boolean field.
 
     Returns:
-        The text of each given field, or a list of texts.
+        The text of each given field; a list of texts for the positional arguments of a step in MULTIPLE.
 
     Raises:
         UsageError: a flag is unknown or has no value.
@@ -150,7 +150,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:
     """Replace underscores in flags by dashes, and boolean flags without a value by `--x=true` or `--x=false`.
 
-    If the step takes positional arguments, the word after a boolean flag is its value only if it is in BOOLEAN_TEXTS.
+    If the step takes positional arguments, a word after a boolean flag is positional unless it is in BOOLEAN_TEXTS.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):

@@ -3,7 +3,6 @@
 import sys
 import unicodedata
 from functools import cache
-from types import TracebackType
 from typing import Self
 
 from loupe.errors import mask_error, mask_secrets
@@ -101,8 +100,6 @@ class ProgressBar:
             self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         if self._progress:
             self._progress.stop()

@@ -1,7 +1,7 @@
 """Converts signals to exceptions, so that a step closes its run and removes unfinished files.
 
 Python discards exceptions in destructors and callbacks, and libraries do so in a bare `except`: one of 58 signals was
-lost during imports. Therefore a thread sends the signal again if the main thread does not handle its exception.
+lost during imports. Therefore a thread sends the signal again if the exception of the signal was discarded.
 """
 
 import _thread
@@ -16,8 +16,8 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # the exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-# The exception counts as lost after this number of failed checks in a row. After one failed check, a library may
-# still raise a stored exception.
+# A check fails if the main thread is not handling the signal's exception. After this number of failed checks in a
+# row, the exception counts as lost. After one failed check, a library may still raise a stored exception.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # numbers of the signals in the open block of `raise_on_signals`

@@ -110,12 +110,8 @@ def list_fields(step: str) -> dict[str, Any]:
 def _sort_fields(settings: type[Settings], without: type[Settings] | None = None) -> dict[str, Any]:
     """Return the fields of a settings class in the order of the help.
 
-    The fields that the class itself defines are first; the fields of `DatasetSettings`, which most steps have, are
-    last.
-
-    Args:
-        settings: the class.
-        without: a base class whose fields are excluded.
+    The fields that the class itself defines are first; the fields of `DatasetSettings` are last. The fields of the
+    base class `without` are excluded.
     """
     fields = settings.model_fields
     names = [name for name in settings.__annotations__ if name in fields]
@@ -147,7 +143,7 @@ def _describe_unknown_field(name: str, step: str, value: str) -> str:
 
 
 def explain_unknown_field(name: str, step: str) -> str:
-    """Return the error message for an unknown field, with a similar field of the step, if any."""
+    """Return the error message for an unknown field, with a similar field or the command that lists the fields."""
     import difflib
 
     similar = difflib.get_close_matches(name, list_fields(step), 1)

@@ -19,7 +19,7 @@ class SettingsError(UsageError):
 class Settings(BaseModel):
     """The settings of every step.
 
-    A subclass may set these class attributes. Dictionaries are merged with the dictionaries of the base classes.
+    A subclass may set these class attributes. DEFAULTS and DEPENDS are merged with those of the base classes.
         STEP: the name of the step.
         DEFAULTS: new defaults of inherited fields.
         DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to
@@ -119,7 +119,7 @@ class DatasetSettings(RunSettings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
-        # SMOKE does not set fields that a given field may make unused, such as `steps`, which `flops` replaces.
+        # A field of SMOKE keeps its default if a field of its DEPENDS is given: with `flops`, `steps` is an error.
         smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()

@@ -8,10 +8,7 @@ import loupe
 def find_in_checkout(path: str) -> Path:
     """Return an existing path relative to the current folder, or else relative to the checkout of the running code.
 
-    If neither path exists, return the path relative to the current folder.
-
-    Args:
-        path: a relative path such as `sweeps/smoke.toml`, or an absolute path.
+    If neither path exists, return the path relative to the current folder. An absolute path is returned unchanged.
     """
     in_checkout = Path(loupe.__file__).parents[2] / path
     return in_checkout if not Path(path).exists() and in_checkout.exists() else Path(path)

@@ -27,7 +27,7 @@ class Evaluate(DatasetSettings, LabelSettings):
     dataset: str = field("sample", DATASET)
     split: Literal["test", "validation", "train", "all"] = field("test", "split of the dataset")
     photos: Text = field(
-        None, "folder, tar file or image whose photos are scored, instead of `dataset`", rule="none or a path"
+        None, "photos to score instead of `dataset`: a folder, tar file or image", rule="none or a path"
     )
     luminance: Annotated[Luminance | None, Unset] = field(
         None,
@@ -65,7 +65,7 @@ class Evaluate(DatasetSettings, LabelSettings):
         "degrade": {"photos": GIVEN, "protocol": "labels"},
         "qualities": {"degrade": "jpeg"},
         **{name: {"photos": None, "protocol": LABEL_PROTOCOLS} for name in ("dataset", "split")},
-        # These fields cut labels from photos. A dataset already contains labels.
+        # These fields define labels and inputs, which a dataset already contains.
         **{
             name: {"photos": GIVEN, "protocol": LABEL_PROTOCOLS}
             for name in ("crop", "label_size", "luminance", "shrink")

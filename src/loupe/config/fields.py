@@ -54,7 +54,7 @@ def format_value(value: Any) -> str:
 
 
 def quote_value(value: Any) -> str:
-    """Return a refused value for an error message: in quotes and at most LONGEST_QUOTE characters long."""
+    """Return a refused value for an error message: in quotes, shortened to LONGEST_QUOTE characters."""
     try:
         # The text is masked before it is shortened, because `mask_secrets` may not find a shortened secret.
         text = mask_secrets(format_value(value))

@@ -149,7 +149,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The width and height in pixels into which results fit, or None."""
+        """The width and height in pixels into which results fit; None without `size` and `longest_side`."""
         if self.longest_side is not None:
             return self.longest_side, self.longest_side
         if self.size is None:
@@ -182,7 +182,7 @@ class Restore(PhotoSettings, NetworkFields):
         ".onnx file",
     )
     mask: Text = field(
-        None, "image with the size of the photos; only its white part is restored", rule="none or a file"
+        None, "image of the photos' size: white where they are restored, black elsewhere", rule="none or a file"
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(

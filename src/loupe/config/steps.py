@@ -86,7 +86,9 @@ class Report(RunSettings):
     out: str = field("report", "folder for report.html, report.md and results.parquet")
     sweeps: str = field("sweeps", "folder of the sweep files")
     dataset: Text = field(
-        None, "dataset whose runs are used", rule="a name or a digest; default: the dataset with the most trials"
+        None,
+        "dataset whose runs are used",
+        rule="a name or a digest; default: all for the claims, the one with the most trials for the best network",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

@@ -20,7 +20,7 @@ THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes the default of a field: `share(steps)`, at least 1, or None with `flops`."""
+    """Return a function that computes the default of a field: None with `flops`, else max(1, share(steps))."""
     return lambda data: None if data.get("flops") is not None else max(1, round(share(data.get("steps", 0))))
 
 
@@ -73,8 +73,8 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only positions on pixel borders of both input and "
-        "label. any: all positions, as in the 2016 study",
+        "positions of training crops. aligned: only positions that match a whole pixel of the label. "
+        "any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -97,7 +97,7 @@ class GradientTrain(Train):
     steps: int = field(3500, "number of training steps", ge=1, le=MAX_STEPS)
     flops: Flops = field(
         None,
-        "floating-point operations of the training, forward and backward, instead of `steps`, such as 1e12",
+        "floating-point operations of the training (forward and backward), such as 1e12; replaces `steps`",
         rule="none or > 0",
     )
     decay_rate: float = field(

@@ -20,7 +20,7 @@ from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError, describe_error
 
-VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified while the training runs
+VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified in the background
 HASH_THREADS = 2
 
 
@@ -38,7 +38,7 @@ class Dataset:
         skip_reasons: the number of skipped photos per reason.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
-        statistics: mean and standard deviation of the pixel values per kind of shard.
+        statistics: mean and standard deviation of the pixel values by kind of shard (`labels`, `inputs-3x2`).
 
     Raises:
         UsageError: the location is not a prepared dataset.
@@ -52,7 +52,7 @@ class Dataset:
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
-            if not (folder / MANIFEST).is_file():  # a FIFO would block
+            if not (folder / MANIFEST).is_file():  # opening a FIFO would block
                 raise FileNotFoundError
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
@@ -135,7 +135,7 @@ class Dataset:
         return np.unique(ManifestRows(self.folder / MANIFEST, numbers).read_column("sha256"))
 
     def fetch_shards(self) -> None:
-        """Download all shards of a URL now."""
+        """If the location is a URL, download and verify all shards now."""
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 

@@ -16,14 +16,8 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between two tries; the pause doubles a
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    An interrupted download is kept as `target` + `.part`, and continued by the next call with range requests.
-
-    Args:
-        target: the file to create; its folder is created too.
-        url: http or https.
-        md5: the checksum of the file.
-        size: the size of the file, in bytes.
-        quiet: show no progress.
+    An interrupted download is kept as `target` + `.part`, and continued by the next call with range requests. The
+    folder of `target` is created. `size` is in bytes.
 
     Raises:
         LoupeError: the server does not answer, or the received file has another checksum.
@@ -55,7 +49,7 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the remaining bytes of `url` to `part`; return the reason if the download ends early, else ""."""
+    """Append the remaining bytes of `url` to `part`; return the text of an error, or ""."""
     import requests
     import urllib3
 

@@ -17,7 +17,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # a `_hash_fraction` below 0.75 means train
-SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from the shares of SPLITS
+SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from 75, 12.5 and 12.5 %
 ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
 DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only in datasets with degraded inputs
@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows to an Arrow table, which needs little memory. Only degraded rows have DEGRADATION_COLUMNS."""
+    """Convert rows to an Arrow table, which needs little memory, with DEGRADATION_COLUMNS if `degraded`."""
     import pyarrow as pa
 
     types = {
@@ -125,12 +125,10 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     """Fill the columns `group` and `split` of all rows that have a label.
 
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
-    added. For near-duplicates, the smallest content hash of the group decides. The setting `limit` selects photos by
-    the first bits. In collections with fewer than SMALL_COLLECTION photos, the rank of the hash decides the split.
+    added. For near-duplicates, the smallest content hash of the group decides. The setting `limit` uses the first
+    bits, so that it favours no split. With fewer than SMALL_COLLECTION photos, the rank of the hash decides.
 
-    Args:
-        tables: results of `build_table`.
-        groups: the result of `near_duplicates.find_groups`.
+    `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
     import pyarrow as pa
 

@@ -17,7 +17,7 @@ MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # number of low frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, per batch
-NEIGHBOURS = 4  # the photos of a cell are sorted by a further feature; each is compared with this many next photos
+NEIGHBOURS = 4  # each photo is compared with this number of next photos in its cell, sorted by a further feature
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return whether the thumbnails of each pair (2, n) are similar in one of the 8 symmetries."""
     first, second = pairs
-    # First exclude pairs by the distance of their features. It is a lower bound, and is computed faster.
+    # First exclude pairs by the distance between features. It is at most the distance between thumbnails, and faster.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

@@ -121,7 +121,7 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return the pairs with or without strengths; clean inputs have strength 0."""
+        """Return the pairs, with `strengths` if wanted. Inputs that are not degraded get the strength 0."""
         pairs = self.select(np.arange(len(self)))
         if not wanted:
             pairs.strengths = None

@@ -38,11 +38,6 @@ PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 i
 MIN_TASKS = 64  # many photos are split into at least this many tasks, so that all cores finish at about the same time
 
 
-def find_photos(settings: Preprocess) -> list[SourcePhoto]:
-    """List the photos that the settings select; see `list_photos`."""
-    return list_photos(settings.source, settings.categories, settings.limit, settings.data_dir, settings.quiet)
-
-
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Create the dataset of photos and settings, or open it if it exists.
 
@@ -51,12 +46,12 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
 
     Args:
         settings: the settings of preprocess.
-        photos: the result of `find_photos`; None lists the photos.
+        photos: the result of `list_photos`; None lists the photos.
 
     Raises:
         UsageError: no photo is usable.
     """
-    photos = find_photos(settings) if photos is None else photos
+    photos = list_photos(settings) if photos is None else photos
     digest = _compute_digest(settings, photos)
     location = storage.join_path(settings.data_dir, f"{name_sources(settings.source)}-{digest}")
     if storage.is_url(location):
@@ -90,7 +85,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if not has_random_inputs and all(choose_crop(settings, photo) != "random" for photo in photos):
         texts.pop("seed")
     if settings.degrade == "none":
-        texts.pop("degrade")  # older datasets keep their digest
+        texts.pop("degrade")  # datasets older than this field keep their digest
     if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
@@ -183,7 +178,7 @@ def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
     """Cut pairs from photos for scoring, without a dataset; raise UsageError if no photo is usable."""
     rows, inputs, labels = [], [], []
     reasons: list[str] = []
-    photos = find_photos(settings)
+    photos = list_photos(settings)
     for photo in photos:
         with reservations.reserve() as reserve_bytes:
             row, new_labels, _ = shards.cut_photo(photo, choose_crop(settings, photo), settings, reserve_bytes)
@@ -227,13 +222,7 @@ def open_sample(data_dir: str) -> Dataset:
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open the dataset of a run, or prepare it again if its folder does not exist.
-
-    Args:
-        settings: the dataset settings.
-        name: the name of the dataset's folder.
-        digest: the digest of the dataset.
-        source: the value of the run's `dataset` field.
+    """Open the dataset of a run by the name of its folder, or prepare it again from its source if it does not exist.
 
     Raises:
         UsageError: the dataset has another digest.

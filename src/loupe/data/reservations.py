@@ -28,7 +28,7 @@ _waiting_lock: Any = None  # only one worker at a time waits for units: two coul
 def get_budget() -> int:
     """Return the bytes for the photos of all workers.
 
-    These are the default budget minus the workers' other memory, but at least half of the default budget.
+    The result is the default budget minus the workers' other memory, but at least half of the default budget.
     """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
@@ -52,8 +52,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
     Yields:
         A function that reserves a number of bytes. A larger number replaces the earlier reservation. The function
-        raises PhotoError if the number exceeds the budget. Outside of a worker, the
-        function only checks the number.
+        raises PhotoError if the number exceeds the budget. Outside of a worker, the function only checks the number.
     """
     budget = get_budget()
     units = 0

@@ -62,14 +62,9 @@ class ShardResult:
 def prepare_shard(
     number: int, photos: list[SourcePhoto], crop: str, location: str, settings: Preprocess
 ) -> ShardResult:
-    """Decode photos, and write a shard of labels and a shard of inputs per scale factor.
+    """Decode photos, and write a shard of labels and a shard of inputs per scale factor in a folder or under a URL.
 
-    Args:
-        number: the number in the names of the shards.
-        photos: the photos of the shards.
-        crop: as in `cut_labels`.
-        location: the folder or URL of the dataset.
-        settings: the settings of preprocess.
+    The names of the shards contain `number`. For `crop`, see `cut_labels`.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read it.
@@ -109,13 +104,8 @@ def cut_photo(
 ) -> tuple[Row, list[Label], np.ndarray]:
     """Cut the labels of one photo, and make its thumbnail, SIDE x SIDE pixels.
 
-    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours.
-
-    Args:
-        photo: the photo.
-        crop: as in `cut_labels`.
-        settings: the settings of preprocess.
-        reserve_bytes: reserves memory; see `reservations.reserve`.
+    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours. For `crop`,
+    see `cut_labels`; for `reserve_bytes`, see `reservations.reserve`.
 
     Returns:
         The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.

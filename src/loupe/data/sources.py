@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from loupe.config.datasets import Preprocess
 from loupe.data import storage, tars
 from loupe.data.download import download
 from loupe.errors import UsageError
@@ -67,37 +68,31 @@ class SourcePhoto:
             return stream.read(-1 if self.size is None else self.size)
 
 
-def list_photos(
-    sources: tuple[str, ...], categories: tuple[str, ...], limit: int | None, data_dir: str, quiet: bool
-) -> list[SourcePhoto]:
+def list_photos(settings: Preprocess) -> list[SourcePhoto]:
     """List the photos of all sources with their content hashes, sorted by path.
 
-    Args:
-        sources: `sample`, `caltech256`, and paths or URLs of tars or folders.
-        categories: the categories to keep; () keeps all.
-        limit: keep at most this many photos, those with the smallest content hashes; None keeps all.
-        data_dir: the folder or URL of prepared datasets; downloads are stored there, or in the cache of the URL.
-        quiet: show no progress.
+    With `limit`, the photos with the smallest content hashes are kept. Downloads are stored in `data_dir`, or in the
+    cache of this URL.
 
     Raises:
         UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
             exist; or a name in a tar points outside of the tar.
     """
-    photos = [photo for source in sources for photo in _list_source(source, data_dir, quiet)]
-    if categories:
+    photos = [photo for source in settings.source for photo in _list_source(source, settings)]
+    if settings.categories:
         known = {photo.category for photo in photos}
-        for category in categories:
+        for category in settings.categories:
             if category not in known:
-                raise UsageError(f"categories: must be folders of {','.join(sources)}, got {category!r}")
-        photos = [photo for photo in photos if photo.category in categories]
+                raise UsageError(f"categories: must be folders of {','.join(settings.source)}, got {category!r}")
+        photos = [photo for photo in photos if photo.category in settings.categories]
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
     # Threads that read URLs mostly wait for the network. With None, Python starts up to 4 more threads than cores.
     thread_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
     with ThreadPoolExecutor(thread_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
-    if limit is not None:
-        photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[:limit]
+    if settings.limit is not None:
+        photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[: settings.limit]
     return sorted(photos, key=lambda photo: (photo.path, photo.sha256))
 
 
@@ -114,11 +109,12 @@ def find_bundled_photo() -> Path:
     return _find_package_folder("skimage") / SAMPLE["skimage"][0] / "coffee.png"
 
 
-def _list_source(source: str, data_dir: str, quiet: bool) -> Iterator[SourcePhoto]:
+def _list_source(source: str, settings: Preprocess) -> Iterator[SourcePhoto]:
     if source == "sample":
         return _list_sample()
     if source == "caltech256":
-        file = download(storage.get_local_folder(data_dir) / "256_ObjectCategories.tar", **CALTECH_256, quiet=quiet)
+        file = storage.get_local_folder(settings.data_dir) / "256_ObjectCategories.tar"
+        download(file, **CALTECH_256, quiet=settings.quiet)
         return _list_tar(str(file), str(file.resolve()))
     if storage.is_url(source):
         return _list_url(source)

@@ -89,13 +89,9 @@ def _block_ctrl_c() -> Iterator[None]:
 
 def _start_worker(parent: int, locks: tuple[Any, Any]) -> None:
     reservations.use_memory_locks(*locks)
-    _watch_parent(parent)
-
-
-def _watch_parent(parent: int) -> None:
-    """Exit soon after the parent process was killed. Otherwise, loky's processes would wait for minutes."""
 
     def watch() -> None:
+        """Exit soon after the parent process was killed. Otherwise, loky's processes would wait for minutes."""
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)

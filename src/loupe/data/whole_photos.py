@@ -27,8 +27,8 @@ class WholePhotos:
     """One pair per photo, of any size. A photo is decoded each time its pair is used.
 
     The label is the rounded luma, from 16 to 235. For a grey photo, the label has the photo's values, from 0 to 255.
-    The label is cropped to multiples of p pixels. The input is downscaled as by MATLAB's imresize: cubic convolution
-    (Keys 1981, a = -1/2) without rounding, with mirrored borders.
+    The label is cropped to multiples of p pixels. The input is the downscaled label, as from MATLAB's imresize: cubic
+    convolution (Keys 1981, a = -1/2) without rounding, with mirrored borders.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.

@@ -21,7 +21,6 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.upscalers.baselines import build_classical, get_references
 from loupe.upscalers.tiling import UpscalingModel, upscale
 
-IMAGE_STYLE = {"vmin": -1.0, "vmax": 1.0, "cmap": "gray", "interpolation": "nearest"}
 PREDICTION_ROWS = 6  # number of images in `plot_predictions`
 DPI = 120
 TITLE_WIDTH = 22  # in characters
@@ -54,9 +53,7 @@ def plot_pairs(pairs: Pairs) -> Figure:
     for column in range(len(sample)):
         small, label = sample[column]
         for axes, image, name in ((grid[0, column], label, "label"), (grid[1, column], small, "input")):
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(f"{name} {image.shape[1]}x{image.shape[0]}", fontsize=8)
-            axes.axis("off")
+            _show(axes, image, f"{name} {image.shape[1]}x{image.shape[0]}", limits=(0, 255))
     return figure
 
 
@@ -134,9 +131,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     columns = {"Dataset": inputs, "Label": labels, "Predicted": upscale(model, inputs)}
     for number, axes_row in enumerate(grid):
         for axes, (title, images) in zip(axes_row, columns.items(), strict=True):
-            axes.imshow(images[number, ..., 0], **IMAGE_STYLE)
-            axes.set_title(title if number == 0 else "", fontsize=9)
-            axes.axis("off")
+            _show(axes, images[number, ..., 0], title if number == 0 else "", fontsize=9)
     return figure
 
 
@@ -152,12 +147,9 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """For three images, plot the result of every method and the label, each above a detailed crop.
+    """For three images, plot the result of every method (by title) and the label, each above a detailed crop.
 
-    Args:
-        methods: upscaling models by title.
-        pairs: the images.
-        recompose: as in `upscale`.
+    `recompose` is as in `upscale`.
     """
     sample = pairs.subsample(3)
     columns = len(methods) + 1
@@ -169,22 +161,15 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
         images = {name: upscale(method, inputs, recompose)[0, ..., 0] for name, method in methods.items()}
         for column, (name, image) in enumerate((images | {"label": label}).items()):
             image_axes, crop_axes = grid[2 * number, column], grid[2 * number + 1, column]
-            image_axes.imshow(image, **IMAGE_STYLE)
-            image_axes.set_title(name if name == "label" else _format_title(name, image, label), fontsize=8)
-            crop_axes.imshow(image[crop], **IMAGE_STYLE)
-            image_axes.axis("off")
-            crop_axes.axis("off")
+            _show(image_axes, image, name if name == "label" else _format_title(name, image, label))
+            _show(crop_axes, image[crop], "")
     return figure
 
 
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     """Plot the most detailed crops of the SHEET_ROWS photos with the sharpest edges.
 
-    Each row shows the input, the result of each method, and the label.
-
-    Args:
-        methods: upscaling models by title.
-        pairs: the images.
+    Each row shows the input, the result of each method (by title), and the label.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
@@ -201,10 +186,15 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
             images_by_title[_format_title(name, image, label)] = image[crop]
         images_by_title["label"] = label[crop]
         for axes, (title, image) in zip(axes_row, images_by_title.items(), strict=True):
-            axes.imshow(image, **IMAGE_STYLE)
-            axes.set_title(title, fontsize=8)
-            axes.axis("off")
+            _show(axes, image, title)
     return figure
+
+
+def _show(axes: Any, image: np.ndarray, title: str, fontsize: int = 8, limits: tuple[int, int] = (-1, 1)) -> None:
+    """Show a grey image without ticks; `limits` are the values of black and white."""
+    axes.imshow(image, vmin=limits[0], vmax=limits[1], cmap="gray", interpolation="nearest")
+    axes.set_title(title, fontsize=fontsize)
+    axes.axis("off")
 
 
 def _format_title(name: str, image: np.ndarray, label: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from loupe.config.fields import format_value
 from loupe.data import preparation, whole_photos
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
-from loupe.data.sources import name_sources
+from loupe.data.sources import list_photos, name_sources
 from loupe.data.whole_photos import WholePhotos
 from loupe.errors import UsageError
 from loupe.evaluation import qualities, scoring
@@ -60,7 +60,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         _validate_restoration(settings)
     if settings.protocol == "classical":
         source = settings.photos or "sample"
-        photos = preparation.find_photos(parse_settings("preprocess", {"source": source} | shared))
+        photos = list_photos(parse_settings("preprocess", {"source": source} | shared))
         return _describe_photos(WholePhotos(photos, scale, settings.quiet), source, {"protocol": "classical"})
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
@@ -69,7 +69,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
-    if scale == 1:  # the inputs equal the labels until `score_qualities` compresses them
+    if scale == 1:  # inputs that equal the labels; `score_qualities` compresses these inputs
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
@@ -83,7 +83,7 @@ def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str
 
 
 def _validate_restoration(settings: Evaluate) -> None:
-    """Raise UsageError if the inputs would equal the labels."""
+    """At the scale factor 1:1, raise UsageError for settings whose inputs equal the labels."""
     if settings.protocol == "classical":
         raise UsageError("protocol: must be labels or study-patches at scale 1:1, got classical")
     if settings.photos is not None and settings.degrade == "none":

@@ -1,4 +1,4 @@
-"""Reads metadata that Pillow skips, and lists the names of data that results do not contain."""
+"""Reads metadata that Pillow skips, and lists the names of data that Loupe does not copy to results."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from typing import IO
 from PIL import Image
 
 MAX_BOX_BYTES = 2**24  # longer boxes are read up to this number of bytes
-MAX_GIF_BYTES = 2**22  # only this part of a GIF is searched for a profile and an XMP packet
+MAX_GIF_BYTES = 2**22  # a GIF is searched for a profile and an XMP packet only up to this position
 CREDENTIALS = "content credentials"  # data of the standard C2PA
 # Names of data by kind of box (JPEG 2000, JPEG XL); for a JPEG XL, `xml ` is read as XMP
 BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
@@ -31,15 +31,15 @@ KNOWN_RESOURCES = {0x03ED, 0x0409, 0x040C, 0x0404, 0x040F, 0x0422, 0x0423, 0x042
 GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe", b"\x21\xff\x0bICCRGBG1012"
 
 
-def read_skipped_metadata(image: Image.Image, source: bytes | Path) -> None:
+def read_skipped_metadata(image: Image.Image, path: Path) -> None:
     """Add the XMP packet, the profile and `attachments` (the names of other data) of a file to `image.info`."""
     if image.format in READERS:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with path.open("rb") as file:
             image.info["attachments"] = [*dict.fromkeys(READERS[image.format](image, file))]
 
 
 def list_attachments(image: Image.Image) -> list[str]:
-    """Return names of the data that a file contains in addition to the image, and that results do not contain."""
+    """Return the names of additional data in a file that Loupe does not copy to results."""
     names = [*image.info.get("attachments", ())]
     for marker, content in getattr(image, "applist", ()):
         if marker == "APP2" and content.startswith(b"urn:iso:std:iso:ts:21496"):
@@ -59,7 +59,7 @@ def list_attachments(image: Image.Image) -> list[str]:
 
 
 def _read_png(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
-    """Report content credentials and repeated keywords. Pillow keeps only the last text of a keyword."""
+    """Yield names for content credentials and repeated keywords. Pillow keeps only the last text of a keyword."""
     file.seek(8)  # after the signature
     keywords = set[bytes]()
     while len(head := file.read(8)) == 8:
@@ -89,7 +89,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     for kind, content in _list_boxes(file):
         if kind == b"jp2h":
             for inner, colours in _list_boxes(io.BytesIO(content)):
-                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # the two methods that contain a profile
+                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # these methods contain a profile
                     image.info["icc_profile"] = colours[3:]
         elif kind == b"xml " and image.format == "JXL":
             image.info["xmp"] = content
@@ -97,7 +97,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
             image.info["xmp"] = content[16:]
         elif kind == b"uuid":
             yield UUIDS.get(content[:16], "a UUID box")
-        elif kind == b"brob":  # compressed by Brotli, which Python does not support
+        elif kind == b"brob":  # compressed by Brotli, which Python cannot decompress
             name = COMPRESSED_BOXES.get(content[:4], "a compressed box")
             # If the file stores a compressed JPEG, Pillow's plugin has already read the metadata of this JPEG.
             if name.lower() not in image.info:

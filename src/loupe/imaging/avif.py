@@ -1,9 +1,8 @@
 """Reads deep samples (more than 8 bits) and the colour space of AVIF and HEIF files, and writes them to AVIF files.
 
-Pillow supports only 8 bits, and libvips does not write the colour space (ISO/IEC 14496-12, 23008-12).
+Pillow supports only 8 bits, and libvips does not write the colour space. Standards: ISO/IEC 14496-12, 23008-12.
 """
 
-import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import numpy as np
 
 from loupe.imaging.image_data import ImageStream
 
-HEAD_BYTES = 2**16  # only this part of a file is searched for the properties of the image
+HEAD_BYTES = 2**16  # a file is searched for the properties of the image only up to this position
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # codes of the matrix and the range that libvips writes
 HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
-CHROMA_BYTE = 16  # position of a byte in the HEVC configuration
+CHROMA_BYTE = 16  # position of the byte for the chroma format in the HEVC configuration
 FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
@@ -24,9 +23,9 @@ LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
-def read_head(source: bytes | Path) -> bytes:
+def read_head(path: Path) -> bytes:
     """Return the first bytes of a file, up to the pixels: at most HEAD_BYTES."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         return file.read(HEAD_BYTES).partition(b"mdat")[0]
 
 
@@ -41,21 +40,21 @@ def read_cicp(head: bytes) -> bytes:
     return bytes([fields[1], fields[3], 0, 1])
 
 
-def has_deep_samples(source: bytes | Path) -> bool:
+def has_deep_samples(path: Path) -> bool:
     """Return whether an AVIF has 10 or 12 bits per sample."""
-    return bool(_read_flags(source) & HIGH_BIT_DEPTH)
+    return bool(_read_flags(path) & HIGH_BIT_DEPTH)
 
 
-def is_subsampled(source: bytes | Path) -> bool:
+def is_subsampled(path: Path) -> bool:
     """Return whether an AVIF or HEIF stores fewer samples of colour than of brightness; True if unknown."""
-    if configuration := read_head(source).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
+    if configuration := read_head(path).partition(b"hvcC")[2]:  # ISO/IEC 14496-15, 8.3.3.1
         return configuration[CHROMA_BYTE : CHROMA_BYTE + 1] not in FULL_CHROMA
-    return bool(_read_flags(source) & SUBSAMPLED)
+    return bool(_read_flags(path) & SUBSAMPLED)
 
 
-def _read_flags(source: bytes | Path) -> int:
+def _read_flags(path: Path) -> int:
     """Return the third byte of the AV1 configuration. Without a configuration, assume 8 bits and 4:2:0."""
-    configuration = read_head(source).partition(b"av1C")[2][:3]
+    configuration = read_head(path).partition(b"av1C")[2][:3]
     return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
@@ -64,11 +63,11 @@ def fill_lowest_bits(pixels: np.ndarray) -> np.ndarray:
     return pixels | pixels >> BITS
 
 
-def decode_deep_heif(source: bytes | Path) -> np.ndarray:
+def decode_deep_heif(path: Path) -> np.ndarray:
     """Decode a HEIF with more than 8 bits per sample: uint16, (height, width, bands)."""
     import pi_heif
 
-    file = pi_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else source, convert_hdr_to_8bit=False)
+    file = pi_heif.open_heif(path, convert_hdr_to_8bit=False)
     pixels = np.asarray(file[file.primary_index])
     return fill_lowest_bits(pixels.reshape(*pixels.shape[:2], -1))
 
@@ -98,7 +97,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
 
 
 def set_cicp(content: bytes, chunk: bytes) -> bytes:
-    """Return the bytes of an AVIF with the primaries and the transfer function of a cICP chunk."""
+    """Set the primaries and the transfer function of an AVIF to those of a cICP chunk; return the bytes."""
     head, data, pixels = content.partition(b"mdat")
     if b"colrnclx" not in head:
         head = _insert_colour_box(bytearray(head))

@@ -9,6 +9,7 @@ import numpy as np
 from loupe.imaging.declarations import CHUNK_UNIT
 from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.luminance import decode_srgb, encode_srgb
 from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
 UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))
@@ -40,10 +41,6 @@ def _decode_bt709(values: np.ndarray) -> np.ndarray:
     return np.where(values < 0.081, values / 4.5, ((values + 0.099) / 1.099) ** (1 / 0.45))
 
 
-def _decode_srgb(values: np.ndarray) -> np.ndarray:
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
 def _decode_pq(values: np.ndarray) -> np.ndarray:
     """Decode SMPTE ST 2084."""
     root = values ** (32 / 2523)
@@ -64,7 +61,7 @@ TRANSFERS: dict[int, Curve] = {
     4: _make_power(2.2),
     5: _make_power(2.8),
     8: _make_power(1),
-    SRGB_TRANSFER: _decode_srgb,
+    SRGB_TRANSFER: decode_srgb,
     PQ: _decode_pq,
     17: lambda values: values**2.6 * 52.37 / 48,  # SMPTE ST 428-1
     HLG: _decode_hlg,
@@ -74,9 +71,9 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Without a
-    profile, other chunks are replaced: the values get the transfer function of sRGB, and a new profile describes the
-    primaries. If the format cannot store a profile, the result is sRGB.
+    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Other chunks are
+    removed. If the image has no profile, its values then get the transfer function of sRGB, and a new profile
+    describes the primaries. If the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
@@ -106,21 +103,21 @@ def _interpret(
     """Interpret `Metadata.colour_chunks` for values of the type `dtype`.
 
     Returns:
-        A table from values of the image to values with the transfer function of sRGB; None if both are equal.
+        A table from values of the image to values with the transfer function of sRGB; None if no value changes.
         The chromaticities in the order of PRIMARIES; None for sRGB.
         The names of lost colour information.
     """
     white, losses = np.iinfo(dtype).max, []
     levels = np.arange(white + 1) / white
     chromaticities: tuple[float, ...] = SRGB
-    decode: Curve = _decode_srgb
+    decode: Curve = decode_srgb
     if cicp := chunks.get(b"cICP"):
         primaries, transfer, _, full_range = cicp
         if primaries not in (*PRIMARIES, UNSPECIFIED) or transfer not in (*TRANSFERS, UNSPECIFIED):
             losses.append(f"colour space cICP {primaries}/{transfer}")
         elif transfer in (PQ, HLG):
             losses.append("brightness above white (HDR)")
-        chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, _decode_srgb)
+        chromaticities, decode = PRIMARIES.get(primaries, SRGB), TRANSFERS.get(transfer, decode_srgb)
         if not full_range:  # black is 16 and white is 235 at 8 bits
             black = 16 * (white + 1) // 256
             levels = (levels * white - black) / (219 * (white + 1) // 256)
@@ -131,8 +128,7 @@ def _interpret(
         if b"cHRM" in chunks:
             chromaticities = tuple(value / CHUNK_UNIT for value in struct.unpack(">8I", chunks[b"cHRM"]))
     light = np.clip(decode(np.clip(levels, 0, 1)), 0, 1)
-    encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    table = np.rint(encoded * white).astype(dtype)
+    table = np.rint(encode_srgb(light) * white).astype(dtype)
     # Ignore chromaticities with y = 0, which are invalid.
     is_srgb = np.allclose(chromaticities, SRGB, atol=0.002) or not all(chromaticities[1::2])
     return (

@@ -1,4 +1,4 @@
-"""Converts pixel arrays between value ranges, to and from Pillow images, and by JPEG compression."""
+"""Converts pixel arrays between value ranges, and to and from Pillow images; adds JPEG artefacts."""
 
 import io
 

@@ -24,19 +24,19 @@ MAX_PROFILE_BYTES = 2**24
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # chunks with the brightness of HDR images
 
 
-def read_colour_chunks(image: Image.Image, source: bytes | Path) -> dict[bytes, bytes]:
+def read_colour_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
     """Return the colour space that a file of any format declares, converted to PNG chunks (PNG, third edition).
 
     The result contains the contents by chunk type. For a PNG, it also contains HDR_CHUNKS.
     """
     info, chunks = image.info, {}
     if image.format == "PNG":
-        chunks = _read_png_chunks(source)
+        chunks = _read_png_chunks(path)
     elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
-        codes = read_cicp(read_head(source))
+        codes = read_cicp(read_head(path))
         chunks = {b"cICP": codes} if codes else {}
     elif image.format == "BMP":
-        chunks = _read_bmp_header(source)
+        chunks = _read_bmp_header(path)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         with suppress(ArithmeticError, TypeError, ValueError, struct.error):
             chunks = _read_tiff_tags(image.tag_v2)
@@ -64,9 +64,9 @@ def read_exif_profile(exif: Image.Exif) -> bytes:
     return b""
 
 
-def read_bmp_profile(source: bytes | Path) -> bytes | None:
+def read_bmp_profile(path: Path) -> bytes | None:
     """Return a BMP's profile, which Pillow skips; b"" if the profile is in another file, None without a profile."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(BMP_HEADER_START + BMP_V5_BYTES)
         if len(head) < BMP_HEADER_START + BMP_V5_BYTES or head[BMP_HEADER_START] < BMP_V5_BYTES:
             return None
@@ -77,9 +77,9 @@ def read_bmp_profile(source: bytes | Path) -> bytes | None:
     return {b"DEBM": profile, b"KNIL": b""}.get(kind)  # PROFILE_EMBEDDED and PROFILE_LINKED, in reverse byte order
 
 
-def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
+def _read_png_chunks(path: Path) -> dict[bytes, bytes]:
     chunks = {}
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         file.seek(8)  # after the signature
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             length = int.from_bytes(head[:4], "big")
@@ -90,9 +90,9 @@ def _read_png_chunks(source: bytes | Path) -> dict[bytes, bytes]:
     return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
 
 
-def _read_bmp_header(source: bytes | Path) -> dict[bytes, bytes]:
+def _read_bmp_header(path: Path) -> dict[bytes, bytes]:
     """Read the colorimetry of a BMP (BITMAPV4HEADER) as gAMA and cHRM chunks; the white of cHRM is D65."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(BMP_HEADER_START + BMP_V4_BYTES)
     if len(head) < BMP_HEADER_START + BMP_V4_BYTES or head[BMP_HEADER_START] < BMP_V4_BYTES:
         return {}

@@ -49,14 +49,16 @@ def translate_errors() -> Iterator[None]:
 
 
 def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels.
-
-    Args:
-        pixels: the number of pixels, or Pillow's error, which contains this number.
-    """
+    """Create the error for an image with too many pixels; Pillow's error contains the number of pixels."""
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
+
+
+def validate_pixel_count(pixels: int) -> None:
+    """Raise PhotoError if an image has more than MAX_PIXELS pixels."""
+    if pixels > MAX_PIXELS:
+        raise make_pixel_count_error(pixels)
 
 
 def get_raw_mode(image: Image.Image) -> str:
@@ -72,11 +74,9 @@ def scale_transparent_value(image: Image.Image) -> None:
         image.info["transparency"] *= factor
 
 
-def expand_12_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale a 12-bit grey TIFF to 16 bits; return other images unchanged."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.tag_v2.get(BITS_PER_SAMPLE) != (12,):
-        return image
-    return expand_12_bit_values(image)
+def has_12_bit_grey(image: Image.Image) -> bool:
+    """Return whether an opened image is a TIFF with grey values in [0, 4095]."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(BITS_PER_SAMPLE) == (12,)
 
 
 def expand_12_bit_values(image: Image.Image) -> Image.Image:

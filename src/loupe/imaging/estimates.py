@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from loupe.imaging.decoder import MAX_PIXELS, PhotoError, make_pixel_count_error
+from loupe.imaging.decoder import PhotoError, validate_pixel_count
 from loupe.imaging.formats import MAX_PIXELS_IN_MEMORY, STREAMED_FORMATS, is_jpeg_xl
 
 # Bytes per pixel while an image is decoded (Pillow's image, its conversion and the result), by Pillow's mode
@@ -16,7 +16,7 @@ DEEP_BYTES = {1: 8, 2: 12, 3: 16, 4: 20}  # bytes per pixel of images with 16 bi
 # Bytes per pixel, by format, for decoders that keep several copies
 CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
 OTHER_BYTES = 24  # bytes per pixel of all other images
-ROW_BYTES = 20  # additional bytes per pixel of one row
+ROW_BYTES = 20  # additional bytes per pixel of the width
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
 JXL_BYTES = 1_000_000_000  # to open a JPEG XL, for any number of pixels
 OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds the pixels and copies of the file
@@ -56,8 +56,7 @@ def estimate_opening(path: Path) -> int:
         copies = 2
     elif is_jpeg_xl(head):
         additional = JXL_BYTES
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
+    validate_pixel_count(pixels)
     return OPENING_BYTES + copies * file_bytes + per_pixel * pixels + additional
 
 

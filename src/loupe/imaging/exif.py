@@ -18,7 +18,7 @@ SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
 FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
 RATIONAL_POLYNOMIAL = 50844
-RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a key in GEO_KEYS, and a value of the key
+RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a key in GEO_KEYS, and a value of this key
 GEO_PARAMETERS = 34736, 34737  # numbers and texts to which GEO_KEYS refers
 GEO_TAGS = frozenset((PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, *GEO_PARAMETERS, RATIONAL_POLYNOMIAL))
 # TIFF tags that are not copied: the structure of the file (TIFF 6.0), fields of `Metadata`, and Photoshop layers
@@ -51,7 +51,7 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # Read the interoperability directory from a copy: Pillow would add this directory to the first directory.
+        # Read the interoperability directory from a copy, or Pillow would also write it into the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -204,7 +204,7 @@ def _validate_tag(group: int | None, tag: int, value: Any) -> None:
 def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
     """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B).
 
-    If the image was rotated or the tags are damaged, remove the tags. Return names of removed tags.
+    If the image was rotated or flipped, or the tags are damaged, remove them. Return names of removed tags.
     """
     try:
         if placement.orientation != 1:

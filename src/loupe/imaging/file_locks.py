@@ -11,7 +11,7 @@ from pathlib import Path
 def lock_file(file: Path, wait: bool = True) -> Iterator[bool]:
     """Create and lock a file, and remove it when the block exits. Only one process at a time has the lock.
 
-    On a file system without locks, several processes can run the block.
+    On a file system without locks, several processes can run the block at the same time.
 
     Args:
         file: the file to create, next to the file or folder that it protects.

@@ -56,14 +56,7 @@ def has_alpha(bands: int) -> bool:
 
 
 def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) -> None:
-    """Raise PhotoError if the format of `out` cannot store the images.
-
-    Args:
-        out: the file.
-        size: width and height of the images.
-        count: the number of images.
-        bands: the number of bands of the images.
-    """
+    """Raise PhotoError if the format of `out` cannot store `count` images of this size and number of bands."""
     name = get_format(out)
     if count > 1 and name not in FRAME_FORMATS:
         raise PhotoError(
@@ -77,7 +70,7 @@ def validate_output(out: Path, size: tuple[int, int], count: int, bands: int) ->
 
 
 def validate_suffix(path: Path, format_name: str) -> None:
-    """Raise PhotoError if a photo's suffix does not match its content."""
+    """Raise PhotoError if the suffix of a photo is for another format than `format_name`."""
     suffix_format = READ_FORMATS.get(path.suffix.lower())
     if suffix_format is not None and suffix_format != format_name:
         raise PhotoError(f"is a {format_name} file with the extension {path.suffix}; rename it")

@@ -13,8 +13,8 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
-# A pixel gets its value of the previous frame if the two values differ by at most this number of levels per band.
-# Networks change still pixels around a moving object by up to 3 levels. Without a limit, these pixels would flicker.
+# A pixel keeps the value of the previous frame if its new value differs by at most this number of levels per band.
+# Otherwise, still pixels around a moving object would flicker, because networks change them by up to 3 levels.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
@@ -23,13 +23,7 @@ COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, section 24
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
-    """Encode frames with libvips.
-
-    Args:
-        file: the file to write.
-        frames: the frames.
-        count: the number of frames.
-        loop: how often the animation runs; 0: forever.
+    """Encode `count` frames with libvips. The animation runs `loop` times; 0: forever.
 
     Raises:
         PhotoError: the frames have different sizes.
@@ -80,7 +74,7 @@ def _fill(target: np.ndarray, strip: np.ndarray) -> None:
 
 
 def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
-    """Copy a pixel from the previous frame if it differs from the new pixel by at most MAX_DIFFERENCE."""
+    """Copy pixels from the previous frame where the difference is at most MAX_DIFFERENCE."""
     difference = np.abs(pixels.astype(np.int16) - previous).max(-1, keepdims=True)
     np.copyto(pixels, previous, where=difference <= MAX_DIFFERENCE)
 

@@ -9,13 +9,13 @@ from PIL import Image, TiffImagePlugin
 
 from loupe.imaging.decoder import (
     BITS_PER_SAMPLE,
-    MAX_PIXELS,
     PhotoError,
     expand_12_bit_values,
-    make_pixel_count_error,
+    has_12_bit_grey,
     scale_transparent_value,
     to_8_bit_mode,
     translate_errors,
+    validate_pixel_count,
 )
 from loupe.imaging.estimates import read_webp_pixels
 from loupe.imaging.exif import ORIENTATION
@@ -32,14 +32,14 @@ MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}  # byte
 COLOUR_BYTES = 4  # bytes per pixel in other modes
 # Additional bytes per pixel of a format's decoder
 DECODER_BYTES = {"JPEG": 0, "MPO": 0, "PNG": 0, "BMP": 1, "GIF": 8, "TIFF": 0, "WEBP": 16, "AVIF": 24}
-OTHER_DECODER_BYTES = 36  # the same for other formats, such as JPEG 2000
+OTHER_DECODER_BYTES = 36  # additional bytes per pixel for other formats, such as JPEG 2000
 ROWS_PER_STRIP, TILE_OFFSETS = 278, 324  # numbers of TIFF tags
 KEPT_ROWS = 8  # rows that a decoder keeps
 COEFFICIENT_BYTES = 2  # additional bytes per pixel and band of a JPEG with several scans
 
 
 class GreyPhoto:
-    """The first image of a file, upright. `read` converts the pixels in strips, as `compute_luminance` does.
+    """The first image of a file, upright. `read` converts the pixels to grey or RGB, in strips.
 
     Args:
         content: the bytes of a file.
@@ -66,9 +66,7 @@ class GreyPhoto:
             scale_transparent_value(image)
             reserve_bytes(_estimate_decoding(image, content, caller_bytes))
             image.load()
-            self._has_12_bits = isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(
-                BITS_PER_SAMPLE
-            ) == (12,)
+            self._has_12_bits = has_12_bit_grey(image)
             if not self._has_12_bits:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
@@ -154,8 +152,7 @@ def _estimate_opening(content: bytes, caller_bytes: int) -> int:
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return OPENING_BYTES + 2 * len(content)
     pixels = read_webp_pixels(content[:32])
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
+    validate_pixel_count(pixels)
     return OPENING_BYTES + 2 * len(content) + pixels * (DECODER_BYTES["WEBP"] + COLOUR_BYTES + caller_bytes)
 
 
@@ -165,8 +162,8 @@ def _estimate_decoding(image: Image.Image, content: bytes, caller_bytes: int) ->
     if name in ("JPEG", "MPO") and (image.info.get("progressive") or content.count(b"\xff\xda") > 1):
         per_pixel += COEFFICIENT_BYTES * len(image.getbands())
     pixels = image.width * image.height
-    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. If a TIFF has an
-    # orientation, Pillow makes a rotated copy of the image.
+    # The decoder of a TIFF keeps a whole strip of the file, or all pixels of a tiled file. Pillow makes a
+    # rotated copy of a TIFF whose orientation is not 1.
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         rows = min(image.height, int(image.tag_v2.get(ROWS_PER_STRIP, image.height)))
         pixel_bytes = len(image.getbands()) * max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) // 8 + 1

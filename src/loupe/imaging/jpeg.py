@@ -14,14 +14,9 @@ from loupe.imaging.png import encode_png
 
 
 def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
-    """Encode an image with libvips, which reads the rows as an uncompressed PNG.
+    """Encode a grey or RGB image with libvips, which reads the rows as an uncompressed PNG.
 
     Pillow would need all pixels in memory.
-
-    Args:
-        file: the file to write.
-        stream: grey or RGB.
-        quality: 1 to 100.
 
     Raises:
         OSError: the file cannot be written.

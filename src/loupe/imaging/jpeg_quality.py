@@ -42,7 +42,7 @@ def compute_table_percent(quality: Any) -> Any:
 def compute_strength(quality: Any) -> Any:
     """Convert JPEG qualities to the strength of the artefacts, from 0 (quality 100) to 1.
 
-    The strength is logarithmic in the quantisation steps. `quality` is a number or an array.
+    The strength is logarithmic in the smallest quantisation step. `quality` is a number or an array.
     """
     step = _compute_smallest_step(np.clip(quality, 1, MAX_QUALITY))
     return np.minimum(np.log1p(step) / np.log1p(_compute_smallest_step(FULL_STRENGTH_QUALITY)), 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loupe.imaging.decoder import PhotoError
 
-MAX_SCANS = 100  # as in libtiff; encoders write up to 20
+MAX_SCANS = 100  # libtiff has the same limit; encoders write up to 20 scans
 START_OF_SCAN, END_OF_IMAGE, TEMPORARY = 0xDA, 0xD9, 0x01  # markers (ITU-T T.81, B.1.1)
 # The pattern excludes 0x00 and the restart markers 0xD0 to 0xD7, which can be inside a scan.
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")

@@ -20,7 +20,7 @@ def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
 
     Args:
         data_bytes: memory of the process, for all threads together.
-        cpu_s: CPU time per thread, for all threads that are in blocks of this function.
+        cpu_s: further CPU time, for each thread that is in a block of this function.
     """
     global _active
     with _lock:
@@ -54,7 +54,7 @@ def _get_original(kind: int) -> tuple[int, int]:
 
 
 def read_data_bytes() -> int:
-    """Return the used memory that RLIMIT_DATA limits, in bytes; 0 without Linux."""
+    """Return the used memory that RLIMIT_DATA limits, in bytes; 0 if the system is not Linux."""
     # Reading this number from STATUS would take four times as long.
     try:
         with open("/proc/self/statm", "rb", buffering=0) as stream:
@@ -65,7 +65,7 @@ def read_data_bytes() -> int:
 
 
 def read_status_bytes(name: str) -> int:
-    """Return a number of bytes from STATUS, such as `VmHWM`, the maximum memory so far; 0 without Linux."""
+    """Return a number of bytes from STATUS, such as `VmHWM`, the maximum memory so far; 0 if not on Linux."""
     lines = STATUS.read_text(encoding="utf-8", errors="replace").splitlines() if STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 

@@ -28,8 +28,8 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
         return np.asarray(image.convert("L"))
     if luminance == "relative":
         # A table of 256 values makes the conversion three times as fast.
-        table = _to_linear(np.arange(256, dtype="float32") / 255)
-        grey = _encode(table[np.asarray(image)] @ REC_709)
+        table = decode_srgb(np.arange(256, dtype="float32") / 255)
+        grey = encode_srgb(table[np.asarray(image)] @ REC_709)
     else:
         encoded = np.asarray(image, "float32") / 255
         grey = encoded @ REC_709 if luminance == "rec709" else (16 + encoded @ STUDIO) / 255
@@ -45,15 +45,16 @@ def compute_relative_luminance(encoded: np.ndarray) -> np.ndarray:
     Returns:
         float32, (height, width), on the scale of `encoded`.
     """
-    return _encode(_to_linear(encoded) @ REC_709)
+    return encode_srgb(decode_srgb(encoded) @ REC_709)
 
 
-def _to_linear(encoded: np.ndarray) -> np.ndarray:
-    curve = ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4
-    return np.where(encoded <= 0.04045, encoded / 12.92, curve).astype("float32")
+def decode_srgb(encoded: np.ndarray) -> np.ndarray:
+    """Convert the values of sRGB (0 to 1) to linear light (IEC 61966-2-1); the result has the same dtype."""
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((np.maximum(encoded, 0) + 0.055) / 1.055) ** 2.4)
 
 
-def _encode(light: np.ndarray) -> np.ndarray:
+def encode_srgb(light: np.ndarray) -> np.ndarray:
+    """Convert linear light to the values of sRGB; see `decode_srgb`."""
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
 
 

@@ -55,7 +55,7 @@ class MemoryBudget:
 
 
 def get_default_budget() -> int:
-    """Return the default memory for images in bytes: MAX_DEFAULT_BYTES, but at most half of the total."""
+    """Return the default memory for images in bytes: MAX_DEFAULT_BYTES, but at most half of all memory."""
     return min(MAX_DEFAULT_BYTES, read_total_memory() // 2)
 
 

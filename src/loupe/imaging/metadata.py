@@ -31,7 +31,7 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: contents of PNG chunks for the colour space, by chunk type. A profile replaces all but cICP.
+        colour_chunks: contents of PNG chunks for the colour space, by chunk type; only cICP if there is a profile.
         duration_ms: display time of a frame.
         iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.
@@ -88,11 +88,6 @@ def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
     omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
     xmp, removed = place_xmp(metadata.xmp, placement)
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
-
-
-def read_duration(info: dict[Any, Any]) -> float:
-    """Return the display time of a frame in milliseconds, or 0."""
-    return float(info.get("duration") or 0)
 
 
 def use_raw_profiles(image: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Selects the metadata that a format can store, and lists other metadata by name."""
+"""Selects the metadata that a format can store, and lists the names of the omitted metadata."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ def _move_to_exif(
 
 
 def _limit_segments(metadata: Metadata) -> Metadata:
-    """Remove metadata that is too long for a segment of a JPEG, the LARGE_TAGS first."""
+    """Remove metadata that is too long for a segment of a JPEG. Remove the LARGE_TAGS first."""
     omitted, reason = [*metadata.omitted], f"too long for {SUFFIXES['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
     nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}

@@ -20,12 +20,12 @@ PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
 NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
-MAX_SKIPPED = 5000  # thumbnails and masks per TIFF; opening each of them takes time
+MAX_SKIPPED = 5000  # maximum number of thumbnails and masks in a TIFF; opening each takes time
 WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
 # Compressions that libvips decodes. For other compressions, libvips often returns black pixels.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
 WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
-VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1 to 6: grey, RGB, palette, CMYK, YCbCr
+VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1: grey, 2: RGB, 3: palette, 5: CMYK, 6: YCbCr
 PNG_PREFIX = b"\x89PNG"
 JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
@@ -48,7 +48,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
 
     def needs_vips(self) -> bool:
-        """Return whether Pillow cannot decode the current page, or would reduce its samples from 16 to 8 bits."""
+        """Return whether libvips must decode the current page: Pillow may fail, or samples have more than 12 bits."""
         unusual = not self._get_formats() <= {UNSIGNED, UNDEFINED} or self._get(COMPRESSION, 1) == WEBP_COMPRESSION
         return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
 
@@ -73,7 +73,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             reason = "separate planes"
         else:
             return
-        raise PhotoError(f"is a TIFF with {reason}{' of floats' * is_float}, which is not supported")
+        raise PhotoError(f"is a TIFF {'of floats ' * is_float}with {reason}, which is not supported")
 
     def _get(self, tag: int, default: Any) -> Any:
         return self.tag_v2.get(tag, default)
@@ -82,35 +82,35 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         return {*self._get(SAMPLE_FORMAT, (UNSIGNED,))}
 
 
-def open_image(source: bytes | Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Open an image file of a supported format.
 
-    Pillow tries only these formats. It would decode files of some other formats, such as ICO, when it opens them.
+    Pillow tries only these formats. It would decode some other files, such as ICO, when it opens them.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
-        return TiffImage(_to_file(source))
+        return TiffImage(path)
     Image.preinit()
     # Pillow loads all plugins when it tries a format whose plugin is not loaded. Such formats come last.
     formats = sorted(READ_SUFFIXES.keys() - {"HEIF", "JXL"}, key=lambda name: (name not in Image.OPEN, name))
     try:
-        return Image.open(_to_file(source), formats=formats)
+        return Image.open(path, formats=formats)
     except Image.UnidentifiedImageError:
         if head.startswith(JPEG_PREFIX):
-            JpegImagePlugin.JpegImageFile(_to_file(source))  # raises the error that Image.open hides
-        if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(source)):
+            JpegImagePlugin.JpegImageFile(path)  # raises the error that Image.open hides
+        if head.startswith(PNG_PREFIX) and (content := _remove_png_profile(path)):
             image = Image.open(io.BytesIO(content), formats=["PNG"])
             image.info["icc_profile"] = None  # `read_photo` then reports an unsuitable profile
             return image
         if not _load_plugin(head):
             raise PhotoError(f"not an image of a supported format: {', '.join(READ_SUFFIXES)}") from None
-    return Image.open(_to_file(source))
+    return Image.open(path)
 
 
-def _remove_png_profile(source: bytes | Path) -> bytes:
+def _remove_png_profile(path: Path) -> bytes:
     """Return a PNG without its profile, because Pillow cannot open some profiles; b"" if the PNG has no profile."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
+    content = path.read_bytes()
     start = content.partition(b"IDAT")[0].find(b"iCCP") - 4
     length = int.from_bytes(content[start : start + 4], "big")
     # A chunk has 12 bytes besides its content.
@@ -136,10 +136,6 @@ def _load_plugin(head: bytes) -> bool:
         name = "HEIC" if is_heif(head) else "JPEG XL"
         raise PhotoError(f"is a {name} file, which {describe_missing_package(error)}") from None
     return True
-
-
-def _to_file(source: bytes | Path) -> io.BytesIO | Path:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def list_pages(image: Image.Image) -> Iterator[int]:

@@ -9,7 +9,7 @@ from loupe.imaging.decoder import PhotoError, translate_errors
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 
 
-def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
+def list_page_sizes(path: Path, limit: int) -> list[tuple[int, int]]:
     """Return width and height of each frame or page: upright for a TIFF, before the EXIF rotation for other formats.
 
     Raises:
@@ -17,7 +17,7 @@ def list_page_sizes(source: bytes | Path, limit: int) -> list[tuple[int, int]]:
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with open_image(source) as image:
+        with open_image(path) as image:
             if not isinstance(image, TiffImage):
                 count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 _validate_count(count, limit)

@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from loupe.imaging.avif import fill_lowest_bits
 from loupe.imaging.conversion import to_pixels
-from loupe.imaging.decoder import PhotoError, expand_12_bit_grey, get_raw_mode, to_8_bit_mode
+from loupe.imaging.decoder import PhotoError, expand_12_bit_values, get_raw_mode, has_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
@@ -39,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """If the profile is for grey images, convert RGB pixels without colours to grey, or else remove the profile.
+    """If the profile is for grey images, convert RGB pixels to grey; if they have colours, remove the profile instead.
 
     Args:
         pixels: (height, width, bands).
@@ -52,13 +52,10 @@ def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
     return pixels, b""
 
 
-def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple[np.ndarray, bytes]:
+def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an image with libvips. CMYK and Lab become sRGB, and floats from 0 to 1 become 16-bit integers.
 
-    Args:
-        file: the opened file, at the page to decode.
-        source: the bytes of the file, or its path.
-        icc: the result of `read_profile`.
+    `file` is at the page to decode, and `icc` is the result of `read_profile`.
 
     Returns:
         uint8 or uint16, (height, width, bands), and the profile of these pixels.
@@ -73,9 +70,9 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     if isinstance(file, TiffImage):
         file.validate_for_vips()
     try:
-        image = _open_by_vips(source, file)
+        image = _open_by_vips(path, file)
         if image.format == "float" and image.interpretation != "lab":
-            statistics = _open_by_vips(source, file).stats()  # row 0 is for all bands
+            statistics = _open_by_vips(path, file).stats()  # row 0 is for all bands
             low, high = (statistics(column, 0)[0] for column in (0, 1))
             if not 0 <= low <= high <= 1:
                 raise PhotoError(f"floats must be from 0 to 1, got {low:g} to {high:g}")
@@ -99,19 +96,17 @@ def decode_by_vips(file: Image.Image, source: bytes | Path, icc: bytes) -> tuple
     return pixels, icc
 
 
-def _open_by_vips(source: bytes | Path, file: Image.Image) -> Any:
+def _open_by_vips(path: Path, file: Image.Image) -> Any:
     """Open an image, and keep only the bands of colours and alpha. libvips makes premultiplied alpha straight."""
     import pyvips
 
     options: dict[str, Any] = {"access": "sequential", "fail_on": "error"}
     if file.tell():
         options["page"] = file.tell()
-    if isinstance(source, Path) and not _is_utf8(source):
-        source = source.read_bytes()  # libvips needs UTF-8 paths
-    if isinstance(source, bytes):
-        image = pyvips.Image.new_from_buffer(source, "", **options)
-    else:
-        image = pyvips.Image.new_from_file(str(source), revalidate=True, **options)
+    try:
+        image = pyvips.Image.new_from_file(str(path), revalidate=True, **options)
+    except UnicodeEncodeError:  # libvips needs UTF-8 paths
+        image = pyvips.Image.new_from_buffer(path.read_bytes(), "", **options)
     interpretation = image.interpretation
     colour_bands = COLOUR_BANDS[interpretation]
     extra_bands = image.bands - colour_bands
@@ -133,7 +128,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
     Returns:
         uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
     """
-    image = expand_12_bit_grey(image)
+    image = expand_12_bit_values(image) if has_12_bit_grey(image) else image
     if image.mode.startswith("I;16"):
         grey = to_pixels(image)
         transparent = image.info.get("transparency")
@@ -151,7 +146,7 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
 
 
 def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Flip and rotate pixels, (height, width, bands), by an EXIF orientation from 1 to 8."""
+    """Flip and rotate pixels, (height, width) or (height, width, bands), by an EXIF orientation from 1 to 8."""
     if orientation in ROTATED:
         pixels = pixels.swapaxes(0, 1)
     if orientation in MIRRORED:
@@ -159,14 +154,6 @@ def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _convert_cmyk_to_rgb(image: Any) -> Any:

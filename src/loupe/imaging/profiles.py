@@ -59,7 +59,7 @@ def make_srgb_profile() -> bytes:
 
 
 def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
-    """Open a profile; return None if it is damaged or for another colour space."""
+    """Open a profile; return None if it is damaged, or not for images of one of the colour spaces."""
     try:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()

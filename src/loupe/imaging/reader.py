@@ -1,6 +1,5 @@
 """Reads the images of a file, with upright pixels and metadata."""
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +10,14 @@ from PIL import Image, JpegImagePlugin
 from loupe.imaging.attachments import read_skipped_metadata
 from loupe.imaging.avif import decode_deep_heif, has_deep_samples, is_subsampled
 from loupe.imaging.declarations import HDR_CHUNKS, read_bmp_profile, read_colour_chunks, read_exif_profile
-from loupe.imaging.decoder import (
-    MAX_PIXELS,
-    PhotoError,
-    make_pixel_count_error,
-    scale_transparent_value,
-    translate_errors,
-)
+from loupe.imaging.decoder import PhotoError, scale_transparent_value, translate_errors, validate_pixel_count
 from loupe.imaging.estimates import estimate_decoding, get_pixel_bytes
 from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.maker_note import MAX_POSITION
-from loupe.imaging.metadata import Metadata, read_duration, read_metadata, use_raw_profiles
+from loupe.imaging.metadata import Metadata, read_metadata, use_raw_profiles
 from loupe.imaging.opening import TiffImage, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
@@ -37,9 +30,9 @@ from loupe.imaging.pixels import (
 from loupe.imaging.placement import ROTATED
 
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
-PADDING = b"\0\xff\r\n "  # bytes that may follow this marker
-TAIL_BYTES = 2**16  # this part at the end of a JPEG is searched for the marker
-# Names in `Metadata.omitted` for data after the image. With one of these names, this data is not reported again.
+PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
+TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
+# Names in `Metadata.omitted` for data after the image. If there is such a name, `_decode` does not add another.
 TAIL_NAMES = {
     "further images",
     "gain map",
@@ -81,27 +74,24 @@ class Photo:
 @dataclass(frozen=True)
 class _OpenFile:
     image: Image.Image
-    source: bytes | Path
+    path: Path
     strip: bool
 
 
-def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
-    """Open an image file.
-
-    Args:
-        source: the bytes of a file, or its path.
-        strip: whether to omit all metadata except the colour space.
+def read_photo(path: Path, strip: bool = False) -> Photo:
+    """Open an image file. `strip` omits all metadata except the colour space.
 
     Raises:
         PhotoError: the file is not a supported image, damaged or too large. Iterating over the images can also raise
             this error.
     """
     with translate_errors():
-        if not _count_bytes(source):
+        file_bytes = path.stat().st_size
+        if not file_bytes:
             raise PhotoError("is empty")
-        image = open_image(source)
+        image = open_image(path)
         if isinstance(image, TiffImage):
-            return _read_tiff(image, source, strip)
+            return _read_tiff(image, path, strip)
         if image.format == "MPO":  # a JPEG with further images
             image.format = "JPEG"
             count = 1
@@ -111,12 +101,12 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
             count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
-            validate_scans(source)
-        read_skipped_metadata(image, source)
-        if image.format == "BMP" and (profile := read_bmp_profile(source)) is not None:
+            validate_scans(path)
+        read_skipped_metadata(image, path)
+        if image.format == "BMP" and (profile := read_bmp_profile(path)) is not None:
             image.info["icc_profile"] = profile
         # Call needs_vips before getexif, which may decode a PNG and so hide its bit depth.
-        by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(source))
+        by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(path))
         by_vips |= image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
         scale_transparent_value(image)
         use_raw_profiles(image)
@@ -127,22 +117,22 @@ def read_photo(source: bytes | Path, strip: bool = False) -> Photo:
         # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
-        _validate_pixel_count(image.width * image.height * count)
+        validate_pixel_count(image.width * image.height * count)
         if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
             # The decoder has already rotated the pixels: ignore the orientation in EXIF (ISO/IEC 18181-2).
             image.getexif()[ORIENTATION] = 1
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
-        lossless = image.format == "WEBP" and _is_lossless(source)
-        images = _read_images(_OpenFile(image, source, strip), range(first, count), by_vips)
+        lossless = image.format == "WEBP" and _is_lossless(path)
+        images = _read_images(_OpenFile(image, path, strip), range(first, count), by_vips)
         photo = Photo(image.format or "", count - first, size, loop, images, lossless)
-        decoding_bytes = estimate_decoding(image, by_vips, _count_bytes(source))
+        decoding_bytes = estimate_decoding(image, by_vips, file_bytes)
         return replace(
             photo,
             decoding_bytes=decoding_bytes,
             pixel_bytes=get_pixel_bytes(image, by_vips),
-            subsampled=_is_subsampled(image, source, lossless),
+            subsampled=_is_subsampled(image, path, lossless),
         )
 
 
@@ -155,30 +145,20 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
 
 
-def _read_start(source: bytes | Path) -> bytes:
-    """Return enough bytes from the start of a file to find a maker note below MAX_POSITION."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        return file.read(2 * MAX_POSITION)
-
-
-def _count_bytes(source: bytes | Path) -> int:
-    return len(source) if isinstance(source, bytes) else source.stat().st_size
-
-
-def _read_tiff(image: TiffImage, source: bytes | Path, strip: bool) -> Photo:
+def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
     """Open a TIFF, and check the sizes of all pages before a page is decoded."""
     numbers, sizes, decoding_bytes, pixel_bytes = [], [], 0, 0
     # Open the file a second time, because Pillow keeps the metadata of all visited pages.
-    with open_image(source) as pages:
+    with open_image(path) as pages:
         for number in list_pages(pages):
             _validate_not_empty(pages)
-            _validate_pixel_count(pages.width * pages.height)
+            validate_pixel_count(pages.width * pages.height)
             by_vips = needs_vips(pages)
             numbers.append(number)
             sizes.append(pages.size)  # Pillow returns the upright size of a TIFF
             decoding_bytes = max(decoding_bytes, estimate_decoding(pages, by_vips, 0))
             pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
-    images = _read_images(_OpenFile(image, source, strip), numbers, needs_vips(image))
+    images = _read_images(_OpenFile(image, path, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
 
 
@@ -187,14 +167,9 @@ def _validate_not_empty(image: Image.Image) -> None:
         raise PhotoError(f"must have at least one pixel, got {image.width}x{image.height}")
 
 
-def _validate_pixel_count(pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        raise make_pixel_count_error(pixels)
-
-
-def _is_lossless(source: bytes | Path) -> bool:
+def _is_lossless(path: Path) -> bool:
     """Return whether the first image of a WebP is in a VP8L chunk (RFC 9649)."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+    with path.open("rb") as stream:
         stream.seek(12)  # the header of the file has 12 bytes
         while len(head := stream.read(8)) == 8:
             kind, size = head[:4], int.from_bytes(head[4:], "little")
@@ -205,21 +180,21 @@ def _is_lossless(source: bytes | Path) -> bool:
     return False
 
 
-def _has_data_after_image(source: bytes | Path) -> bool:
+def _has_data_after_image(path: Path) -> bool:
     """Return whether a JPEG contains data after the image, such as a video."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        file.seek(max(0, _count_bytes(source) - TAIL_BYTES))
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         tail = file.read()
     end = tail.rfind(END_OF_IMAGE)
     return end < 0 or bool(tail[end + len(END_OF_IMAGE) :].strip(PADDING))
 
 
-def _is_subsampled(image: Image.Image, source: bytes | Path, lossless: bool) -> bool:
+def _is_subsampled(image: Image.Image, path: Path, lossless: bool) -> bool:
     """Return whether a file stores the colours with a lower resolution than the luminance."""
     if image.format == "JPEG":
         return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
     if image.format in ("AVIF", "HEIF"):
-        return is_subsampled(source)
+        return is_subsampled(path)
     return image.format == "WEBP" and not lossless
 
 
@@ -243,9 +218,9 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     is_unsuitable = "icc_profile" in image.info and not icc
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if by_vips and image.format == "HEIF":
-        pixels = decode_deep_heif(file.source)
+        pixels = decode_deep_heif(file.path)
     elif by_vips:
-        pixels, icc = decode_by_vips(image, file.source, icc)
+        pixels, icc = decode_by_vips(image, file.path, icc)
         orientation = 1 if image.format == "AVIF" else orientation  # libvips has rotated an AVIF
     else:
         image.load()
@@ -257,9 +232,10 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
     if not file.strip:
         if image.format == "TIFF" and EXIF_IFD in exif:
-            image.info["start"] = _read_start(file.source)
+            with file.path.open("rb") as stream:
+                image.info["start"] = stream.read(2 * MAX_POSITION)  # contains a maker note below MAX_POSITION
         metadata = read_metadata(image, exif, metadata, stored_orientation)
-        if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.source):
+        if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.path):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))
     if is_last:
         image.close()
@@ -271,7 +247,7 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
     """Return metadata with the colour space, the display time, and names of unused colour data."""
     image = file.image
     omitted = []
-    chunks = read_colour_chunks(image, file.source)
+    chunks = read_colour_chunks(image, file.path)
     if HDR_CHUNKS & chunks.keys():
         omitted.append("HDR mastering data")
         chunks = {name: chunk for name, chunk in chunks.items() if name not in HDR_CHUNKS}
@@ -279,4 +255,5 @@ def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
         chunks = {name: chunk for name, chunk in chunks.items() if name == b"cICP"}
     elif not chunks:
         icc = read_exif_profile(exif)
-    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=read_duration(image.info), omitted=tuple(omitted))
+    duration_ms = float(image.info.get("duration") or 0)
+    return Metadata(icc=icc, colour_chunks=chunks, duration_ms=duration_ms, omitted=tuple(omitted))

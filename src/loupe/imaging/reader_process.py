@@ -21,7 +21,7 @@ from loupe.imaging.reader import Photo, read_photo
 # Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
 BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18  # freed blocks of at least this size return to the system
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # EXIF takes up to 18 times its size when it is parsed
+MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsing EXIF takes up to 18 times its size in memory
 
 
 def serve(connections: list[Connection]) -> None:

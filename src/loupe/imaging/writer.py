@@ -1,5 +1,6 @@
 """Writes image files atomically, with metadata."""
 
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,8 +26,8 @@ from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
 FULL_COLOUR_QUALITY = 90  # `subsampled` has no effect at this quality and above
-# Methods of the WebP encoder. Compared with the default method 4, method 2 takes 9 bytes per pixel instead of 29. For
-# a lossless WebP, method 0 takes 24 bytes instead of 41.
+# Methods of the WebP encoder. Method 2 takes 9 bytes per pixel; the default method 4 takes 29. For a lossless WebP,
+# method 0 takes 24 bytes per pixel; method 4 takes 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
 MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
@@ -115,7 +116,7 @@ def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> Image
 
 
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
-    large = stream.pixel_count > MAX_PIXELS_IN_MEMORY
+    large = math.prod(stream.size) > MAX_PIXELS_IN_MEMORY
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
     if name == "PNG" and (large or deep_colour):
         metadata = _make_pillow_options(name, stream.metadata, options)

@@ -7,7 +7,7 @@ from typing import Any
 
 from loupe.imaging.placement import Box, Placement
 
-MAX_PACKET_BYTES = 2**22  # a packet takes up to 20 times its size when it is parsed
+MAX_PACKET_BYTES = 2**22  # parsing a packet takes up to 20 times its size in memory
 # Namespaces of XMP properties
 ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
@@ -33,8 +33,8 @@ LINKS = (
     (f"{ADOBE}xap/1.0/", "Thumbnails$", ""),
     ("http://purl.org/dc/terms/", "provenance$", "content credentials"),
 )
-# Packets without these bytes are not parsed. Most packets contain the namespace xap/1.0, so the pattern contains the
-# property Thumbnails of this namespace instead.
+# `remove_links` parses only packets that match this pattern. Most packets contain the namespace xap/1.0, so the
+# pattern contains the property Thumbnails of this namespace instead.
 LINK_PATTERN = re.compile("|".join(re.escape(namespace) for namespace, _, _ in LINKS if "xap/" not in namespace)
                        .encode() + rb"|:Thumbnails")  # fmt: skip
 POSITION_PATTERN = re.compile(
@@ -140,7 +140,7 @@ def _write_numbers(fields: Fields, values: Mapping[str, float], pixels: bool) ->
 
 
 def _place_area(element: Any, fields: Fields, placement: Placement) -> None:
-    """Update a rectangle, circle or point around a centre (Metadata Working Group, 5.9.1)."""
+    """Update a rectangle, circle or point, stored by its centre (Metadata Working Group, 5.9.1)."""
     if not {"x", "y"} <= {*fields}:
         return
     pixels = "unit" in fields and fields["unit"].nodeValue == "pixel"

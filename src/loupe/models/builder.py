@@ -115,11 +115,7 @@ def measure_costs(model: keras.Model) -> dict[str, float]:
 
 
 class KerasUpscaler:
-    """Gives a Keras model the interface of upscaling models; see `UpscalingModel`.
-
-    Args:
-        model: a result of `build` or `build_ridge`.
-    """
+    """Gives a result of `build` or `build_ridge` the interface of upscaling models; see `UpscalingModel`."""
 
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)

@@ -53,6 +53,6 @@ def _fold_channels(image: Any, q: int) -> Any:
 
 
 def compute_blocks(settings: Convolutional, input_side: int) -> tuple[int, int]:
-    """Return the side q of an input block, and the number of pixels around a block on which its result depends."""
+    """Return the side q of an input block, and the number of pixels around a block on which the result depends."""
     q = get_block_sides(settings.scale)[0]
     return q, (settings.layers + 1) * q

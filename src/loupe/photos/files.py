@@ -79,12 +79,6 @@ def process_photos(
 ) -> "list[Outcome]":
     """Process each photo and write the file of `--compare`. Failed photos do not stop the others.
 
-    Args:
-        settings: the settings of the step.
-        found: the photos.
-        transform: makes the result of one frame or page.
-        readers: the result of `open_photo_readers`.
-
     Returns:
         The outcomes, in the order of `found`.
     """
@@ -128,11 +122,7 @@ def report_outcomes(
 ) -> list[Path]:
     """Print the results, and return the written files. With several photos, print failures on standard error.
 
-    Args:
-        settings: the settings of the step.
-        found: the photos.
-        outcomes: the result of `process_photos`.
-        method: the name of the model or method, or "".
+    `method` is the name of the model or method, or "".
 
     Raises:
         LoupeError: a photo failed, or the inputs contain no photo.

@@ -39,7 +39,7 @@ class PhotoList:
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """List the photos of the inputs; each photo is also the file for its result."""
-    # This folder for results cannot exist, so that the search skips no folder.
+    # The search skips the folder for results. This one cannot exist.
     found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
@@ -193,8 +193,8 @@ class _Search:
     def _name_result(self, out: Path) -> Path:
         """Return the name of a result, which does not depend on other photos.
 
-        If the format changes, the name contains both extensions: photo.png.jpg. The result of a photo that itself has
-        such a name, photo.png.jpg, is photo.png.jpg.jpg.
+        If the format changes, the name contains both extensions: photo.png becomes photo.png.jpg. A photo that
+        already has this name then becomes photo.png.jpg.jpg.
         """
         suffix = self._suffix or choose_suffix(out.suffix)
         inner = out.with_name(out.stem)

@@ -94,7 +94,7 @@ class Networks:
 
     @property
     def devices(self) -> str:
-        """The devices of the loaded ONNX networks, comma-separated."""
+        """The devices of the used ONNX networks, comma-separated, or ""."""
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:

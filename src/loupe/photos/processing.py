@@ -243,7 +243,7 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        # If the frames of an animation had different qualities, pixels that are equal in all frames would flicker.
+        # If the network assumed another quality for each frame, pixels that are equal in all frames would flicker.
         if photo.loop is not None:
             images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
         results = map(self._options.transform, images)

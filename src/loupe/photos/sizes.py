@@ -82,11 +82,6 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
     Lanczos then resizes the network's result to the exact size. A second network instead of Lanczos is not better: at
     4:1, both methods have a PSNR of 26.36 dB on kodak24.
 
-    Args:
-        size: width and height of the photo.
-        result: width and height of the result.
-        scales: the scale factors that have a network.
-
     Returns:
         The scale factor; None if the size does not change, and no network has the scale factor 1:1.
     """

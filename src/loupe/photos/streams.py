@@ -30,14 +30,14 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
         changes: dict[str, object] = {}
         photo = Path(settings.inputs[0])
         if STREAM in settings.inputs:
-            content = sys.stdin.buffer.read()
+            photo = Path(folder, "stdin")
+            photo.write_bytes(sys.stdin.buffer.read())
             try:
-                with translate_errors(), open_image(content) as image:
+                with translate_errors(), open_image(photo) as image:
                     name = "JPEG" if image.format == "MPO" else image.format
-                    photo = Path(folder, f"stdin{READ_SUFFIXES[name or ''][0]}")
+                    photo = photo.rename(photo.with_suffix(READ_SUFFIXES[name or ""][0]))
             except (KeyError, PhotoError) as error:
                 raise UsageError(f"inputs: must be an image on the standard input, got other data: {error}") from None
-            photo.write_bytes(content)
             changes["inputs"] = (str(photo),)
         if settings.out == STREAM:
             result = Path(folder, f"stdout{settings.format_extension or choose_suffix(photo.suffix)}")

@@ -58,11 +58,7 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: LoadedModel, pixel_bytes: int) -> int:
     """Estimate the maximum bytes of `upscale_strips`, without the image and the whole result.
 
-    Args:
-        size: width and height of the image.
-        upscaled: width and height of the upscaled image.
-        loaded: the network.
-        pixel_bytes: the bytes per pixel of the image.
+    `size` and `upscaled` are width and height of the image and of its result; the image has `pixel_bytes` per pixel.
     """
     geometry, thread_count = loaded.model.geometry, count_cores()
     rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
@@ -108,13 +104,8 @@ class _StripUpscaler:
 def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, thread_count: int) -> int:
     """Choose the height of strips in rows of the result, so that all threads are busy until the end.
 
-    The network also computes a margin around each strip. Therefore thin strips are slow.
-
-    Args:
-        size: width and height of the upscaled image.
-        height: the height of the photo.
-        geometry: the geometry of the network.
-        thread_count: the number of threads.
+    The network also computes a margin around each strip. Therefore thin strips are slow. `size` is width and height
+    of the upscaled image, and `height` is the height of the photo.
     """
     min_rows = 4 * (geometry.halo + geometry.q)
     rounds = max(1, round(height / max(STRIP_ROWS, min_rows) / thread_count))

@@ -130,13 +130,9 @@ def serve_requests(
 def answer_request(
     request: PhotoRequest, networks: Networks, max_bytes: int, report: Callable[[float], None]
 ) -> PhotoAnswer:
-    """Upscale a photo; an error becomes the reason of the answer.
+    """Upscale a photo with `max_bytes` of memory; an error becomes the reason of the answer.
 
-    Args:
-        request: the request.
-        networks: the networks.
-        max_bytes: memory for the photo.
-        report: called from any thread with the finished fraction.
+    `report` is called from any thread with the finished fraction.
     """
     try:
         return _upscale(request, networks, max_bytes, report)

@@ -22,7 +22,7 @@ STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm and seed."""
+    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm (searched values) and seed."""
 
     sweep_file: str
     claim: Claim
@@ -55,7 +55,7 @@ def build_report(
         table: all runs.
         rows: the runs on the dataset of the report, which include the best network.
         claims: the claims with their runs, which may be on further datasets.
-        images: images of networks on test photos.
+        images: results of networks for test photos.
 
     Raises:
         UsageError: two claims have the same number.

@@ -38,7 +38,7 @@ def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seed
     Args:
         name: stem of the file name.
         runs: rows of each arm, by label.
-        groups: name of the values whose mean and range are drawn, for the caption.
+        groups: for the caption, the groups over which the mean and the range are computed.
 
     Returns:
         The chart, or None if no run has a curve.

@@ -41,8 +41,8 @@ class ClaimResult:
     def change(self) -> str:
         """The key of the claim's group in `changes` of `report.md.jinja`.
 
-        The outcome if the claim is undecided or not run. Otherwise, `Trend.change` if the trend is a difference,
-        `other value` if the curves do not show the compared value, or `one arm`.
+        For a claim that is undecided or not run, the key is the outcome. For a trend of differences, the key is
+        `Trend.change`. Otherwise, it is `other value` if the curves do not show the compared value, else `one arm`.
         """
         if self.verdict.outcome in (UNDECIDED, NOT_RUN):
             return self.verdict.outcome
@@ -66,7 +66,7 @@ class ReportContents:
         study_network: description of the network that was scored with the study's protocol, or "".
         study_scores: scores of `study_network`, as texts.
         study_curve: learning curve of `study_network`, or None.
-        images: images of networks on test photos.
+        images: results of networks for test photos.
     """
 
     datasets: tuple[str, ...]

@@ -34,7 +34,7 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the weakest comparison, with the metric, the bounds and the arms if they are not obvious.
+    """Format the weakest comparison: the estimate, and if necessary the metric, the bounds and the arms.
 
     For a claim that was not run, return the reason.
     """

@@ -44,7 +44,7 @@ class Estimate:
 
 def estimate_mean(values: np.ndarray) -> Estimate:
     """Estimate the mean of (n,) values, one per seed, n >= 2."""
-    # np.std of equal values can be greater than 0.
+    # Rounding can make np.std of equal values greater than 0.
     deviation = float(np.std(values, ddof=1)) if np.ptp(values) else 0.0
     return Estimate(float(np.mean(values)), deviation, len(values))
 

@@ -1,7 +1,6 @@
 """Renders a report as Markdown, and converts the Markdown to one HTML page."""
 
 import base64
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
@@ -56,7 +55,7 @@ def render_markdown(report: ReportContents) -> str:
 def _render(report: ReportContents, embed_images: bool) -> str:
     environment = Environment(
         loader=PackageLoader("loupe.report", "."),
-        finalize=_escape,
+        finalize=lambda value: escape_html(value) if isinstance(value, str) else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -73,10 +72,6 @@ def _render(report: ReportContents, embed_images: bool) -> str:
     }
     template = environment.get_template("report.md.jinja")
     return template.render(report=report, claims=make_claims_table(report), details=embed_images)
-
-
-def _escape(value: Any) -> Any:
-    return escape_html(value) if isinstance(value, str) else value
 
 
 def _embed(image: ReportImage) -> str:

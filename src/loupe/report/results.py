@@ -17,7 +17,7 @@ SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table, sorted by the runs' start and the columns' names.
+    """Write the table: rows sorted by start, columns by kind and name.
 
     Args:
         table: one row per run, with the columns RUN_COLUMNS, settings.<field> (texts), metrics.<name> (numbers),
@@ -63,10 +63,10 @@ def read(path: Path) -> pd.DataFrame:
     if missing:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {missing[0]} is missing")
     wrong_column = next((field.name for field in table.schema if not _has_type(field)), None)
-    if wrong_column is not None or len(set(table.column_names)) < len(table.column_names):
-        raise UsageError(
-            f"from: {RULE}, got {str(path)!r}: the column {wrong_column or 'names'} must have the format of a report"
-        )
+    if wrong_column is not None:
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {wrong_column!r} has an unknown name or type")
+    if len(set(table.column_names)) < len(table.column_names):
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: several columns have the same name")
     columns = {}
     for name in table.column_names:
         is_number = _get_prefix(name) == METRIC

@@ -27,7 +27,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
 
 
 def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
-    """Read three texts of the best network with `pre_upscale`.
+    """Read the scores of the best network with a filter `pre_upscale`, as texts.
 
     Returns:
         `network`: its validation mae. `filter`: its filter. `input`: the validation mae of this filter alone.
@@ -42,14 +42,10 @@ def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
 
 
 def find_study_run(table: pd.DataFrame, datasets: Collection[str]) -> Any:
-    """Find the best perceptron that was trained on crops at any offset and scored on patches, or None.
+    """Find the best perceptron that was trained on crops at any position and scored on patches, or None.
 
     Runs on a dataset that is not in `datasets` take precedence, because such a dataset was probably prepared with
-    `recompress=75`, as in the study.
-
-    Args:
-        table: all runs.
-        datasets: names of the datasets of the report.
+    `recompress=75`, as in the study. `datasets` are the names of the datasets of the report.
     """
     if not {"settings.crop_positions", "settings.network"} <= set(table.columns):
         return None

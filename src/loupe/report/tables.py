@@ -42,7 +42,7 @@ def make_comparisons_table(verdict: ClaimVerdict) -> Table:
 
 
 def format_table(table: Table) -> str:
-    """Format a table as Markdown. DataFrame.to_markdown pads cells and does not escape `|`."""
+    """Format a table as Markdown. DataFrame.to_markdown is not used: it does not escape `|`, and pads cells."""
     lines = [table[0], tuple("---" for _ in table[0]), *table[1:]]
     return "\n".join("| " + " | ".join(map(_format_cell, cells)) + " |" for cells in lines)
 

@@ -67,7 +67,7 @@ class ClaimVerdict:
 
 
 def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
-    """Check a claim with all seeds that its arms have in common.
+    """Check a claim. Each comparison uses the seeds that its two arms have in common.
 
     Args:
         claim: the claim.

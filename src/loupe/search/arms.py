@@ -40,10 +40,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The newest run per point and seed, with the columns of `table`, a column `seed`, and a column per key of
         [search] (None if the condition of the key does not hold). All runs are on one dataset, with budgets in one
-        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; if several have equally
-        many, those with the most runs of this sweep. With `tune`, the first seed chooses the best point of each arm,
-        and the table contains only the runs of this point with other seeds. If the sweep is not a grid, the table is
-        empty.
+        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; of equal ones, those
+        with the most runs of this sweep. With `tune`, the first seed chooses the best point of each arm, and the
+        table contains only the runs of this point with other seeds. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()

@@ -19,7 +19,7 @@ class SweepItems:
 
     Args:
         sweep: the sweep file.
-        parent: the id of the sweep's run. An item that failed in this run is not tried again.
+        parent: the id of the sweep's run. An item whose training raised an error in this run is not tried again.
     """
 
     def __init__(self, sweep: SweepFile, parent: str) -> None:
@@ -29,7 +29,7 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no open trial, with the parameters that are not sampled."""
+        """Yield the items that have not ended and have no open trial, with their fixed parameters."""
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
@@ -41,7 +41,7 @@ class SweepItems:
         return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
 
     def _iterate(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items; if fields are tuned, only the best point of each arm gets further seeds."""
+        """Yield all items; of points that differ only in tuned fields, only the best gets further seeds."""
         if not self._sweep.is_grid:
             for slot in range(self._sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}

@@ -51,7 +51,7 @@ class SweepStudy:
         sweep: the sweep file.
         storage: the result of `open_storage`.
         digest: the digest of the dataset.
-        parent: the id of the sweep's run. An item whose training raised an error in this run is not retried.
+        parent: the id of the sweep's run. An item whose training raised an error in this run is not tried again.
 
     Raises:
         UsageError: a study with this name has another search space.
@@ -156,8 +156,7 @@ class SweepStudy:
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
         """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create one.
 
-        Args:
-            owner: tags of the worker's process.
+        `owner` contains the tags of the worker's process.
         """
         for waiting in self._list_trials(TrialState.WAITING):
             trial_id = self._find_id(waiting)
@@ -195,11 +194,7 @@ class SweepStudy:
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
-        """End trials whose worker crashed, or that have run without an owner for CLAIM_TIMEOUT_S, and return them.
-
-        Args:
-            is_alive: returns whether the owner of a trial is alive.
-        """
+        """End trials whose owner is not alive, or that have run without an owner for CLAIM_TIMEOUT_S; return them."""
         orphans, now = [], time.monotonic()
         for trial in self._list_trials(TrialState.RUNNING):
             if OWNER in trial.user_attrs:

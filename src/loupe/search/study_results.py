@@ -59,14 +59,7 @@ def delete_other_models(study: SweepStudy) -> list[str]:
 
 
 def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet: bool) -> None:
-    """Print the states of the trials, the best trial, and the commands that show the study.
-
-    Args:
-        study: the study.
-        best_run: the id of the best run, or None.
-        location: the location of Optuna's storage.
-        quiet: print nothing.
-    """
+    """Print the states of the trials, the best trial with the id of its run, and the commands that show the study."""
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     reused = int(table[REUSED].sum()) if len(table) else 0
@@ -78,7 +71,8 @@ def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet:
     if trial:
         fields = ", ".join(f"{name}={value}" for name, value in trial.params.items())
         print_line(f"best: {study.sweep.study.metric} {trial.values[0]:.5f}, run {best_run}: {fields}", quiet)
-    print_line(f"to compare the trials: mlflow ui; to open the study: {_format_dashboard_command(location)}", quiet)
+    command = f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"
+    print_line(f"to compare the trials: mlflow ui; to open the study: {command}", quiet)
 
 
 def describe_study(study: SweepStudy) -> str:
@@ -98,7 +92,3 @@ def _count_violating(study: SweepStudy) -> str:
     """Return the number of trials that violate a constraint, as the end of a sentence."""
     limits = study.sweep.study.constraints
     return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""
-
-
-def _format_dashboard_command(location: str) -> str:
-    return f"pip install optuna-dashboard && optuna-dashboard {shlex.quote(mask_secrets(location))}"

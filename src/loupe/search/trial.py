@@ -57,15 +57,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """The inputs of one trial.
-
-    Args:
-        trial: the result of `SweepStudy.claim_trial`.
-        study: the study of the trial.
-        job: the job of the worker.
-        settings: the settings of train.
-        stopwatch: measures the trial's work.
-    """
+    """The inputs of one trial; `trial` is the result of `SweepStudy.claim_trial`."""
 
     trial: Trial
     study: SweepStudy
@@ -211,13 +203,7 @@ def _convert_study_errors() -> Iterator[None]:
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
-    """Train the network, report each point of its curve, and return the points.
-
-    Args:
-        context: the inputs of the trial.
-        model: the network with its initial weights, changed in place.
-        pairs: the training and the validation split.
-        checkpoint: the checkpoint to continue from, or None.
+    """Train the network in place, report each point of its curve, and return the points.
 
     Raises:
         TrialPruned: the pruner stops the trial.

@@ -200,13 +200,7 @@ def _draw_figures(
 ) -> None:
     """Log a comparison of the methods on whole images, and write the file of `sheet`.
 
-    With degrade=jpeg, both figures are for the lowest JPEG quality.
-
-    Args:
-        settings: the settings of evaluate.
-        methods: the upscaling models by name.
-        name: the title of the model's column in the sheet.
-        pairs: the images.
+    With degrade=jpeg, both figures are for the lowest JPEG quality. `name` is the title of the model's column.
     """
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures

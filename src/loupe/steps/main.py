@@ -27,6 +27,8 @@ def run(settings: Main) -> None:
         UsageError: the photos do not exist, or the file of `out` cannot be written.
     """
     from loupe.data import preparation
+    from loupe.data.sources import list_photos
+    from loupe.evaluation import scoring
     from loupe.imaging.atomic import validate_output_file
     from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
@@ -38,7 +40,7 @@ def run(settings: Main) -> None:
     preprocess_settings = parse_settings("preprocess", {"source": settings.dataset} | shared)
     location = preparation.find_dataset(settings.data_dir, settings.dataset)
     if location is None:
-        preparation.find_photos(preprocess_settings)  # raises UsageError without photos
+        list_photos(preprocess_settings)  # raises UsageError without photos
     with runs.open_step_run(settings, f"main {settings.dataset}"):
         location = location or preprocess.run(preprocess_settings).location
         train_fields = {"dataset": location, "threads": settings.threads} | shared
@@ -58,15 +60,9 @@ def run(settings: Main) -> None:
              for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
     seconds = {f"{training.network} *": training.seconds for training in trainings}
-    print_lines(_format_table(Path(location).name, scores, seconds), settings.quiet)
+    scale, table = format_value(parse_settings("train", {}).scale), scoring.format_scores(scores, seconds)
+    print_lines(f"\nThe test photos of {Path(location).name} at {scale} (* trained here):\n{table}", settings.quiet)
     print_lines(_format_next_steps(settings, best, registration, location), settings.quiet)
-
-
-def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float]) -> str:
-    from loupe.evaluation import scoring
-
-    scale = format_value(parse_settings("train", {}).scale)
-    return f"\nThe test photos of {dataset} at {scale} (* trained here):\n{scoring.format_scores(scores, seconds)}"
 
 
 def _format_next_steps(settings: Main, best: "Training", registration: "Registration", location: str) -> str:

@@ -21,9 +21,9 @@ FIGURES = {  # each file, and its function in evaluation.figures
 def run(settings: Preprocess) -> Dataset:
     """Prepare the dataset, or open it if it exists, and log it in a run."""
     from loupe.data import preparation
-    from loupe.data.sources import name_sources
+    from loupe.data.sources import list_photos, name_sources
 
-    photos = preparation.find_photos(settings)
+    photos = list_photos(settings)
     # This import takes seconds, so errors in `source` are reported before it.
     from loupe.tracking import dataset_inputs, records, runs
 

@@ -114,18 +114,16 @@ def _move_champion(settings: Register) -> Registration:
 
     scale, name = settings.scale, models.REGISTERED_NAMES[settings.scale]
     if settings.rollback:
-        version = champions.find_previous_champion(scale)
+        version, reason = champions.find_previous_champion(scale), "rolled back"
     else:
         version = champions.get_version(scale, str(settings.version))
+        reason = "made champion by `loupe register --version`"
+    evidence = version.tags.get(models.EVIDENCE_TAG) if version else "upscale uses the bundled network"
+    reason += f"; {evidence}" if evidence else ""
     with runs.open_step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
         if settings.rollback:
-            photo_uri, reason = champions.move_champion(scale, version), "rolled back"
-            evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"
-            reason += f"; {evidence}" if evidence else ""
+            photo_uri = champions.move_champion(scale, version)
         else:
-            reason = "made champion by `loupe register --version`"
-            evidence = version.tags.get(models.EVIDENCE_TAG)
-            reason += f"; {evidence}" if evidence else ""
             photo_uri = champions.promote(scale, version, reason)
         number = str(version.version) if version else ""
         records.log_tags({"loupe.photo": photo_uri, "loupe.version": f"models:/{name}/{number}"})
@@ -135,11 +133,7 @@ def _move_champion(settings: Register) -> Registration:
 def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: float, folder: str) -> str:
     """Write a short model card in Markdown.
 
-    Args:
-        candidate: the model.
-        geometry: the geometry of the model.
-        difference: the largest difference between the results of Keras and ONNX.
-        folder: a folder for temporary files.
+    `difference` is the largest difference between the results of Keras and ONNX. `folder` is for temporary files.
     """
     from loupe.tracking import models, registration
 

@@ -172,7 +172,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
         texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
         train_settings = parse_settings("train", texts | {"quiet": True})
         if logged_models.find_model(run_id) is None:
-            if run_id == best_run:  # the result was reused, and the sweep that trained the network has deleted it
+            if run_id == best_run:  # an earlier sweep trained this run's network, and has deleted it
                 best_run = train.run(train_settings).run_id
                 records.log_tags({study_results.BEST_RUN_TAG: best_run})
             continue
@@ -194,6 +194,6 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     try:
         registered = register.run(parse_settings("register", fields))
         print_line(str(registered), settings.quiet)
-    except UsageError as error:  # for example, the gate dataset is for another task
+    except UsageError as error:  # such as another luminance in the dataset for the comparison with the champion
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run

@@ -83,12 +83,7 @@ def open_training_dataset(run: Any, settings: Register) -> Dataset:
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
-    """Return the settings for preparing the dataset of a training again.
-
-    Args:
-        settings: the settings of register.
-        is_smoke: whether the training was a short test.
-    """
+    """Return the settings for preparing the dataset of a training, or of a short test, again."""
     return DatasetSettings(**settings.select(["data_dir", "quiet"]), smoke=is_smoke)
 
 

@@ -54,36 +54,21 @@ def find_previous_champion(scale: Fraction) -> Any:
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
-    """Make a version the champion of its scale factor, and update `loupe-photo`.
-
-    Args:
-        scale: the scale factor.
-        version: the model version.
-        evidence: why the version becomes the champion, in one sentence.
+    """Make a version the champion of its scale factor, with `evidence` as the reason, and update `loupe-photo`.
 
     Returns:
         The URI of the version of `loupe-photo`; "" at 1:1.
     """
-    client, previous = mlflow.MlflowClient(), models.get_champion(scale)
+    previous = models.get_champion(scale)
     if previous is None or str(previous.version) != str(version.version):
-        client.set_model_version_tag(
-            version.name, version.version, REPLACED_TAG, str(previous.version) if previous else ""
-        )
-    client.set_model_version_tag(version.name, version.version, models.EVIDENCE_TAG, evidence)
+        registration.tag_version(version, {REPLACED_TAG: str(previous.version) if previous else ""})
+    registration.tag_version(version, {models.EVIDENCE_TAG: evidence})
     return move_champion(scale, version)
 
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias `champion` of a scale factor to a version, and update `loupe-photo`.
-
-    Args:
-        scale: the scale factor.
-        version: the model version; None deletes the alias.
-
-    Returns:
-        The URI of the version of `loupe-photo`; "" at 1:1.
-    """
+    """Move the alias `champion` to a version (None deletes the alias), and update `loupe-photo`; see `promote`."""
     uri = register_photo_model(scale, version) if scale > 1 else ""
     # The alias moves last. If the process is killed earlier, the same command starts again from the old champion.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
@@ -97,12 +82,9 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
-    For each scale factor above 1:1, the version contains the ONNX file of the champion or of the bundled network. If
-    a version with the same networks and commit exists, the function reuses it. The version gets the alias `champion`.
-
-    Args:
-        scale: the scale factor of the new champion.
-        version: the model version of the new champion; None for the bundled network.
+    For each scale factor above 1:1, the version contains the ONNX file of the champion, or of the bundled network if
+    there is no champion or `version` is None. If a version with the same networks and commit exists, the function
+    reuses it. The version gets the alias `champion`.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}

@@ -1,8 +1,8 @@
 """Limits the time of a whole call. A socket's timeout limits neither name lookups nor the total time of an answer."""
 
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -14,19 +14,16 @@ def call_within(seconds: float, function: Callable[[], Result]) -> Result:
     Raises:
         TimeoutError: the function did not return in time; it continues in its thread.
     """
-    results: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+    future: Future[Result] = Future()
 
     def call() -> None:
         try:
-            results.put((function(), None))
+            future.set_result(function())
         except BaseException as error:
-            results.put((None, error))
+            future.set_exception(error)
 
+    # The threads of ThreadPoolExecutor are not used, because Python waits for them when it exits.
     threading.Thread(target=call, daemon=True).start()
-    try:
-        result, error = results.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {seconds:.0f} s") from None
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+    if not wait([future], seconds).done:
+        raise TimeoutError(f"no answer in {seconds:.0f} s")
+    return future.result()

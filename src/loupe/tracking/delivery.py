@@ -45,14 +45,7 @@ _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploaders of open runs, by run 
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Log a record to a run.
-
-    Args:
-        run_id: the run.
-        kind: a key of RECORD_HANDLERS.
-        body: the arguments of the handler, serialisable as JSON.
-        file: a file that belongs to the record, or None.
-    """
+    """Log a record to a run. `kind` is a key of RECORD_HANDLERS, and `body` contains the arguments of the handler."""
     body, uploader = mask_values(body), _UPLOADERS.get(run_id)
     if uploader is not None:
         uploader.log_record(kind, body, file)

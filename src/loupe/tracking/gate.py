@@ -90,12 +90,7 @@ class GateResult:
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
     """Open the gate dataset: `settings.gate`, the recorded dataset, the new model's dataset, or `sample`.
 
-    The first of these that is not missing is the gate dataset.
-
-    Args:
-        settings: the settings of register.
-        candidate: the new model.
-        luminance: the luminance formula of the new model.
+    The first of these that is not missing is the gate dataset. `luminance` is the luminance formula of the new model.
 
     Returns:
         The dataset, and the tags that record it.
@@ -138,14 +133,7 @@ def compare_with_champion(
 ) -> GateResult:
     """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
-    If the champion is missing, the bundled network replaces it. Lanczos replaces a missing bundled network.
-
-    Args:
-        challenger: the upscaler of the new model.
-        candidate: the new model.
-        champion: the model version of the champion, or None.
-        gate: the gate dataset.
-        settings: the settings of register.
+    If the champion is missing (None), the bundled network replaces it. Lanczos replaces a missing bundled network.
     """
     defender, name = _load_defender(champion, candidate.scale)
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]

@@ -24,8 +24,9 @@ def make_sqlite_uri(file: Path) -> str:
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 
 
-def make_artifact_location(folder: Path) -> str:
-    """Return the location of a folder of artifacts for MLflow, which decodes a path as if it were a URI."""
+def make_artifact_location() -> str:
+    """Return the location of `mlruns` in the current folder for MLflow, which decodes a path as if it were a URI."""
+    folder = Path.cwd() / "mlruns"
     return str(folder) if _is_plain(folder) else folder.as_uri()
 
 

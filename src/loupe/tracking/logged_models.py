@@ -31,7 +31,7 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
 def _list_models(run_id: str) -> list[Any]:
     """Return the models of a run, without deleted models.
 
-    The models of an uploaded run can be in another experiment than the run. Only the outputs of the run list them.
+    The models of an uploaded run can be in another experiment than the run. Only `run.outputs` lists such models.
     """
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)

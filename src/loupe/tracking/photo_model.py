@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from loupe.config.fields import LARGEST_SCALE
+from loupe.config.fields import LARGEST_SCALE, parse_scale
 from loupe.errors import LoupeError, describe_error
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import SUFFIXES
@@ -147,12 +147,9 @@ def _decode(text: Any) -> bytes:
 
 def _parse_scale(value: Any) -> Fraction:
     try:
-        scale = Fraction(value).limit_denominator(1000)
-    except (TypeError, ValueError, OverflowError):
-        scale = Fraction(0)
-    if not 1 <= scale <= LARGEST_SCALE:
-        raise RefusedError(f"scale: must be from 1 to {LARGEST_SCALE}, got {str(value)[:40]}")
-    return scale
+        return parse_scale(value)
+    except ValueError:
+        raise RefusedError(f"scale: must be from 1 to {LARGEST_SCALE}, got {str(value)[:40]}") from None
 
 
 def _parse_format(value: Any) -> str:

@@ -21,12 +21,7 @@ from loupe.upscalers.baselines import get_references
 
 
 def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tuple[Path, float]:
-    """Export a Keras model as ONNX, and add the file to the artifacts of the logged model.
-
-    Args:
-        model: the Keras model.
-        reference: the logged model.
-        file: the ONNX file to write.
+    """Export a Keras model to an ONNX file, and add the file to the artifacts of the logged model.
 
     Returns:
         The file, and the largest difference between the results of Keras and ONNX.
@@ -42,11 +37,7 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
 
 
 def describe_scores(file: Path | None, scale: Fraction) -> str:
-    """Describe the test scores of a model and of the baselines.
-
-    Args:
-        file: a JSON file with the result of `scoring.summarise`, or None.
-        scale: the scale factor.
+    """Describe the test scores of a model and of the baselines, from a JSON file of `scoring.summarise`.
 
     Returns:
         A text with the scores; `unknown.` if `file` is None, or if another client of MLflow has changed the file.

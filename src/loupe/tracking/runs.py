@@ -150,7 +150,7 @@ def open_store(quiet: bool = True) -> None:
         LoupeError: the store cannot be used.
     """
     check_store()
-    server.wait_until_reachable()
+    server.check_reachable(server.STARTUP_TIMEOUT_S)
     create_store()
     if "MLFLOW_EXPERIMENT_ID" in os.environ:  # set by `mlflow run`
         tag_project_run()
@@ -251,11 +251,7 @@ def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
     Only finished runs on the dataset of the newest of them are compared. If none has a model, the run with the lowest
-    validation mae is returned.
-
-    Args:
-        scale: the scale factor of the runs, such as `3:2`.
-        include_smoke: include runs with smoke=true.
+    validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
 
     Raises:
         UsageError: no run matches.

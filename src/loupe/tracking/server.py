@@ -69,17 +69,11 @@ def describe_unreachable_server() -> str:
     return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
-def check_reachable() -> None:
-    """Raise LoupeError if the server does not answer now."""
-    if not is_reachable():
-        raise LoupeError(describe_unreachable_server())
-
-
-def wait_until_reachable() -> None:
-    """Wait for the server up to STARTUP_TIMEOUT_S, or raise LoupeError."""
-    deadline = time.monotonic() + STARTUP_TIMEOUT_S
+def check_reachable(seconds: float = 0) -> None:
+    """Wait for the server up to `seconds`, or raise LoupeError."""
+    deadline = time.monotonic() + seconds
     while not is_reachable():
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             raise LoupeError(describe_unreachable_server())
         time.sleep(RETRY_INTERVAL_S)
 

@@ -142,16 +142,12 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 
 def set_experiment(name: str) -> None:
     """Choose the experiment of the next runs, and create it if it is missing."""
-    location, client = _make_artifact_location(), mlflow.MlflowClient()
+    location, client = make_artifact_location(), mlflow.MlflowClient()
     # MLflow decodes the default location of artifacts wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
             client.create_experiment(name, location)
     mlflow.set_experiment(name)
-
-
-def _make_artifact_location() -> str:
-    return make_artifact_location(Path.cwd() / "mlruns")
 
 
 def _is_complete(file: Path) -> bool:
@@ -167,5 +163,5 @@ def _create(file: Path) -> None:
             shutil.rmtree(path)
     with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
         part = file.parent / Path(folder).name / file.name
-        SqlAlchemyStore(make_sqlite_uri(part), _make_artifact_location())
+        SqlAlchemyStore(make_sqlite_uri(part), make_artifact_location())
         publish(part, file)

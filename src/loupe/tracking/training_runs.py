@@ -22,14 +22,9 @@ from loupe.upscalers.baselines import get_references
 def fit_network(
     model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
 ) -> loop.TrainingState:
-    """Train a network, and log the points of its curves and its checkpoints to the open run.
+    """Train a network in place, and log the points of its curves and its checkpoints to the open run.
 
-    Args:
-        model: the network with its initial weights, changed in place.
-        settings: the settings of train. With network=ridge, the function does nothing.
-        train: the training split.
-        validation: the validation split.
-        checkpoint: the checkpoint of the resumed run, or None.
+    With network=ridge, the function does nothing. `checkpoint` is that of the resumed run, or None.
     """
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
@@ -85,14 +80,9 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log and return the diagnostics of a network and its learning curve; see `training.diagnostics`.
+    """Log and return the diagnostics of a network with its best weights, and of its learning curve ([] for ridge).
 
-    Args:
-        model: the network with its best weights.
-        settings: the settings of train.
-        points: the learning curve; [] for ridge.
-        train: the training split.
-        validation: the validation split.
+    `training.diagnostics` computes the diagnostics.
     """
     upscaler = KerasUpscaler(model)
     metrics = diagnostics.diagnose_network(upscaler, settings, train, validation) | measure_costs(model)
@@ -112,12 +102,7 @@ def log_result(
 ) -> dict[str, Any]:
     """Log a note, figures and the test scores of the network and the baselines; return a summary of the scores.
 
-    Args:
-        model: the network with its best weights.
-        settings: the settings of train.
-        dataset: the dataset.
-        weights: the ridge weights of the dataset.
-        points: the learning curve; [] for ridge.
+    `model` has its best weights, `weights` are those of ridge, and `points` is the learning curve ([] for ridge).
     """
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))

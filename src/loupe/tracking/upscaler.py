@@ -22,10 +22,7 @@ from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 class Upscaler:
     """Upscales images in memory: luminance by a network, colour and alpha by Lanczos.
 
-        large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
-
-    Args:
-        networks: the networks, one per scale factor.
+    large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
     """
 
     def __init__(self, networks: Networks) -> None:

@@ -20,13 +20,9 @@ PASSES = 3  # one forward pass, and a backward pass that takes about twice as ma
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
     """Compute the side and the number of the inputs of a training batch.
 
-    A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches: around a single patch,
-    all pixels would be mirrored. For a perceptron, `batch_size` is the number of patches.
-
-    Args:
-        settings: the settings of the network.
-        geometry: the geometry of the network.
-        input_side: side of the dataset's inputs in pixels.
+    A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches, because all pixels
+    around a single patch would be mirrored. For a perceptron, `batch_size` is the number of patches. `input_side` is
+    the side of the dataset's inputs in pixels.
     """
     crop: int | None = getattr(settings, "crop_size", None)
     if crop is not None:
@@ -47,28 +43,22 @@ def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> t
 
 
 def compute_steps(flops: float, model: keras.Model, settings: GradientTrain, input_side: int) -> int:
-    """Compute the number of training steps for a budget, at least 1.
-
-    Args:
-        flops: the budget, in floating-point operations.
-        model: the network.
-        settings: the settings of the network.
-        input_side: side of the dataset's inputs in pixels.
+    """Compute the number of training steps, at least 1, for a budget in floating-point operations.
 
     Raises:
         UsageError: the budget allows more than MAX_STEPS steps.
     """
     steps = max(1, round(flops / compute_step_flops(model, settings, input_side)))
     if steps > MAX_STEPS:
-        rule = f"enough for at most {MAX_STEPS:,} steps"
-        raise UsageError(f"flops: must be {rule}, got {format_value(flops)}, which is enough for {steps:,} steps")
+        rule = f"must allow at most {MAX_STEPS:,} steps"
+        raise UsageError(f"flops: {rule}, got {format_value(flops)}, which allows {steps:,} steps")
     return steps
 
 
 def compute_step_flops(model: keras.Model, settings: GradientTrain, input_side: int) -> int:
     """Compute the floating-point operations of a training step, forward and backward.
 
-    Only the multiply-adds of layers with weights count. For arguments, see `compute_steps`.
+    Only the multiply-adds of layers with weights count.
     """
     side, count = compute_batch_shape(settings, Geometry.from_name(model.name), input_side)
     products_per_input = measure_network(json.loads(model.to_json()), side).products

@@ -1,4 +1,4 @@
-"""Computes diagnostics of a trained network by the name of the metric. The report uses them to check claims."""
+"""Computes diagnostics of a trained network as metrics by name. The report uses these metrics to check claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,13 +23,7 @@ def choose_recompose(settings: Train) -> str:
 
 
 def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, validation: Pairs) -> dict[str, float]:
-    """Compute diagnostics of a network on whole images.
-
-    Args:
-        model: the trained network.
-        settings: the settings of the training.
-        train: the training split.
-        validation: the validation split.
+    """Compute diagnostics of a trained network on whole images.
 
     Returns:
         val/best_mae, val/best_mse, val/best_psnr: means over images.

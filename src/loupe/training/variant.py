@@ -18,12 +18,8 @@ def build_network(
 ) -> keras.Model:
     """Build the Keras model of the settings with its initial weights. A ridge model gets its final weights.
 
-    Args:
-        settings: the settings of the network.
-        train: the training split.
-        luminance: the luminance formula of the dataset.
-        weights: the ridge weights of the dataset, see `ridge.fit`.
-        initial: the network of `settings.initial_weights`, or None.
+    `weights` are the ridge weights of the dataset (see `ridge.fit`), and `initial` is the network of
+    `settings.initial_weights`.
 
     Raises:
         UsageError: training crops are larger than the dataset's inputs, no layer has weights with the shapes of the

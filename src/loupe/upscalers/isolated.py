@@ -84,7 +84,7 @@ class IsolatedOnnxUpscaler:
             self._idle_connections.put(connection)
 
     def _receive(self, connection: Connection, timeout_s: float) -> tuple[Any, list[bytearray]]:
-        """Receive an answer. After any error, stop the child: the next call could read the rest of this answer."""
+        """Receive an answer. After any error, stop the child, so that no later call reads the rest of this answer."""
 
         def check() -> None:
             if is_signalled():  # a signal is ending the step, which waits for this thread

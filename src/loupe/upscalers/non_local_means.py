@@ -16,7 +16,7 @@ REACH = 6  # largest shift between compared pixels, per axis
 MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3  # mirrored pixels on each side of an image
 COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
-# A distance is a sum over 16 pixels, but is scaled as a sum over 25, as in scikit-image for patches of 5x5 pixels.
+# A distance is a sum over 16 pixels, but `unit_distance` is for 25 pixels, as in scikit-image with `patch_size=5`.
 PATCH_PIXELS = 25
 BANDWIDTH = 0.7  # multiple of the noise that determines `unit_distance`; better on kodak24 than 0.4, 0.6 and 0.8
 LARGEST_DISTANCE = 5.0  # as a multiple of `unit_distance`; larger distances get the weight 0

@@ -50,7 +50,7 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            # The context is onnxruntime's error, to which `_load` adds the file name.
+            # The context is onnxruntime's own error, without the text that `_load` adds.
             reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU

@@ -30,7 +30,7 @@ class LimitedOvershoot:
     def __init__(self, model: UpscalingModel) -> None:
         geometry = model.geometry
         halo = -(-max(geometry.halo, FLAT_RADIUS) // geometry.q) * geometry.q
-        self.geometry = replace(geometry, halo=halo)  # results must not depend on tiles
+        self.geometry = replace(geometry, halo=halo)  # with a smaller halo, results would depend on tiles
         self._model = model
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

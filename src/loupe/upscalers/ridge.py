@@ -65,7 +65,7 @@ def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     """Load ridge weights from a file; raise LoupeError if they are not for this scale factor."""
     q, p = get_block_sides(scale)
     try:
-        if not file.is_file():  # a FIFO would block
+        if not file.is_file():  # opening a FIFO would block
             raise ValueError("it is not a file")
         weights = np.load(file, allow_pickle=False)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
@@ -95,13 +95,7 @@ def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
 
 
 class RidgeUpscaler:
-    """A fitted ridge as an upscaling model, in NumPy.
-
-    Args:
-        weights: the result of `fit`.
-        scale: the scale factor.
-        luminance: the luminance formula of the fitted images.
-    """
+    """A fitted ridge (weights of `fit`, and the luminance formula of its images) as an upscaling model, in NumPy."""
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
         self.geometry = build_geometry(scale, luminance)

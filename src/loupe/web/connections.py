@@ -11,7 +11,7 @@ MAX_CONNECTIONS = 200  # a process may open 256 files on macOS
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection. Above the limit, the oldest connection that waits for a request is closed, or else the oldest.
+    """A connection. Above the limit, the oldest connection without a request is closed, or else the oldest of all.
 
     uvicorn waits forever for the headers of a request: a thousand slow clients would block all others.
     """

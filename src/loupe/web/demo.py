@@ -72,13 +72,7 @@ class Visitors:
 
 
 def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Blocks:
-    """Build the page.
-
-    Args:
-        workers: the processes that upscale the photos.
-        visitors: the visitors whose photos are being upscaled.
-        folder: an existing folder for the results.
-    """
+    """Build the page; `folder` is an existing folder for the results."""
     bar = gr.Progress()
 
     def upscale(

@@ -30,7 +30,7 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser rea
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    Unknown names are refused, because a DNS rebinding attack needs such a name. An address must match `listening`.
+    Other names are refused: a DNS rebinding attack uses a name of the attacker. An address must match `listening`.
 
     Args:
         listening: the address that the server listens on.
@@ -108,7 +108,7 @@ class DemoGuard:
         return None
 
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and reason of a refusal if the body is too large."""
+        """Return the status and reason of a refusal if the body is too large, of unknown size, or does not fit."""
         size = _get_size(scope)
         is_upload = scope["path"].startswith(UPLOAD_ROUTE)
         limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES
