@@ -61,8 +61,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Return two tables: all runs but those with budgets in seconds, and all runs but those with budgets in FLOPs.
 
-    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither
-    budget are in both tables.
+    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither budget are in both tables.
     """
     return [rows[_read_setting(rows, name).isna()] for name in ("seconds", "flops")]
 

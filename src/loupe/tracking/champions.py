@@ -83,7 +83,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
     For each scale factor above 1:1, the version contains the ONNX file of the champion, or of the bundled network if
-    there is no champion or `version` is None. If a version with the same networks and commit exists, the function
+    the champion is missing or `version` is None. If a version with the same networks and commit exists, the function
     reuses it. The version gets the alias `champion`.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
