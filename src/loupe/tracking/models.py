@@ -108,6 +108,7 @@ def load_keras(reference: ModelReference) -> Any:
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or does not take grey images.
+        LoupeError: MLflow fails.
     """
     from loupe.models import keras_file
 
@@ -116,7 +117,7 @@ def load_keras(reference: ModelReference) -> Any:
             return keras_file.load(Path(reference.uri))
         with tempfile.TemporaryDirectory() as folder:
             return keras_file.load(download_keras_file(reference, folder))
-    except UsageError:
+    except LoupeError:
         raise
     except Exception as error:
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
