@@ -227,7 +227,7 @@ def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypa
 
 
 @pytest.mark.parametrize(("files", "expected"), [([], UsageError), (["data/model.keras"], LoupeError)])
-def test_a_failed_download_is_not_a_missing_file(files, expected, monkeypatch, tmp_path):
+def test_a_failed_download_is_not_a_missing_file(files, expected, monkeypatch):
     def fail(uri, dst_path):
         raise mlflow.exceptions.MlflowException("no answer")
 
@@ -235,7 +235,7 @@ def test_a_failed_download_is_not_a_missing_file(files, expected, monkeypatch, t
     found = [SimpleNamespace(path=file) for file in files]
     monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: found)
     with pytest.raises(LoupeError, match=r"^model: good cannot be loaded: (no answer|it does not contain)") as caught:
-        models.download_keras_file(models.ModelReference("good", "models:/m-1"), str(tmp_path))
+        models.load_keras(models.ModelReference("good", "models:/m-1"))
     assert type(caught.value) is expected
 
 

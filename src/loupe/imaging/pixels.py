@@ -39,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """If the profile is for grey images, convert RGB pixels to grey; if they have colours, remove the profile instead.
+    """If the profile is for grey images, convert RGB pixels to grey; if they have colours, remove the profile.
 
     Args:
         pixels: (height, width, bands).

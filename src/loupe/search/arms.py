@@ -1,4 +1,7 @@
-"""Finds the runs of a grid's points in a table of runs. These runs may come from other sweeps."""
+"""Finds the runs of a grid's points in a table of runs. These runs may come from other sweeps.
+
+The points of an arm differ only in tuned fields, the fields in `tune` of the sweep file.
+"""
 
 import json
 import math
@@ -14,8 +17,8 @@ from loupe.config.fields import format_value
 from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
-# The FLOPs of old runs with a budget in seconds. Delete this together with `_split_budgets` when docs/results.parquet
-# has no such runs.
+# FLOPs by budget in seconds, for old runs. Delete this table and `_split_budgets` when docs/results.parquet has no
+# budget in seconds.
 SECONDS_TO_FLOPS = {"10.0": "1e12", "15.0": "1.5e12", "25.0": "3e12", "60.0": "1e13"}
 
 
@@ -32,14 +35,14 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         sweep: the sweep file.
-        table: runs, with columns `dataset`, `sweep`, `settings.*` and `metrics.*`.
+        table: the runs; for the columns, see `run_table.load_run_table`.
 
     Returns:
-        The newest run per point and seed. A selection of runs has one dataset, and its budgets are either in FLOPs or
-        in seconds (old runs). The largest selection is returned; of two with the same size, the one with more runs of
-        this sweep. The columns are all columns of `table`, a column `seed`, and a column per key of [search] (None if
-        the condition of the key does not hold). With `tune`, the first seed chooses the best point of each arm, and
-        the table contains only the other seeds of this point. If the sweep is not a grid, the table is empty.
+        The newest run per point and seed, with the columns of `table`, a column `seed`, and a column per key of
+        [search] (None if the condition of the key does not hold). All runs are on one dataset, with budgets in one
+        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; of equal ones, those
+        with the most runs of this sweep. With `tune`, the first seed chooses the best point of each arm, and the
+        table contains only the runs of this point with other seeds. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -58,7 +61,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Return two tables: all runs but those with budgets in seconds, and all runs but those with budgets in FLOPs.
 
-    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither are in both tables.
+    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither budget are in both tables.
     """
     return [rows[_read_setting(rows, name).isna()] for name in ("seconds", "flops")]
 
@@ -84,7 +87,7 @@ def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
 def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
-    """Yield the points of an arm with one run per seed; with `tune`, only the best point and the other seeds."""
+    """Yield the points of an arm with one run per seed; with `tune`, only the best point, without the first seed."""
     first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []

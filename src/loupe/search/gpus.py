@@ -15,8 +15,8 @@ def group_gpus(sweep: SweepFile) -> list[str]:
     """Group the GPUs that this process may use. Each group has as many GPUs as a trial uses (`devices`).
 
     Returns:
-        The value of CUDA_VISIBLE_DEVICES per group. If `devices` is searched or `all`, one group contains all GPUs.
-        GPUs that do not fill a group are not used.
+        The value of CUDA_VISIBLE_DEVICES per group. If `devices` is `all` or a key of [search], one group
+        contains all GPUs. GPUs that do not fill a group are not used.
     """
     gpus = _list_gpus()
     values = dict.fromkeys(sweep.search, "all") | sweep.train

@@ -51,7 +51,7 @@ class SweepStudy:
         sweep: the sweep file.
         storage: the result of `open_storage`.
         digest: the digest of the dataset.
-        parent: the id of the sweep's run, in which an item that failed is not tried again.
+        parent: the id of the sweep's run. An item whose training raised an error in this run is not tried again.
 
     Raises:
         UsageError: a study with this name has another search space.
@@ -154,7 +154,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
+        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create one.
 
         `owner` contains the tags of the worker's process.
         """
@@ -167,7 +167,7 @@ class SweepStudy:
                 self._storage.set_trial_user_attr(trial_id, OWNER, owner)
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue  # the trial has ended: another worker was faster, or this claim exceeded CLAIM_TIMEOUT_S
-            # The sampler's seed derives from the trial's number: every process chooses the same point for this trial.
+            # The sampler's seed derives from the trial's number, so that it does not depend on the worker.
             self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
             return Trial(self.optuna_study, trial_id)
         return None
@@ -231,7 +231,7 @@ class SweepStudy:
     def is_among_best(self, value: float) -> bool:
         """Return whether a feasible trial with this value could be one of the `keep` best.
 
-        With two objectives, return True, because the first value does not show whether the trial is in the front.
+        With two objectives, return True, because `value` alone does not show whether the trial is in the front.
         """
         if self.sweep.has_front:
             return True

@@ -29,8 +29,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: the command line. Its name, dataset, pruner, seed and smoke replace values of the file. None: no
-            value is replaced.
+        settings: the settings of the step. Their name, dataset, pruner, seed and smoke replace values of the file.
+            None replaces no value.
 
     Raises:
         UsageError: the file cannot be read, or a table, field or value is invalid.

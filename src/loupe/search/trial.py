@@ -78,11 +78,11 @@ class TrialContext:
 
 
 class TrialLostError(SystemExit):
-    """This worker lost the trial, because another worker trains the same network."""
+    """The trial ended during its training, because the sweep counted this worker as crashed."""
 
 
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
-    """Run a claimed trial until it is complete, pruned, failed or lost to another worker.
+    """Run a claimed trial until it is complete, pruned, failed or lost (see TrialLostError).
 
     Raises:
         KeyboardInterrupt: the worker is interrupted. The trial stays open, and is continued later.

@@ -1,7 +1,7 @@
 """The names of user attributes of trials, and the values of FAILURE. Studies store them, so they must not change."""
 
 ITEM = "item"
-RESUMED_RUN = "resume"  # the id of the run that the trial continues, because its worker crashed
+RESUMED_RUN = "resume"  # the id of a crashed worker's run, which the trial continues
 RUN = "run"
 OWNER = "owner"  # the tags of the worker's process
 PARENT = "parent"  # the id of the sweep's run

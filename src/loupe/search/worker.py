@@ -1,4 +1,4 @@
-"""A worker process of a sweep: claims waiting trials and trains them, with one import of TensorFlow.
+"""A worker process of a sweep: claims waiting trials and trains their networks, with one import of TensorFlow.
 
 The command is `python -m loupe.search.worker PARENT_PID`, with the job as JSON on standard input.
 """

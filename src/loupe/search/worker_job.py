@@ -29,7 +29,7 @@ class WorkerJob:
         threads: CPU threads per trial; 0: one per core.
         max_trials: maximum number of trials.
         timeout: no trial starts after this many seconds.
-        fresh: train trials with stored results again.
+        fresh: train every trial, even if an equal trial has a result.
     """
 
     sweep: dict[str, Any] = field(repr=False)

@@ -172,7 +172,9 @@ def _open_executor(
 
 
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
-    """Return the default number of workers: one per core (or group of GPUs) of this machine or a Dask cluster.
+    """Return the default number of workers: one per core of this machine or of a Dask cluster.
+
+    With JAX and GPUs on this machine, one per group of GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.

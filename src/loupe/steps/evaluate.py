@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Methods without a column in a sheet. The column of `model` is added under the name of the model.
+# Methods without a column in the image of `sheet`. The results of `model` are in a column with the model's own name.
 OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the names of metrics, by split
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
@@ -162,7 +162,7 @@ def _log_scores(
 ) -> tuple[dict[str, Any], str]:
     """Log the scores of a table as metrics; return them for the summary, and as text.
 
-    With degrade=jpeg, also log the PSNR for each JPEG quality.
+    With degrade=jpeg, the scores are per JPEG quality, and the PSNR is also logged as a text and a figure.
 
     Args:
         settings: the settings of evaluate.

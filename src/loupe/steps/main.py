@@ -51,7 +51,7 @@ def run(settings: Main) -> None:
         register_fields = {"run": best.run_id, "quiet": True, "data_dir": settings.data_dir}
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        # `model` and ridge are left out, because they are among the trained networks, which have a `*`.
+        # Without `model` and ridge: the table has both as trained networks, which have a `*`.
         scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")

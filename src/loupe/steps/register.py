@@ -26,7 +26,7 @@ class Registration:
 
     Args:
         name: the name of the registered model.
-        version: the number of the version; "" if a rollback does not find an earlier champion.
+        version: the number of the version; "" after a rollback to the bundled network.
         is_champion: whether the version is the champion now.
         reason: why the version is the champion, or why not.
     """
@@ -51,8 +51,8 @@ def run(settings: Register) -> Registration:
     With `rollback` or `version`, make an earlier version the champion instead.
 
     Raises:
-        UsageError: the run is not a finished training, its dataset is missing or has changed, or the model was
-            trained for another task than the gate dataset.
+        UsageError: the run is not a finished training, its dataset is missing or has changed, or the gate dataset
+            cannot be used (see `gate.open_gate`).
     """
     from loupe.tracking import runs
 

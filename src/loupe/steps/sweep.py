@@ -117,7 +117,7 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the fields from which this step, or a worker without access to the files, prepares the dataset."""
+    """Return the fields with which this step, or a worker that cannot read the dataset, prepares the dataset."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
 
 

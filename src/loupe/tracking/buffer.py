@@ -1,6 +1,6 @@
-"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has them.
+"""Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has all of them.
 
-The file also keeps sent records, so that `loupe sync` can upload the whole run to a new server.
+Until then, the file also keeps sent records: `loupe sync` can upload the whole run to another server.
 """
 
 import json

@@ -26,7 +26,7 @@ class Candidate:
         name: the name and id of the run; the name of the model in MLflow if Loupe did not train the model.
         scale: the scale factor.
         dataset: the dataset of the training; None if Loupe did not train the model.
-        source: the value of the setting `dataset` in the training, or None.
+        source: the setting `dataset` of the training; None if Loupe did not train the model.
         is_smoke: whether the training was a short test.
     """
 

@@ -54,7 +54,7 @@ def find_previous_champion(scale: Fraction) -> Any:
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
-    """Make a version the champion of its scale factor, with the reason in one sentence, and update `loupe-photo`.
+    """Make a version the champion of its scale factor, with `evidence` as the reason, and update `loupe-photo`.
 
     Returns:
         The URI of the version of `loupe-photo`; "" at 1:1.
@@ -70,7 +70,7 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
 def move_champion(scale: Fraction, version: Any) -> str:
     """Move the alias `champion` to a version (None deletes the alias), and update `loupe-photo`; see `promote`."""
     uri = register_photo_model(scale, version) if scale > 1 else ""
-    # The alias moves last. If the process is killed before that, the same command repeats all actions.
+    # The alias moves last. If the process is killed earlier, the same command starts again from the old champion.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     if version is None:
         client.delete_registered_model_alias(name, CHAMPION)
@@ -80,10 +80,11 @@ def move_champion(scale: Fraction, version: Any) -> str:
 
 
 def register_photo_model(scale: Fraction, version: Any) -> str:
-    """Register a version of `loupe-photo` with a new champion for one scale factor, and return the URI.
+    """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
-    The version contains one ONNX file per scale factor: the champion or the bundled network (`version` is None). If a
-    version with the same networks and the same commit exists, the function registers no new version.
+    For each scale factor above 1:1, the version contains the ONNX file of the champion, or of the bundled network if
+    the champion is missing or `version` is None. If a version with the same networks and commit exists, the function
+    reuses it. The version gets the alias `champion`.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}

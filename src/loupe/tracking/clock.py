@@ -1,4 +1,4 @@
-"""Reads the clock of the store: the clocks of machines can differ by minutes."""
+"""Reads the clock of the store, because the clocks of machines can differ by minutes."""
 
 import os
 import tempfile
@@ -40,7 +40,7 @@ def _read(uri: str) -> float:
         with suppress(requests.exceptions.SSLError):
             if date := server.send_probe().headers.get("Date"):
                 return parsedate_to_datetime(date).timestamp()
-        return time.time()  # the answer has no date, or only MLflow accepts the certificate
+        return time.time()  # no date in the answer, or a certificate that `requests` refuses
     file = get_sqlite_file(uri)
     if file is not None:
         with tempfile.TemporaryFile(dir=file.parent) as new_file:

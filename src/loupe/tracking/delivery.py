@@ -1,7 +1,7 @@
 """Sends the records of runs (metrics, tags, files) to the tracking server, or buffers them for a later upload.
 
-Logging never waits for the server: each record goes to a file (see `buffer`), from which a thread sends it. A store
-that is not a server gets each record directly.
+Logging to an open run does not wait for the server: each record goes to a file (see `buffer`), from which a thread
+sends it. Records of other runs, and records for a store that is not a server, are sent directly.
 """
 # MLflow's own functions are not sufficient. While the server is unreachable, their retries block for 247 s. MLflow's
 # asynchronous logging drops records during this time, and does not support artifacts, datasets and models.
@@ -140,12 +140,12 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
         raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
     has_ended = any(record.kind == "end" for record in unsent)
     run = _find_run(description["run_id"])
-    # A network file system may not show the lock of another machine. Therefore a recent heartbeat also counts.
+    # A network file system may not show the lock of another machine. Therefore the heartbeat is also checked.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
-    liveness.mark_killed(run_id)  # if no record has ended the run
+    liveness.mark_killed(run_id)  # has no effect if a record has ended the run
     buffer.remove()
     if unsent:
         print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
@@ -239,7 +239,7 @@ class RunUploader:
 
 
 def _describe_run(run_id: str) -> dict[str, Any]:
-    """Return the data from which the run can be created again."""
+    """Return the data from which `_create_run` can create the run again."""
     run = mlflow.get_run(run_id)
     return {
         "run_id": run_id,

@@ -1,6 +1,6 @@
-"""Compares a new model with the champion of its scale factor, on the gate dataset of the scale factor.
+"""Compares a new model with the champion of its scale factor on photos of one dataset, the gate dataset.
 
-The tags of the registered model record the gate dataset, so that all models are compared on the same images.
+Tags of the registered model record the gate dataset, so that later models are compared on the same dataset.
 """
 
 import os
@@ -88,15 +88,16 @@ class GateResult:
 
 
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
-    """Open the gate dataset: `settings.gate`, else the recorded dataset, else the dataset of the new model.
+    """Open the gate dataset: `settings.gate`, the recorded dataset, the new model's dataset, or `sample`.
 
-    If all three are missing, the gate dataset is `sample`. `luminance` is the luminance formula of the new model.
+    The first of these that is not missing is the gate dataset. `luminance` is the luminance formula of the new model.
 
     Returns:
         The dataset, and the tags that record it.
 
     Raises:
-        UsageError: the gate dataset does not exist or has changed, or the new model was trained for another task.
+        UsageError: the gate dataset does not exist or has changed, or a field of TASK_FIELDS differs between the gate
+            dataset and the dataset of the new model.
     """
     name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings, candidate.is_smoke)
     recorded = models.get_registered_tags(name)
@@ -138,7 +139,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
-    # The rows of both methods are in the order of the images, so that they can be subtracted.
+    # The rows of both methods are in the order of the images, so they can be subtracted.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()
     (interval,) = scoring.compute_intervals(difference[:, None], rows["photo"].to_numpy())
@@ -174,7 +175,7 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
     """Return the images of the gate dataset whose photos are not in the SEEN_SPLITS of `datasets`.
 
-    None means an unknown dataset. Instead of its splits, the SEEN_SPLITS of the gate dataset are excluded.
+    None means an unknown dataset: the SEEN_SPLITS of the gate dataset are excluded instead.
     """
     seen = np.concatenate([(dataset or gate).read_photo_hashes(SEEN_SPLITS) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)

@@ -19,8 +19,8 @@ HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead if its last heartbeat is older
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
-# `mlflow run` may install packages before the step tags its run. If a container hides whether `mlflow run` is alive,
-# the run counts as orphaned after this time.
+# `mlflow run` creates a run, and may install packages before the step starts and tags this run. If a container hides
+# whether `mlflow run` is alive, a run without tags counts as orphaned after this time.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the PID namespace of a Linux host, in which all processes are visible
 
@@ -53,7 +53,7 @@ def send_heartbeat(run_id: str) -> None:
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Return whether the process that opened a run with these tags is alive.
 
-    If that process is in the namespace of this process, its id and start time decide; otherwise, the last heartbeat.
+    If that process is in the PID namespace of this process, its id and start time decide; otherwise, its heartbeat.
     """
     namespace = _identify_namespace()
     if namespace and tags.get("loupe.namespace") == namespace:
@@ -88,7 +88,7 @@ def close_orphaned_runs() -> None:
 
 
 def _may_step_start(run_id: str, started: float) -> bool:
-    """Return whether `mlflow run`, which created this run, may still start the step."""
+    """Return whether the `mlflow run` that created this run may still start the step."""
     if get_sqlite_file(mlflow.get_tracking_uri()) is None:  # `mlflow run` may run on another machine
         return True
     for process in psutil.process_iter():

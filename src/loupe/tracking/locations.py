@@ -18,8 +18,8 @@ def get_sqlite_file(uri: str) -> Path | None:
 def make_sqlite_uri(file: Path) -> str:
     """Return the SQLite URI of a file.
 
-    If the path must be encoded, its slashes are encoded too. Otherwise, MLflow would create a wrong parent folder:
-    `a%20b` for the folder `a b`.
+    If the path must be encoded, its slashes are encoded too. With plain slashes, MLflow would create a wrong parent
+    folder: `a%20b` for the folder `a b`.
     """
     return SQLITE + (str(file) if _is_plain(file) else quote(os.fsencode(file), safe=""))
 

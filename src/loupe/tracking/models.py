@@ -102,12 +102,13 @@ def make_geometry_metadata(geometry: Geometry) -> dict[str, str]:
 
 
 def load_keras(reference: ModelReference) -> Any:
-    """Load a `.keras` file or a model of `log_model`.
+    """Load a `.keras` file or a Keras model that is logged in MLflow.
 
     MLflow's own loader is not used, because it runs any code that a model contains.
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or does not take grey images.
+        LoupeError: MLflow fails.
     """
     from loupe.models import keras_file
 
@@ -116,7 +117,7 @@ def load_keras(reference: ModelReference) -> Any:
             return keras_file.load(Path(reference.uri))
         with tempfile.TemporaryDirectory() as folder:
             return keras_file.load(download_keras_file(reference, folder))
-    except UsageError:
+    except LoupeError:
         raise
     except Exception as error:
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause

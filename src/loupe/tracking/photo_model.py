@@ -26,7 +26,7 @@ from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestSt
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
 MAX_FILE_BYTES = 32_000_000  # size of a photo, before the encoding as base64
-MAX_RESULT_PIXELS = 64_000_000  # of a photo, and of its result, in all frames or pages together
+MAX_RESULT_PIXELS = 64_000_000  # limit for a photo and for its result, over all frames or pages
 MAX_PAGES = 500  # frames or pages of a photo
 MAX_PHOTOS = 100  # per request to a server
 
@@ -68,7 +68,8 @@ class PhotoModel(PythonModel):
             params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
 
         Returns:
-            Image files in base64. In MLflow's server, empty texts: the guard sends `ServedRequest.results` instead.
+            Image files in base64. In MLflow's server, empty texts: `RequestGuard` sends the files in
+            `ServedRequest.results`.
 
         Raises:
             RefusedError: a file is not a photo or is too large, a parameter is out of range, the time limit passed,
@@ -91,7 +92,7 @@ class PhotoModel(PythonModel):
             for text in texts:
                 self._upscale(served, text, scale, extension)
         finally:
-            if served.control.cancelled.is_set():  # the guard may have removed the folder before a file was written
+            if served.control.cancelled.is_set():  # a file may have been written while the guard removed the folder
                 shutil.rmtree(served.folder, ignore_errors=True)
         return [""] * len(texts)
 
@@ -160,6 +161,6 @@ def _parse_format(value: Any) -> str:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs this file under another name
-    mlflow.telemetry.set_telemetry_client()  # MLflow must read its setting again, because `import loupe` changed it
+    mlflow.telemetry.set_telemetry_client()  # reads the setting again, which `import loupe` changes
     guard_server()
     mlflow.models.set_model(PhotoModel())

@@ -27,8 +27,8 @@ BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
 REGISTRY_SCHEMES = ("models:/", "runs:/")
-LOOKUP_TIMEOUT_S = 5.0  # after this time, the bundled network replaces a champion
-FILE_LOOKUP_TIMEOUT_S = 30.0  # for an SQLite file, which MLflow opens slowly
+LOOKUP_TIMEOUT_S = 5.0  # maximum time to find and download a model of MLflow
+FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file, which MLflow opens slowly
 
 
 class StoreError(LoupeError):
@@ -43,7 +43,7 @@ class ResolveOptions:
         ensemble: use the self-ensemble.
         keras: load models of MLflow with Keras; False prefers their ONNX files.
         threads: number of threads that an ONNX network uses for one image; 0: one per core.
-        data_dir: folder of the dataset on which `ridge` is fitted.
+        data_dir: folder of the dataset `sample`, on which `ridge` is fitted.
         device: the device of ONNX networks; see `OnnxUpscaler`.
         restore: True selects the scale factor 1:1, False all other scale factors, None all scale factors.
     """

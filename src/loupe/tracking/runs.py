@@ -41,7 +41,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         settings: the settings of the step.
         name: the default name of the run.
         continues: the id of a run to open again, or None. Under `mlflow run`, that run stays closed, and its id
-            becomes the tag `loupe.continues`.
+            is logged as the tag `loupe.continues` of the joined run.
 
     Yields:
         The run's id.
@@ -75,7 +75,7 @@ def _print_typed_params(run_id: str, settings: Settings) -> None:
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """Return the initial tags of a run: step, settings, commit, process, and masked tags of MLflow."""
+    """Return the initial tags of a run: step, settings, commit and process, and tags of the user and of MLflow."""
     texts = settings.to_texts()
     tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
     tags |= liveness.make_process_tags()
@@ -182,7 +182,7 @@ def get_store_folder() -> Path:
 
 
 def tag_project_run() -> None:
-    """Write the tags of this process to the run of `mlflow run`, so that the run is closed if the process dies."""
+    """Write the tags of this process to the run that `mlflow run` created. If the process dies, the run is closed."""
     if "MLFLOW_RUN_ID" in os.environ:
         _set_project_tags(liveness.make_process_tags())
 
@@ -250,8 +250,8 @@ def get_run(run_id: str, field: str) -> Any:
 def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only runs with the same dataset as the newest finished run are compared. If none has a model, the run with the
-    lowest validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
+    Only finished runs on the dataset of the newest of them are compared. If none has a model, the run with the lowest
+    validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
 
     Raises:
         UsageError: no run matches.

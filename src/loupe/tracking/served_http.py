@@ -110,7 +110,7 @@ async def send_response(status: int, content: bytes | list[Path], send: "Send") 
 def _encode_predictions(files: list[Path]) -> tuple[Iterator[bytes], int]:
     """Return the parts of MLflow's response with these files in base64, and the size of the response in bytes."""
     size = len(json.dumps({"predictions": [""] * len(files)}))
-    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # in base64
+    size += sum(-(-file.stat().st_size // 3) * 4 for file in files)  # base64: 4 bytes for up to 3 bytes of a file
 
     def generate() -> Iterator[bytes]:
         yield b'{"predictions": ['

@@ -40,7 +40,7 @@ MAX_SMALL_BODY_BYTES = 1_000_000
 MAX_LARGE_BODIES, MAX_SMALL_BODIES = 3, 48  # bodies in memory; further requests wait before their bodies are read
 # Limits for slow clients: without these limits, three slow clients could block all requests with large bodies.
 BODY_TIMEOUT_S, MIN_BODY_BYTES_PER_S = 10.0, 300_000
-MARGIN_S = 5.0  # the guard's time limit is shorter than MLflow's timeout by this time
+MARGIN_S = 5.0  # the guard's time limit is shorter than MLflow's timeout by at most this time
 GRACE_S = 2.0  # after the time limit, the model has this time to return its own error
 SEND_TIMEOUT_S = 300.0
 
@@ -112,7 +112,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # asyncio's default, the number of cores + 4, is too low
+        if not self._has_threads:  # asyncio's default number of threads, cores + 4, is too low
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))

@@ -143,7 +143,7 @@ def _check_file(file: Path, seconds: float, writes: bool) -> None:
 def set_experiment(name: str) -> None:
     """Choose the experiment of the next runs, and create it if it is missing."""
     location, client = make_artifact_location(), mlflow.MlflowClient()
-    # MLflow decodes its default location wrongly; see `make_artifact_location`.
+    # MLflow decodes the default location of artifacts wrongly; see `make_artifact_location`.
     if get_sqlite_file(mlflow.get_tracking_uri()) and location.startswith("file:"):
         with suppress(MlflowException):  # the experiment exists
             client.create_experiment(name, location)

@@ -54,7 +54,7 @@ def log_predictions(model: keras.Model, validation: Pairs, step: int) -> None:
 
 
 def load_initial_network(settings: Train) -> keras.Model | None:
-    """Load the network of `initial_weights`: the champion, an MLflow URI, or a .keras file; None for none.
+    """Load the network of `initial_weights` (champion, MLflow URI or .keras file); return None if it is not set.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.

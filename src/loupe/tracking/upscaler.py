@@ -1,4 +1,4 @@
-"""Upscales images in memory, with any model of the command line."""
+"""Upscales images in memory, with any model that `loupe upscale` accepts."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -58,8 +58,8 @@ class Upscaler:
                 bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded.
             scale: the scale factor, 1 to 8. None means the smallest scale factor of the model.
             size: width and height of the result, instead of a scale factor.
-            fit: what happens if the aspect ratios differ: `inside` (the largest result within the size), `cover` (the
-                smallest result that covers the size, cropped to the centre) or `exact` (an error).
+            fit: what happens if image and `size` differ in aspect ratio: `inside` (the largest result within `size`),
+                `cover` (the smallest result that covers `size`, cropped to the centre) or `exact` (an error).
 
         Returns:
             For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile. For an array, an
