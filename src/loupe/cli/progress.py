@@ -60,7 +60,7 @@ class ProgressBar:
         text: the title.
         total: the value of a full bar.
         quiet: show nothing.
-        unit: `bytes` shows megabytes, `percent` the percentage, "" the value and the total.
+        unit: `bytes` shows a size such as 3.2 MB, `percent` the percentage, "" the value and the total.
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:

@@ -32,7 +32,7 @@ class LabelSettings(Settings):
     crop: Annotated[Crop | None, Unset] = field(
         None,
         "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from "
-        "the downscaled photo. tiles: side by side. random: at random positions",
+        "the photo shrunk to the size of the label. tiles: side by side. random: at random positions",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)

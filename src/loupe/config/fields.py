@@ -31,7 +31,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     Args:
         default: the default, or a function that computes the default from the values of earlier fields.
         text: the help text.
-        rule: a description of the accepted values, for fields without bounds and choices.
+        rule: a description of the accepted values; it replaces the choices in the help.
         bounds: as in `pydantic.Field`: ge, gt, le, lt.
     """
     about: dict[str, Any] = {"description": text, "json_schema_extra": {"rule": rule} if rule else None, **bounds}
@@ -166,7 +166,8 @@ def _parse_patch(value: Any) -> str:
         return text
     match = re.fullmatch("([0-9]{1,4}):([0-9]{1,4})", text)
     if not match or not 0 < int(match[1]) <= int(match[2]) <= LARGEST_LABEL_SIDE:
-        raise ValueError(f"must be input side:label side, such as 10:15, up to {LARGEST_LABEL_SIDE}, or whole")
+        largest = LARGEST_LABEL_SIDE
+        raise ValueError(f"must be input side:label side, such as 10:15 (not 15:10), at most {largest}, or whole")
     return f"{int(match[1])}:{int(match[2])}"
 
 

@@ -88,7 +88,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all for the claims, the one with the most trials for the best network",
+        rule="a name or a digest; default: all datasets; for the best network, the dataset with the most trials",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

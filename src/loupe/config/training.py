@@ -73,8 +73,8 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only positions that match a whole pixel of the label. "
-        "any: all positions, as in the 2016 study",
+        "positions of training crops. aligned: only where the crop of the label starts at a "
+        "whole pixel. any: all positions, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(

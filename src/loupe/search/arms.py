@@ -40,7 +40,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The newest run per point and seed, with the columns of `table`, a column `seed`, and a column per key of
         [search] (None if the condition of the key does not hold). All runs are on one dataset, with budgets in one
-        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; of equal ones, those
+        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a tie, those
         with the most runs of this sweep. With `tune`, the first seed chooses the best point of each arm, and the
         table contains only the runs of this point with other seeds. If the sweep is not a grid, the table is empty.
     """
@@ -59,7 +59,7 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return two tables: all runs but those with budgets in seconds, and all runs but those with budgets in FLOPs.
+    """Return two tables: the runs without a budget in seconds, and the runs without a budget in FLOPs.
 
     A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither budget are in both tables.
     """
@@ -102,7 +102,7 @@ def _select_points(
             each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
-        # The point was chosen by its loss with the first seed. This loss would favour arms with many points.
+        # The first seed chose the point. Its loss is the minimum over the points, which would favour arms with many.
         candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
 

@@ -60,7 +60,7 @@ def open_trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves checkpoints of the open run, at most one per CHECKPOINT_INTERVAL_S."""
+    """Saves checkpoints of the open run: one per CHECKPOINT_INTERVAL_S, and the newest when `save` is called."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()

@@ -75,8 +75,8 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae until the curve saturates. It saturates at the second of two consecutive
-            points that are not more than 1 % below all earlier points. If it never saturates: val/lowest_mae.
+        val/saturated_mae: the lowest val/mae until the curve saturates. It saturates when two points in a row
+            have not lowered the minimum by more than 1 %. If it never saturates: val/lowest_mae.
         val/roughness: standard deviation of the differences between successive points in the second half, if there
             are at least two differences.
     """

@@ -22,8 +22,8 @@ def build_network(
     `settings.initial_weights`.
 
     Raises:
-        UsageError: training crops are larger than the dataset's inputs, no layer has weights with the shapes of the
-            same layer of `initial`, or the network has a layer or an activation that cannot be exported.
+        UsageError: training crops are larger than the dataset's inputs, no layer has weights of the same shapes as
+            the layer at its position in `initial`, or the network cannot be exported.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -35,7 +35,7 @@ def build_network(
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if initial is not None and not builder.copy_matching_weights(model, initial):
-        rule = "must have a layer whose weights have the shapes of the same layer of the new network"
+        rule = "must have a layer with weights of the same shapes as the layer at its position in the new network"
         raise UsageError(f"initial_weights: {rule}, got {settings.initial_weights!r}")
     try:
         builder.measure_costs(model)
