@@ -68,7 +68,7 @@ def test_other_networks_assume_nothing_and_refuse_a_quality(files):
     model = FilterUpscaler("bicubic", SCALE)
     assert upscale(files / "a.jpg", files / "out.png", model).assumed_quality is None
     reason = upscale(files / "a.jpg", files / "out.png", model, 50).reason
-    assert reason == "jpeg_quality: must be auto for a network that does not adapt to the quality, got 50"
+    assert reason == "jpeg_quality: must be auto if no network adapts to the quality, got 50"
 
 
 def test_the_assumptions_of_several_photos_are_one_text():

@@ -88,7 +88,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all datasets; for the best network, the dataset with the most trials",
+        rule="a name or a digest; default: all, but the best network is from the dataset with the most trials",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

@@ -40,7 +40,7 @@ def create_memory_locks(context: Any) -> tuple[Any, Any]:
 
 
 def use_memory_locks(semaphore: Any, waiting_lock: Any) -> None:
-    """Make `reserve` wait for free memory in this process, and return freed blocks to the system."""
+    """Let `reserve` wait for memory, and malloc return large freed blocks, in this process."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
     return_freed_blocks(LARGE_BLOCK_BYTES)

@@ -22,7 +22,7 @@ PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSample
 def needs_vips(image: Image.Image) -> bool:
     """Return whether Pillow cannot decode the image, or would reduce its samples to 8 bits.
 
-    Call this function before the image is decoded.
+    Frames of an animation are reduced to 8 bits. Call this function before the image is decoded.
     """
     if isinstance(image, TiffImage):
         return image.needs_vips()
@@ -39,7 +39,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """If the profile is for grey images, convert RGB pixels to grey; if they have colours, remove the profile.
+    """If the profile is for grey images: convert RGB pixels to grey if all are grey, else remove the profile.
 
     Args:
         pixels: (height, width, bands).
@@ -66,7 +66,7 @@ def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarra
     try:
         import pyvips
     except (ImportError, OSError):
-        raise PhotoError("has 16 bits per colour, which needs pyvips") from None
+        raise PhotoError("has a pixel format that needs pyvips") from None
     if isinstance(file, TiffImage):
         file.validate_for_vips()
     try:

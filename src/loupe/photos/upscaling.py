@@ -76,6 +76,6 @@ class UpscaleTransform:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)
         if stream.assumed_quality is None:
-            rule = "must be auto for a network that does not adapt to the quality"
+            rule = "must be auto if no network adapts to the quality"
             raise PhotoError(f"jpeg_quality: {rule}, got {self.jpeg_quality}")
         return stream

@@ -53,7 +53,7 @@ def build_report(
 
     Args:
         table: all runs.
-        rows: the runs on the dataset of the report, which include the best network.
+        rows: the runs on one dataset, from which the best network is chosen.
         claims: the claims with their runs, which may be on further datasets.
         images: results of networks for test photos.
 
@@ -115,7 +115,7 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
 
 
 def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> ClaimResult:
-    """Add text and figure of the claim's surprise if the claim has the surprising outcome."""
+    """Add the text and figure of `claim.surprise` if the claim has the outcome that it names."""
     verdict = result.verdict
     surprise, weakest = verdict.claim.surprise, verdict.weakest
     if surprise is None or weakest is None or verdict.outcome != surprise.outcome:
