@@ -66,7 +66,7 @@ def build_report(
     best, study_run = find_best_run(rows), find_study_run(table, datasets)
     return ReportContents(
         datasets=tuple(sorted(datasets)),
-        run_count=int(table["dataset"].isin(datasets).sum()),
+        run_count=len({run_id for each in claims if len(each.arms) for run_id in each.arms["run_id"]}),
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_photos=_format_range([each.arms for each in claims], "settings.eval_images"),
         claims=_check_claims(claims),

@@ -57,7 +57,7 @@ class ReportContents:
 
     Args:
         datasets: names of the datasets of the runs.
-        run_count: number of runs on these datasets.
+        run_count: number of runs that the claims use.
         steps: smallest and largest number of steps of the claims' runs, as text.
         curve_photos: number of validation photos of a learning curve, as text.
         claims: results of the claims, ordered by number.

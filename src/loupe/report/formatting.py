@@ -42,6 +42,9 @@ def format_difference(verdict: ClaimVerdict) -> str:
     if weakest is None:
         return verdict.reason if verdict.outcome == NOT_RUN else DASH
     text, count = format_estimate(weakest.estimate), len(verdict.comparisons)
+    if claim.change_to:
+        changes = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
+        text = f"increase with {changes}: {text}"
     if claim.metric != "val/best_mae":
         text = f"{' − '.join(filter(None, (claim.metric, claim.other_metric)))}: {text}"
     if claim.between is not None or claim.within is not None:

@@ -1,5 +1,6 @@
 """Reads the scores of runs for the table in `report.md.jinja` that compares Loupe with the 2016 study."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -23,6 +24,8 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
+        "steps": DASH if run is None else f"{run.get('metrics.training_steps', math.nan):,.0f}",
+        "learning_rate": DASH if run is None else f"{float(run.get('settings.learning_rate', math.nan)):.2g}",
     }
 
 
