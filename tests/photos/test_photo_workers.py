@@ -205,7 +205,7 @@ def test_photos_of_24_megapixels_are_upscaled(name, options, workers, tmp_path):
 def test_a_large_animation_is_upscaled(workers, tmp_path):
     frames = [Image.effect_noise((2500, 1700), 40 + number) for number in range(6)]
     frames[0].save(tmp_path / "photo.gif", save_all=True, append_images=frames[1:])
-    assert workers.upscale(ask(tmp_path / "photo.gif"), Control(60)).reason == ""
+    assert workers.upscale(ask(tmp_path / "photo.gif"), Control(150)).reason == ""  # 35 s on an idle machine
 
 
 def test_too_many_large_photos_are_refused(workers, large, monkeypatch):
