@@ -70,7 +70,7 @@ def test_photos_are_upscaled_and_restored(commands: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "package", "extra"),
     [
-        (["main"], r"\S+", "train"),
+        (["main"], "mlflow", "train"),
         (["preprocess"], "scikit-learn", "train"),
         (["train"], "mlflow", "train"),
         (["evaluate"], r"\S+", "train"),

@@ -28,7 +28,6 @@ def run(settings: Main) -> None:
     """
     from loupe.data import preparation
     from loupe.data.sources import list_photos
-    from loupe.evaluation import scoring
     from loupe.imaging.atomic import validate_output_file
     from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
@@ -60,9 +59,15 @@ def run(settings: Main) -> None:
              for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
     seconds = {f"{training.network} *": training.seconds for training in trainings}
-    scale, table = format_value(parse_settings("train", {}).scale), scoring.format_scores(scores, seconds)
-    print_lines(f"\nThe test photos of {Path(location).name} at {scale} (* trained here):\n{table}", settings.quiet)
+    print_lines(_format_table(Path(location).name, scores, seconds), settings.quiet)
     print_lines(_format_next_steps(settings, best, registration, location), settings.quiet)
+
+
+def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float]) -> str:
+    from loupe.evaluation import scoring
+
+    scale = format_value(parse_settings("train", {}).scale)
+    return f"\nThe test photos of {dataset} at {scale} (* trained here):\n{scoring.format_scores(scores, seconds)}"
 
 
 def _format_next_steps(settings: Main, best: "Training", registration: "Registration", location: str) -> str:
