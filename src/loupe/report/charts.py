@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from loupe.report.contents import ReportImage
@@ -116,6 +117,7 @@ def draw_training(name: str, run: pd.Series | None, baselines: Mapping[str, str]
                           textcoords="offset points", fontsize=FONT_SIZE)  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter("")
     axes.yaxis.set_major_formatter("{x:.3g}")

@@ -25,6 +25,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
         "steps": DASH if run is None else f"{run.get('metrics.training_steps', math.nan):,.0f}",
+        "curve_photos": DASH if run is None else run.get("settings.eval_images", DASH),
         "learning_rate": DASH if run is None else f"{float(run.get('settings.learning_rate', math.nan)):.2g}",
     }
 
