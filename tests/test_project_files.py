@@ -63,9 +63,10 @@ def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
     assert len(dependencies) > 30
     for dependency in dependencies:
         if not dependency.startswith("loupe-upscale["):
-            bounds = re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9,]+\])?>=([\d.]+),<(\d+)", dependency)
+            bounds = re.fullmatch(r"[a-z0-9-]+(?:\[[a-z0-9,]+\])?>=([\d.]+),<([\d.]+)", dependency)
             assert bounds, dependency
-            assert int(bounds[1].split(".")[0]) < int(bounds[2]), dependency
+            least, limit = (tuple(map(int, bound.split("."))) for bound in bounds.groups())
+            assert least < limit, dependency
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda file: file.stem)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from loupe.config import parse_settings
 from loupe.errors import UsageError
 
+pytestmark = pytest.mark.xdist_group("model files")  # one process: the tests share a store
 NAME = "loupe.q1.p2.side4.halo4.rec601"
 
 

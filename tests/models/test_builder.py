@@ -162,7 +162,7 @@ def ridge_weights(scale: Fraction) -> np.ndarray:
 
 
 def built(settings: GradientTrain) -> keras.Model:
-    keras.utils.clear_session()  # resets the names of layers
+    keras.utils.clear_session(free_memory=False)  # resets the names of layers; a garbage collection takes 0.5 s
     side = photo_pairs(settings.scale).sides[0]
     return builder.build(settings, side, "rec709", ridge_weights(settings.scale))
 

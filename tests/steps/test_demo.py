@@ -16,6 +16,7 @@ from PIL import Image
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
+pytestmark = pytest.mark.xdist_group("demo")  # one process: the tests share a browser and a server
 MODEL, TAKEN = 0x0110, 0x0132  # tags of EXIF
 
 
@@ -79,9 +80,9 @@ def serving(folder, complaints=""):
     assert not list(temporary.glob("loupe-*"))  # no visitor's photo is left
 
 
-@pytest.fixture
-def server(tmp_path):
-    with serving(tmp_path) as address:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server")) as address:
         yield address
 
 

@@ -20,6 +20,8 @@ from jobs import build_env, loupe
 from PIL import Image
 from services import find_free_port
 
+pytestmark = pytest.mark.xdist_group("main")  # one process: the tests use the main job of test_main.py
+
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:

@@ -97,7 +97,7 @@ def wait_for(process, find):
         assert process.poll() is None, f"the process exited early with status {process.returncode}"
         if found := find():
             return found
-        time.sleep(0.05)
+        time.sleep(0.2)
     raise AssertionError(f"timeout after {TIMEOUT_S} s")
 
 

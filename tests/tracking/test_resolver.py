@@ -16,11 +16,13 @@ from loupe.config import parse_settings
 from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
 from loupe.errors import LoupeError, UsageError
+from loupe.photos import worker_pool
 from loupe.steps import demo, evaluate, register, train, upscale
 from loupe.tracking import logged_models, models, runs, training_runs
 from loupe.upscalers import bundled
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+# One process: the tests share one store.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("resolver")]
 
 CHAMPION_URI = "models:/loupe@champion"
 RUN_URI = "runs:/{run_id}/model"
@@ -96,6 +98,14 @@ def enter(folder, data, monkeypatch):
     monkeypatch.setattr(preparation, "open_sample", lambda _: preparation.open_or_prepare(sample, "sample"))
     monkeypatch.setattr(evaluate, "_draw_figures", lambda *_: None)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    monkeypatch.setattr(worker_pool.PhotoWorkers, "start", start_one_process)
+
+
+def start_one_process(workers):
+    """Start the process for large photos only; the other one would find the model in the same way."""
+    workers._large.start()
+    workers._large.wait_until_ready(worker_pool.Control())
+    return workers._large.device
 
 
 def use_model(name, data_dir="data"):
