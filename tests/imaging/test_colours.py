@@ -237,6 +237,17 @@ def test_10_bits_of_an_avif_stay_10_bits(tmp_path, codes, bands):
         assert omitted == []
 
 
+def test_12_bits_of_an_avif_stay_12_bits(tmp_path):
+    samples = np.arange(4096, dtype="uint16").reshape(64, 64)
+    image = pyvips.Image.new_from_memory((samples << 4).tobytes(), 64, 64, 1, "ushort")
+    image.copy(interpretation="grey16").heifsave(
+        str(tmp_path / "small.avif"), bitdepth=12, compression="av1", lossless=True
+    )
+    (read,) = read_photo(tmp_path / "small.avif").images
+    # The highest bits of a sample are repeated in the 4 bits that the file does not have.
+    np.testing.assert_array_equal(read.pixels.reshape(64, 64, -1)[..., 0], samples << 4 | samples >> 8)
+
+
 @pytest.mark.parametrize(
     ("chunks", "named"),
     [

@@ -140,7 +140,10 @@ def test_a_file_that_is_not_an_image_is_an_error(content):
 
 @pytest.mark.parametrize(("mode", "value"), [("F", 0.5), ("I", 70_000)])
 def test_values_without_a_known_range_are_an_error(encode, mode, value):
-    assert reason(encode(Image.new(mode, (8, 8), value), ".tif")) == f"mode {mode} has no known range of values"
+    assert (
+        reason(encode(Image.new(mode, (8, 8), value), ".tif"))
+        == f"pixels must have a known range, got Pillow's mode {mode!r}"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -155,7 +158,7 @@ def test_damaged_files_are_decoded_or_raise_photo_error(photo, encode, suffix, k
     for place, value in damage:
         content[int(place * len(content))] = value
     assert re.fullmatch(
-        "L|RGB|LA|RGBA|not an image|damaged: .+|mode . has no known range of values",
+        "L|RGB|LA|RGBA|not an image|damaged: .+|pixels must have a known range, got Pillow's mode '.'",
         mode_or_reason(bytes(content[: int(keep * len(content))])),
     )
 

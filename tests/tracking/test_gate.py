@@ -129,7 +129,7 @@ def test_the_recorded_gate_dataset_is_used_until_another_one_is_given(dataset, r
 @pytest.mark.parametrize(
     ("better", "known", "smoke", "accepted", "reason"),
     [(True, True, False, True, "95 % interval"), (False, True, False, False, "95 % interval"),
-     (True, True, True, False, "a model of a short test (--smoke) never becomes champion"),
+     (True, True, True, False, "a model of a short test (--smoke) becomes champion only by `register --version`"),
      (True, False, False, False, "unknown; `loupe register --scale 3:2 --version 4` makes it the champion")],
 )  # fmt: skip
 def test_a_better_model_becomes_champion_unless_it_is_of_a_short_test_or_unknown(

@@ -31,8 +31,9 @@ class LabelSettings(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from "
-        "the photo shrunk to the size of the label. tiles: side by side. random: at random positions",
+        "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
+        "centre of the photo, whose shorter side is first shrunk to the label's. tiles: side by side. random: at "
+        "random positions",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
@@ -47,7 +48,7 @@ class LabelSettings(Settings):
     )
     recompress: Quality = field(
         None,
-        "JPEG quality with which labels and inputs are compressed; none: no compression",
+        "JPEG quality with which labels and inputs are compressed, for degrade=none; none: no compression",
         rule="none, or 1 to 95",
     )
     DEPENDS = {
@@ -86,7 +87,7 @@ class Preprocess(DatasetSettings, LabelSettings):
         0.15, "probability that an input is not compressed, for degrade=jpeg and camera", ge=0, le=1
     )
     double_share: float = field(
-        0.2, "probability that an input is compressed twice, for degrade=jpeg and camera", ge=0, le=1
+        0.2, "probability that a compressed input is compressed twice, for degrade=jpeg and camera", ge=0, le=1
     )
     noise_levels: NoiseLevels = field(
         (0, 10),

@@ -20,7 +20,10 @@ LARGEST_LABEL_SIDE = 4096  # in pixels
 LARGE_NUMBER = 1e9  # a float of at least this value is formatted with an exponent
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
-DEVICE = "device that runs the network. auto: a GPU for bundled networks, if onnxruntime supports it; else the CPU"
+DEVICE = (
+    "device that runs the network. auto: CUDA or DirectML for bundled networks, if onnxruntime supports it; else "
+    "the CPU"
+)
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
 

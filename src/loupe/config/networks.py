@@ -72,7 +72,9 @@ class Perceptron(GradientTrain):
     hidden: Hidden = field(
         (2048, 1024), "number of units of each hidden layer", rule="widths, comma-separated, or none"
     )
-    mirror: bool = field(True, "append the hidden layers in reverse order: 2048,1024 becomes 2048,1024,2048")
+    mirror: bool = field(
+        True, "append all but the last hidden layer in reverse order: 2048,1024 becomes 2048,1024,2048"
+    )
     entry_convolutions: Annotated[Literal[0, 2], Number] = field(0, "number of convolutions before the dense layers")
     output_activation: Literal["linear", "same"] = field(
         "linear", "activation of the last layer; same: the activation of the hidden layers"
@@ -93,7 +95,7 @@ class Perceptron(GradientTrain):
         return self
 
     @model_validator(mode="after")
-    def _validate_initial_weights(self) -> "Perceptron":
+    def _validate_output_activation(self) -> "Perceptron":
         """Refuse skip=ridge with sigmoid or ReLU as the last activation.
 
         With skip=ridge, the weights of the last layer are initially 0, and the result of this layer is added to the

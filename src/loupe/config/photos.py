@@ -149,7 +149,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The width and height in pixels into which results fit; None without `size` and `longest_side`."""
+        """The width and height in pixels into which results fit; None if neither `size` nor `longest_side` is set."""
         if self.longest_side is not None:
             return self.longest_side, self.longest_side
         if self.size is None:
@@ -182,7 +182,9 @@ class Restore(PhotoSettings, NetworkFields):
         ".onnx file",
     )
     mask: Text = field(
-        None, "image of the photos' size: white where they are restored, black elsewhere", rule="none or a file"
+        None,
+        "image of the same size as the photos: white pixels are restored, black pixels are kept",
+        rule="none or a file",
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(

@@ -23,12 +23,13 @@ class Register(RunSettings):
     gate: Text = field(
         None,
         "prepared dataset, or photos to prepare, on which the new model is compared with the champion",
-        rule="a dataset or a source; default: the dataset of the last comparison",
+        rule="a dataset or a source; default: that of the last comparison, or else of the training",
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
-        False, "with run=best, the run may be a short test (train --smoke); its network never becomes champion"
+        False,
+        "with run=best, the run may be a short test (train --smoke), which becomes champion only with `version`",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -75,7 +76,7 @@ class Sweep(DatasetSettings):
 
 
 class Report(RunSettings):
-    """Compare all runs with the claims of the 2016 study (see the README), and write a page."""
+    """Check the claims of the 2016 study (see the README) with the runs, and write a page."""
 
     STEP = "report"
     from_: Text = field(

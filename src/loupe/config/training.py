@@ -73,8 +73,8 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only where the crop of the label starts at a "
-        "whole pixel. any: all positions, as in the 2016 study",
+        "positions of training crops. aligned: positions in the input that match a whole pixel of the label. any: "
+        "all positions, rounded in the label, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -102,13 +102,13 @@ class GradientTrain(Train):
     )
     decay_rate: float = field(
         0.96,
-        "factor by which the learning rate is multiplied every `decay_steps` steps, for schedule=exponential",
+        "factor by which the learning rate decreases smoothly in `decay_steps` steps, for schedule=exponential",
         gt=0,
         le=1,
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "number of steps after which the learning rate is multiplied by `decay_rate`",
+        "number of steps in which the learning rate decreases by the factor `decay_rate`",
         rule=">= 1; default 1.5 % of `steps`",
     )
     eval_every: Count = field(

@@ -14,7 +14,7 @@ from loupe.imaging.image_data import ImageStream
 HEAD_BYTES = 2**16  # a file is searched for the properties of the image only up to this position
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
 BT601, FULL_RANGE = 6, 0x80  # codes of the matrix and the range that libvips writes
-HIGH_BIT_DEPTH, SUBSAMPLED = 0x40, 0x0C  # bits of the third byte of the AV1 configuration
+HIGH_BIT_DEPTH, TWELVE_BIT, SUBSAMPLED = 0x40, 0x20, 0x0C  # bits of the third byte of the AV1 configuration
 CHROMA_BYTE = 16  # position of the byte for the chroma format in the HEVC configuration
 FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
@@ -58,9 +58,14 @@ def _read_flags(path: Path) -> int:
     return configuration[2] if len(configuration) == 3 else SUBSAMPLED
 
 
-def fill_lowest_bits(pixels: np.ndarray) -> np.ndarray:
-    """Fill the lowest bits of uint16 samples, so that white becomes 65535. The decoders set these bits to 0."""
-    return pixels | pixels >> BITS
+def read_bits(path: Path) -> int:
+    """Return the bits per sample of an AVIF for which `has_deep_samples` is True."""
+    return 12 if _read_flags(path) & TWELVE_BIT else 10
+
+
+def fill_lowest_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Fill the bits below the highest `bits` of uint16 samples: decoders set them to 0, but white must be 65535."""
+    return pixels | pixels >> bits
 
 
 def decode_deep_heif(path: Path) -> np.ndarray:
@@ -69,7 +74,7 @@ def decode_deep_heif(path: Path) -> np.ndarray:
 
     file = pi_heif.open_heif(path, convert_hdr_to_8bit=False)
     pixels = np.asarray(file[file.primary_index])
-    return fill_lowest_bits(pixels.reshape(*pixels.shape[:2], -1))
+    return fill_lowest_bits(pixels.reshape(*pixels.shape[:2], -1), file.info["bit_depth"])
 
 
 def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: str) -> None:
@@ -87,7 +92,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
-        # If the image has no EXIF tags, EXIF is not kept, because libvips would add its own tags.
+        # With keep.EXIF, libvips adds its own tags. Therefore this flag is set only if the image has EXIF tags.
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
@@ -110,7 +115,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     """Add a `colr` box to the first image of an AVIF. `head` is the start of a file that libvips wrote.
 
     A box begins with its length and name, 4 bytes each. The box ipco contains all properties, the box
-    ipma contains the property numbers of each image, and the box iloc contains the positions of the pixels.
+    ipma contains the property indices of each image, and the box iloc contains the positions of the pixels.
     """
     box = COLOUR_BOX.pack(COLOUR_BOX.size, b"colrnclx", *SRGB, BT601, FULL_RANGE)
     properties, locations = head.index(b"ipco") - 4, head.index(b"iloc") + 8
@@ -119,7 +124,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     while end < properties + size:
         property_count, end = property_count + 1, end + int.from_bytes(head[end : end + 4], "big")
     associations = head.index(b"ipma", end) + 14  # after name, version, flags, item count and first item number
-    growth = len(box) + 1  # the box, and 1 byte in ipma for its number
+    growth = len(box) + 1  # the box, and 1 byte in ipma for its index
     for name, added in ((b"meta", growth), (b"iprp", growth), (b"ipco", len(box)), (b"ipma", 1)):
         position = head.index(name) - 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + added)

@@ -99,7 +99,7 @@ class ChildProcess:
         function: the function that the child runs, such as `loupe.imaging.reader_process:serve`. Its arguments are
             the list of connections and `options`.
         options: keyword arguments of the function, serialisable as JSON.
-        count: number of connections; threads must not share a connection.
+        count: number of connections; only one thread at a time may receive from a connection.
         shows_errors: whether the child writes to the standard error of the parent.
 
     Attributes:
@@ -163,6 +163,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent has ended: the system closes the standard input of this process, and `os.read` returns."""
+    """Exit when the parent has ended: the system closes the pipe, and `os.read` returns."""
     os.read(0, 1)
     os._exit(0)

@@ -102,7 +102,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray(to_8_bits(np.asarray(image).astype("uint16")))
     if image.mode in ("I", "F"):
-        raise PhotoError(f"mode {image.mode} has no known range of values")
+        raise PhotoError(f"pixels must have a known range, got Pillow's mode {image.mode!r}")
     if image.mode in ("P", "PA", "La", "RGBa"):
         transparent = image.mode != "P" or "transparency" in image.info
         return image.convert("RGBA" if transparent else "RGB")

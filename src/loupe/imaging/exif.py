@@ -37,7 +37,7 @@ SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=
 
 
 class RawText(str):
-    """Text of a tag, one character per byte. Pillow decodes Latin-1, but encodes only ASCII; cameras write UTF-8."""
+    """Text of a tag, one character per byte, as Pillow reads it. Pillow would write ? for the UTF-8 of cameras."""
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:
         """Return the original bytes."""
@@ -202,9 +202,9 @@ def _validate_tag(group: int | None, tag: int, value: Any) -> None:
 
 
 def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
-    """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B).
+    """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B); return the names of removed tags.
 
-    If the image was rotated or flipped, or the tags are damaged, remove them. Return names of removed tags.
+    If the image was rotated or flipped, or the tags are damaged, remove all. Always remove RATIONAL_POLYNOMIAL.
     """
     try:
         if placement.orientation != 1:

@@ -43,9 +43,9 @@ class GreyPhoto:
 
     Args:
         content: the bytes of a file.
-        reserve_bytes: called with the maximum memory, in bytes, before opening and before decoding; can raise
-            PhotoError.
-        caller_bytes: memory that the caller needs in addition, in bytes per pixel; included in the maximum.
+        reserve_bytes: called with the estimated peak memory, in bytes, before opening and before decoding; can
+            raise PhotoError.
+        caller_bytes: memory that the caller needs in addition, in bytes per pixel; included in the estimate.
 
     Attributes:
         width, height: the size in pixels, upright.

@@ -33,7 +33,7 @@ class ImageStream:
         dtype: uint8 or uint16.
         strips: arrays of the dtype, (rows, width, bands), from top to bottom.
         metadata: the metadata of the image.
-        assumed_quality: the JPEG quality of the photo that the network assumed (100: not compressed); None if the
+        assumed_quality: the JPEG quality that the network assumed for the photo (100: not compressed); None if the
             network takes no quality.
     """
 

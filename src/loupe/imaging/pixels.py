@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from loupe.imaging.avif import fill_lowest_bits
+from loupe.imaging.avif import fill_lowest_bits, read_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_values, get_raw_mode, has_12_bit_grey, to_8_bit_mode
 from loupe.imaging.opening import TiffImage
@@ -88,7 +88,7 @@ def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarra
                 image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
         if file.format == "AVIF":
-            pixels = fill_lowest_bits(pixels)
+            pixels = fill_lowest_bits(pixels, read_bits(path))
     except pyvips.Error as error:
         raise PhotoError(f"damaged: {' '.join(str(error).split())}") from None
     if pixels.dtype not in (np.uint8, np.uint16):

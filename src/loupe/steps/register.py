@@ -101,7 +101,10 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champ
     if not result.is_better:
         return result.reason, False
     if candidate.is_smoke:
-        return f"{result.reason}; a model of a short test (--smoke) never becomes champion", False
+        return (
+            f"{result.reason}; a model of a short test (--smoke) becomes champion only by `register --version`",
+            False,
+        )
     if candidate.dataset is None:
         command = f"loupe register --scale {format_value(candidate.scale)} --version {version.version}"
         return f"{result.reason}; its training photos are unknown; `{command}` makes it the champion", False

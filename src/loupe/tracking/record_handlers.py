@@ -17,7 +17,7 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# Models are logged at this step, which has no metrics: MLflow copies the metrics of the step to the model.
+# Models are logged at this step. MLflow would copy the metrics of the step to the model; this step has none.
 NO_STEP = -1
 
 
