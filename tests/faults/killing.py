@@ -201,7 +201,7 @@ CASES = {
             "--dataset",
             "set",
             "--workers",
-            "2",
+            "1",
             "--no-register-best",
             "--fresh",
             "--quiet",

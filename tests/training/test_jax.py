@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 # Tests of the loop around the steps, which is the same on both backends.
 SAME_ON_BOTH = (
     "patience or points_ or every_point or schedule or decay or shape_of_a_batch or larger_than or "
-    "six_per_product or twice or too_many"
+    "in_flops or six_per_product or twice or too_many"
 )
 
 
