@@ -22,8 +22,8 @@ class Settings(BaseModel):
     A subclass may set these class attributes. DEFAULTS and DEPENDS are merged with those of the base classes.
         STEP: the name of the step.
         DEFAULTS: new defaults of inherited fields.
-        DEPENDS: the conditions under which a field has an effect, by field name. A condition maps another field to
-            its required value, or to a frozenset of accepted values.
+        DEPENDS: by field name, the conditions under which the field has an effect; all must be met. A condition maps
+            another field to its required value, to a frozenset of accepted values, or to GIVEN.
         HELP_GROUPS: the fields that the help lists in a separate group: names of fields by title of the group.
     """
 
@@ -119,7 +119,7 @@ class DatasetSettings(RunSettings):
         if not is_true(given.get("smoke", False)):
             return given
         depends = cls._collect("DEPENDS")
-        # A field of SMOKE keeps its default if a field of its DEPENDS is given: with `flops`, `steps` is an error.
+        # Omit the smoke value of a field that depends on a given field: `steps` would be refused with `flops`.
         smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()

@@ -32,8 +32,8 @@ class LabelSettings(Settings):
     crop: Annotated[Crop | None, Unset] = field(
         None,
         "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
-        "centre of the photo, whose shorter side is first shrunk to the label's. tiles: side by side. random: at "
-        "random positions",
+        "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: side by side. random: at "
+        "random positions, every second one in a randomly shrunk photo",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
@@ -48,7 +48,7 @@ class LabelSettings(Settings):
     )
     recompress: Quality = field(
         None,
-        "JPEG quality with which labels and inputs are compressed, for degrade=none; none: no compression",
+        "JPEG quality for compressing labels and inputs; none: no compression. It needs degrade=none",
         rule="none, or 1 to 95",
     )
     DEPENDS = {

@@ -7,7 +7,7 @@ from loupe.config.fields import field
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to the settings. They are arguments of its Keras class, named in KERAS."""
+    """The fields that an optimizer adds to the settings: arguments of the Keras class whose name is KERAS."""
 
     KERAS: ClassVar[str] = ""
 

@@ -17,19 +17,21 @@ class Register(RunSettings):
 
     STEP = "register"
     run: str = field(
-        "best", "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae"
+        "best",
+        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae "
+        "on the dataset of the newest run",
     )
-    scale: Scale = field(Fraction(3, 2), "scale factor, for run=best, `rollback` and `version`", rule=SCALE_RULE)
+    scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
         None,
         "prepared dataset, or photos to prepare, on which the new model is compared with the champion",
-        rule="a dataset or a source; default: that of the last comparison, or else of the training",
+        rule="a dataset or a source; default: the one that the registry has recorded, or else that of the training",
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
         False,
-        "with run=best, the run may be a short test (train --smoke), which becomes champion only with `version`",
+        "run=best may also select a short test (train --smoke); only `register --version` makes it champion",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -60,9 +62,11 @@ class Sweep(DatasetSettings):
         "file or database that contains the Optuna study",
         rule="a path, or a URL such as postgresql://host/studies; default optuna.journal",
     )
-    max_trials: Count = field(None, "run at most this many trials", rule="none or >= 1")
+    max_trials: Count = field(
+        None, "maximum number of trials in this call, without those of earlier calls", rule="none or >= 1"
+    )
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train every trial, even if the same trial was trained before")
+    fresh: bool = field(False, "train every trial, even if a run with the same settings and seed exists")
     register_best: bool = field(
         True, "score the best trials on the test split, and register the best network, so that it can become champion"
     )
@@ -76,7 +80,7 @@ class Sweep(DatasetSettings):
 
 
 class Report(RunSettings):
-    """Check the claims of the 2016 study (see the README) with the runs, and write a page."""
+    """Use MLflow runs to check the claims of the 2016 study (see the README), and write a page."""
 
     STEP = "report"
     from_: Text = field(
@@ -89,7 +93,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all, but the best network is from the dataset with the most trials",
+        rule="a name or a digest; default: all datasets; the best network: only the dataset with the most trials",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

@@ -73,8 +73,8 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: positions in the input that match a whole pixel of the label. any: "
-        "all positions, rounded in the label, as in the 2016 study",
+        "positions of training crops. aligned: only positions that are whole pixels in the input and in the label. "
+        "any: all positions in the input; those in the label are rounded down, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(

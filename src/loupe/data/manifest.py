@@ -17,7 +17,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # a `_hash_fraction` below 0.75 means train
-SMALL_COLLECTION = 200  # with fewer photos, splits by hash can be far from 75, 12.5 and 12.5 %
+SMALL_COLLECTION = 200  # with fewer hashes, splits by hash can be far from 75, 12.5 and 12.5 %
 ROWS_PER_GROUP = 1 << 16
 QUALITY_COLUMN = "jpeg_quality"
 DEGRADATION_COLUMNS = [QUALITY_COLUMN, "noise"]  # only in datasets with degraded inputs
@@ -109,7 +109,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
-    """Convert rows to an Arrow table, which needs little memory, with DEGRADATION_COLUMNS if `degraded`."""
+    """Convert rows to an Arrow table, to save memory. If `degraded`, the table has DEGRADATION_COLUMNS."""
     import pyarrow as pa
 
     types = {
@@ -127,7 +127,8 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
     added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
     smaller hash can move its whole group to another split. The setting `limit` uses the first bits, so that it
-    favours no split. With fewer than SMALL_COLLECTION photos, the rank of the hash decides.
+    favours no split. With fewer than SMALL_COLLECTION hashes, the rank of these 64 bits decides, and new photos can
+    change the splits of others.
 
     `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
@@ -161,7 +162,7 @@ def _find_split(sha256: str) -> str:
 
 
 def _rank_splits(hashes: set[str]) -> dict[str, str]:
-    """Return the splits of a small collection by content hash; {} for a large collection.
+    """Map each content hash of a small collection to its split; {} for a large collection.
 
     With three or more hashes, no split is empty.
     """

@@ -58,7 +58,7 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
 
 
 def add_metadata(image: Any, metadata: Metadata) -> Any:
-    """Set the metadata of a pyvips image; return the image."""
+    """Set the metadata of a pyvips image in place; return the image, or a copy with the resolution."""
     import pyvips
 
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}

@@ -16,7 +16,7 @@ _active = 0  # number of threads in blocks of `limit_process`
 
 @contextmanager
 def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
-    """Limit this process until the block exits. Beyond the limit of CPU time, the system kills the process.
+    """Limit this process until all blocks have exited. Beyond the limit of CPU time, the system kills the process.
 
     Args:
         data_bytes: memory of the process, for all threads together.

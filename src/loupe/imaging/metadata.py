@@ -62,7 +62,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # If a link reports a gain map, `further images` would report the same data again.
+    # If the XMP links to a gain map, the name `further images` would report the same data again.
     attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
@@ -91,7 +91,7 @@ def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
 
 
 def use_raw_profiles(image: Image.Image) -> None:
-    """Add EXIF tags and a profile to `image.info`, from ImageMagick's texts `Raw profile type ...` of a PNG."""
+    """Add missing EXIF and ICC data to `image.info`, from ImageMagick's texts `Raw profile type ...` of a PNG."""
     if image.format == "PNG":
         texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
         found = _take_raw_profiles(texts)
@@ -164,5 +164,5 @@ def _read_texts(image: Image.Image) -> dict[str, str]:
 def _decode_comment(comment: bytes) -> str:
     try:
         return comment.decode()
-    except UnicodeDecodeError:  # a file does not contain the encoding of a comment
+    except UnicodeDecodeError:  # files do not state the encoding of comments
         return comment.decode("latin-1")

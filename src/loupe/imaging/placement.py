@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# EXIF orientations. ROTATED exchanges width and height. Then MIRRORED exchanges left and right, and UPSIDE_DOWN
-# exchanges top and bottom.
+# EXIF orientations as three steps: those in ROTATED transpose the image; then those in MIRRORED exchange left and
+# right; then those in UPSIDE_DOWN exchange top and bottom.
 ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image
@@ -71,7 +71,7 @@ class Placement:
         return left, top, right - left, bottom - top
 
     def place_pixels(self, left: float, top: float, width: float = 0, height: float = 0) -> list[int]:
-        """Return left, top, width and height of a box in the result; all values are in pixels."""
+        """Convert a box in pixels of the image to left, top, width and height in pixels of the result."""
         (columns, rows), sides = self.size, (*self.result_size, *self.result_size)
         placed = self.place((left / columns, top / rows, width / columns, height / rows))
         return [round(value * side) for value, side in zip(placed, sides, strict=True)]

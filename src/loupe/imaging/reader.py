@@ -82,7 +82,7 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
     """Open an image file. `strip` omits all metadata except the colour space.
 
     Raises:
-        PhotoError: the file is not a supported image, damaged or too large. Iterating over the images can also raise
+        PhotoError: the file is empty, unsupported, damaged or too large. Iterating over the images can also raise
             this error.
     """
     with translate_errors():
@@ -119,7 +119,7 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         animated = count > 1
         validate_pixel_count(image.width * image.height * count)
         if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
-            # The decoder has already rotated the pixels: ignore the orientation in EXIF (ISO/IEC 18181-2).
+            # Unless `image.jpeg`, the decoder has rotated the pixels: ignore the orientation (ISO/IEC 18181-2).
             image.getexif()[ORIENTATION] = 1
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
@@ -233,7 +233,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     if not file.strip:
         if image.format == "TIFF" and EXIF_IFD in exif:
             with file.path.open("rb") as stream:
-                image.info["start"] = stream.read(2 * MAX_POSITION)  # contains a maker note below MAX_POSITION
+                image.info["start"] = stream.read(2 * MAX_POSITION)  # for a maker note that starts below MAX_POSITION
         metadata = read_metadata(image, exif, metadata, stored_orientation)
         if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.path):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))

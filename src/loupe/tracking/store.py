@@ -95,7 +95,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
 def search_runs(
     condition: str, limit: int = 100_000, order_by: list[str] | None = None, experiment: str | None = None
 ) -> list[Any]:
-    """Return the runs that meet a condition of MLflow's search, by default newest first.
+    """Return up to `limit` runs that match an MLflow filter string; without `order_by`, newest first.
 
     If `experiment` is None, all experiments are searched.
     """
