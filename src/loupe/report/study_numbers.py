@@ -24,10 +24,14 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
-        "steps": DASH if run is None else f"{run.get('metrics.training_steps', math.nan):,.0f}",
         "curve_photos": DASH if run is None else run.get("settings.eval_images", DASH),
-        "learning_rate": DASH if run is None else f"{float(run.get('settings.learning_rate', math.nan)):.2g}",
+        "learning_rate": DASH if run is None else _format_rate(float(run.get("settings.learning_rate", math.nan))),
     }
+
+
+def _format_rate(rate: float) -> str:
+    """Format a learning rate with two digits, such as `4.9e-6`."""
+    return f"{rate:.2g}".replace("e-0", "e-")
 
 
 def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:

@@ -132,7 +132,7 @@ def format_arm(arm: dict[str, str]) -> str:
 
 
 def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budgets of runs with the median training time, such as `1e12 FLOPs (12 s)`."""
+    """Format the training budgets of runs, those in FLOPs with the median time, such as `1e12 FLOPs (12 s)`."""
     names = ("settings.flops", "settings.seconds", "settings.steps", "metrics.training_seconds")
     columns = (runs.get(name, pd.Series(index=runs.index)) for name in names)
     times: dict[tuple[int, float, str], list[float]] = {}  # keys: the unit's rank, the number and the text
@@ -143,7 +143,7 @@ def format_budget(runs: pd.DataFrame) -> str:
         elif not pd.isna(seconds) and seconds != "none":
             key, time = (1, float(seconds), f"{float(seconds):g} s of one core"), math.nan
         elif not pd.isna(steps):
-            key = (2, float(steps), f"{int(steps):,} steps")
+            key, time = (2, float(steps), f"{int(steps):,} steps"), math.nan
         else:
             key, time = (3, 0.0, "closed form"), math.nan
         times.setdefault(key, []).append(time)
