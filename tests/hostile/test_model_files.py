@@ -79,12 +79,12 @@ def fill_shape(*shape):
 
 
 ONNX = {
-    "weights in a system file": (add_weights("/etc/passwd"), "is not an ONNX network: .*got field 13"),
+    "weights in a system file": (add_weights("/etc/passwd"), "is not an ONNX network of Loupe: .*got field 13"),
     "weights in a parent folder": (
         add_weights("../outside/secret.txt"),
-        "is not an ONNX network: .*got field 13",
+        "is not an ONNX network of Loupe: .*got field 13",
     ),
-    "weights through a link": (add_weights("link"), "is not an ONNX network: .*got field 13"),
+    "weights through a link": (add_weights("link"), "is not an ONNX network of Loupe: .*got field 13"),
     "weights without a file": (
         {"more": [TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)]},
         "must contain the values of the tensor 'w', got a reference to another file",
@@ -120,7 +120,7 @@ def test_file_that_is_not_onnx_is_refused(content, work, refuse, photo):
     (work / "photo.png").write_bytes(photo)
     (work / "net.onnx").write_bytes(content)
     error = refuse("upscale", "photo.png", "--out", "large.png", "--model", "net.onnx")
-    assert "model: 'net.onnx' is not an ONNX network: " in error
+    assert "model: 'net.onnx' is not an ONNX network of Loupe: " in error
 
 
 def test_valid_onnx_network_is_used(work, photo):

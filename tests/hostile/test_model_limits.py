@@ -112,7 +112,7 @@ def test_operators_that_are_not_exported_are_refused_before_a_session_is_made(ki
 def test_other_parts_of_onnx_are_refused_before_a_session_is_made(kind, tmp_path):
     file = tmp_path / "net.onnx"
     file.write_bytes(refused_parts()[kind].SerializeToString())
-    with pytest.raises(UsageError, match="is not an ONNX network: must "):
+    with pytest.raises(UsageError, match="is not an ONNX network of Loupe: must "):
         validate_network(file)
 
 

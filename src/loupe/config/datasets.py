@@ -48,7 +48,7 @@ class LabelSettings(Settings):
     )
     recompress: Quality = field(
         None,
-        "JPEG quality for compressing labels and inputs; none: no compression. It needs degrade=none",
+        "JPEG quality for compressing labels and inputs, only with degrade=none; none: no compression",
         rule="none, or 1 to 95",
     )
     DEPENDS = {

@@ -93,7 +93,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all datasets; the best network: only the dataset with the most trials",
+        rule="a name or a digest; default: all datasets; the best network is from the dataset with the most trials",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

@@ -26,7 +26,7 @@ class Degradation:
         shift: vertical and horizontal shift of the 8x8 blocks in the first of two compressions, in pixels.
         subsampling: an element of SUBSAMPLINGS.
         noise: standard deviation of the noise in the luminance of mid-grey pixels, in grey values (white is 255).
-        shot: share of the variance at mid-grey proportional to the brightness (Poisson); the rest is Gaussian.
+        shot: share of the variance at mid-grey that comes from shot noise (Poisson); the rest is from Gaussian noise.
         seed: determines the noise.
     """
 

@@ -89,7 +89,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     for kind, content in _list_boxes(file):
         if kind == b"jp2h":
             for inner, colours in _list_boxes(io.BytesIO(content)):
-                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # these methods contain a profile
+                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # METH: the box contains a profile
                     image.info["icc_profile"] = colours[3:]
         elif kind == b"xml " and image.format == "JXL":
             image.info["xmp"] = content

@@ -55,7 +55,7 @@ def validate_network(file: Path) -> None:
                 raise ValueError(f"must use only ONNX's own operators, got operators of {domain!r}")
         _validate_graph(_parse(_merge(model.get(GRAPH, [])), GRAPH_FIELDS))
     except (ValueError, OSError) as error:
-        raise UsageError(f"model: {str(file)!r} is not an ONNX network: {error}") from None
+        raise UsageError(f"model: {str(file)!r} is not an ONNX network of Loupe: {error}") from None
 
 
 def _validate_graph(graph: Fields) -> None:
@@ -133,7 +133,7 @@ def _parse(message: memoryview, known: frozenset[int]) -> Fields:
         key, position = _read_varint(message, position)
         number, kind = key >> 3, key & 7
         if number not in known:
-            raise ValueError(f"must be a message that Loupe exports, got field {number}")
+            raise ValueError(f"must contain only fields that Loupe exports, got field {number}")
         value: int | memoryview
         if kind == VARINT:
             value, position = _read_varint(message, position)
