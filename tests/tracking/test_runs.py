@@ -194,6 +194,26 @@ def test_a_signal_closes_the_run_as_killed_with_its_params(
     assert mlflow.active_run() is None
 
 
+def test_a_signal_whose_exception_a_library_replaces_closes_the_run_as_killed(client: mlflow.MlflowClient) -> None:
+    def work() -> None:
+        with signals.raise_on_signals(), runs.open_run(start, {}, quiet=True):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            except SystemExit:
+                raise RuntimeError("InvalidArgumentError REPLACED BY Terminated") from None  # as TensorFlow does
+
+    def start() -> object:
+        started.append(mlflow.start_run())
+        return started[0]
+
+    started: list[mlflow.ActiveRun] = []
+    with pytest.raises((SystemExit, RuntimeError)):
+        work()
+    run = client.get_run(started[0].info.run_id)
+    assert (run.info.status, run.data.tags.get("loupe.error")) == ("KILLED", None)
+
+
 @pytest.mark.parametrize(
     ("killed_by", "left"), [("_close_run", True), ("log_record", True), (None, False)], ids=["before", "after", "no"]
 )

@@ -75,7 +75,7 @@ def test_a_model_can_be_a_file_or_a_filter(tmp_path):
         (np.zeros((4, 4), "uint8"), {"scale": 9}, ValueError, "from 1 to 8"),
         (np.zeros((4, 4), "uint8"), {"size": (8, 8), "scale": 2}, ValueError, "must not be used with scale"),
         (np.zeros((4, 4), "uint8"), {"size": (9, 4), "fit": "exact"}, PhotoError, "aspect ratio"),
-        (Image.new("F", (4, 4)), {}, PhotoError, "no known range"),
+        (Image.new("F", (4, 4)), {}, PhotoError, "must have a known range"),
     ],
 )
 def test_invalid_images_and_arguments_are_refused(upscaler, image, options, kind, word):

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 import loupe
 from loupe.cli.progress import print_line
-from loupe.cli.signals import defer_signals
+from loupe.cli.signals import defer_signals, is_signalled
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import UsageError, mask_secrets
@@ -134,7 +134,9 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
         status = "KILLED"
         raise
     except Exception as error:
-        if run_id is not None:
+        if is_signalled():  # a native library has replaced the exception of the signal by one of its own
+            status = "KILLED"
+        elif run_id is not None:
             with suppress(Exception):  # an error of the store must not replace the error of the step
                 delivery.log_record(run_id, "tags", run_notes.make_failure_tags(tags, run_notes.explain(error)))
         raise
