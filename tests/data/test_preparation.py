@@ -38,10 +38,7 @@ def bad_files(crops, encode):
         "001.cat/empty.jpg": (b"", "not an image"),
         "001.cat/letter.jpg": (b"no photo", "not an image"),
         "001.cat/tiny.png": (encode(Image.new("L", (40, 20)), ".png"), "smaller than 30x30: 40x20"),
-        "float.tif": (
-            encode(Image.new("F", (40, 40)), ".tif"),
-            "pixels must have a known range",
-        ),
+        "float.tif": (encode(Image.new("F", (40, 40)), ".tif"), "pixels must have a known range"),
         "notes.txt": (b"not a photo", "not an image"),
     }
 

@@ -201,7 +201,7 @@ CASES = {
             "--dataset",
             "set",
             "--workers",
-            "1",
+            "2",
             "--no-register-best",
             "--fresh",
             "--quiet",

@@ -32,8 +32,6 @@ JOIN_S = 120
 class ServedModel:
     """A client of the served model."""
 
-    name = "model"
-
     def __init__(self, url, pid):
         self.url, self.pid = url, pid
 
@@ -55,8 +53,6 @@ class ServedModel:
 
 class DemoPage:
     """A client of the demo."""
-
-    name = "demo"
 
     def __init__(self, url, pid):
         self.url, self.pid = f"{url}/gradio_api", pid
@@ -241,9 +237,9 @@ def test_pages_are_checked_before_they_are_decoded(server):
         assert took < 20
 
 
-# The demo has the worker processes of the served model.
-OF_SERVER = {"model": [*BOMBS], "demo": ["63 megapixels in one row", "PNG", "100 frames", "JPEG"]}
-CASES = [(server, name) for server, names in OF_SERVER.items() for name in names]
+# The demo gets all files in one batch too, and has the worker processes of the served model.
+CASES = [("model", name) for name in BOMBS]
+CASES += [("demo", name) for name in ("63 megapixels in one row", "PNG", "100 frames", "JPEG")]
 
 
 @pytest.mark.slow
@@ -259,7 +255,7 @@ def test_memory_and_time_are_bounded_and_small_photos_do_not_wait(name, server):
 
 @pytest.mark.slow(300)
 def test_many_requests_at_a_time_keep_the_bounds(server):
-    contents = [make_bomb(name) for name in OF_SERVER[server.name]]
+    contents = [make_bomb(name) for name in BOMBS]
     with (
         MemoryWatch(server.pid) as watch,
         keep_asking(server) as seconds,

@@ -203,7 +203,7 @@ def test_photos_of_24_megapixels_are_upscaled(name, options, workers, tmp_path):
 @pytest.mark.slow
 @pytest.mark.xdist_group("photo workers")
 def test_a_large_animation_is_upscaled(workers, tmp_path):
-    frames = [Image.effect_noise((2500, 1700), 40 + number) for number in range(3)]
+    frames = [Image.effect_noise((2500, 1700), 40 + number) for number in range(6)]
     frames[0].save(tmp_path / "photo.gif", save_all=True, append_images=frames[1:])
     large_process = psutil.Process(get_processes(workers)[1].pid)
     used = sum(large_process.cpu_times()[:4])
