@@ -19,6 +19,8 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+from new_stores import copy_new_stores
+
 # `loupe.cli.main` sets the same variables, but after this process has imported the libraries.
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GIT_PYTHON_REFRESH": "quiet", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
@@ -35,6 +37,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import_libraries()
+    copy_new_stores()
     for line in sys.stdin:
         request = json.loads(line)
         answer = wait(**request["wait"]) if "wait" in request else start(request["start"])

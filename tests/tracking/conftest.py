@@ -6,6 +6,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from new_stores import copy_new_stores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_stores():
+    """Create new stores in this process as copies of the first one."""
+    copy_new_stores()
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from jobs import build_env
+from new_stores import copy_new_stores
 
 from loupe.errors import UsageError
 from loupe.tracking import champions, models, run_table, runs, store, trials
@@ -94,7 +95,10 @@ def test_two_first_steps_at_the_same_time_both_work(tmp_path: Path) -> None:
     assert tries(tmp_path, 8, "race") == ["works"] * 8
 
 
-def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(new_store: Path) -> None:
+def test_files_of_a_killed_process_are_removed_and_an_empty_store_is_created(
+    new_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_create", copy_new_stores())  # the original function
     part = new_store.parent / "mlflow.db.part-killed"
     part.mkdir(parents=True)
     (part / "mlflow.db").write_text("incomplete")

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -161,7 +162,22 @@ def _create(file: Path) -> None:
     for path in file.parent.iterdir():
         if path.name.startswith(prefix):  # left by a killed process
             shutil.rmtree(path)
-    with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder:
+    with TemporaryDirectory(prefix=prefix, dir=file.parent) as folder, _without_flushes():
         part = file.parent / Path(folder).name / file.name
         SqlAlchemyStore(make_sqlite_uri(part), make_artifact_location())
         publish(part, file)
+
+
+@contextmanager
+def _without_flushes() -> Iterator[None]:
+    """Do not flush new SQLite files after each change: `publish` flushes them once (0.8 s instead of 2.4 s)."""
+
+    def configure(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA journal_mode = MEMORY")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", configure)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", configure)
