@@ -52,7 +52,10 @@ class _MaskingStream(io.TextIOWrapper):
 
 
 class _TolerantFile(io.FileIO):
-    """A stream that discards its output after the first error. A stream with a title prints this error."""
+    """A stream that discards its output after the first error.
+
+    A stream with a title prints this error, unless the reader has exited or the terminal is closed.
+    """
 
     title = ""
 

@@ -60,7 +60,7 @@ class SourcePhoto:
     reason: str = ""  # why the content is unreadable
 
     def read_bytes(self) -> bytes:
-        """Return the content; can raise OSError."""
+        """Return the content; can raise OSError, or LoupeError for a URL."""
         if storage.is_url(self.file):
             return storage.read_range(self.file, self.offset, self.size or 0)
         with open(self.file, "rb") as stream:
@@ -71,11 +71,11 @@ class SourcePhoto:
 def list_photos(settings: Preprocess) -> list[SourcePhoto]:
     """List the photos of all sources with their content hashes, sorted by path.
 
-    With `limit`, the photos with the smallest content hashes are kept. Downloads are stored in `data_dir`, or in the
-    cache of this URL.
+    With `limit`, the photos with the smallest content hashes are kept. Downloads are stored in `data_dir`. If
+    `data_dir` is a URL, they are stored in its local cache.
 
     Raises:
-        UsageError: a source does not exist, is neither a folder nor a tar, or contains no image; a category does not
+        UsageError: a source does not exist, is not a folder, tar or image, or contains no image; a category does not
             exist; or a name in a tar points outside of the tar.
     """
     photos = [photo for source in settings.source for photo in _list_source(source, settings)]
@@ -97,7 +97,7 @@ def list_photos(settings: Preprocess) -> list[SourcePhoto]:
 
 
 def name_sources(sources: tuple[str, ...]) -> str:
-    """Return a name for folders and runs, such as `sample` or `caltech256-subset+sample`."""
+    """Return a name of the sources, such as `caltech256-subset+sample`, for the names of folders and runs."""
     public = [storage.remove_secrets(source) if storage.is_url(source) else source for source in sources]
     names = [Path(source).stem if os.path.exists(source) or storage.is_url(source) else source for source in public]
     name = re.sub(r"[^\w.+-]+", "-", "+".join(names)).lstrip(".")

@@ -6,9 +6,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from loupe.imaging.jpeg_quality import LUMINANCE_TABLE, compute_table_percent
 
 BLOCK = 8  # side of a JPEG block in pixels
-WINDOW = 2 * BLOCK - 1  # side of a window in pixels; a window contains a whole block at any offset
+WINDOW = 2 * BLOCK - 1  # side of a window in pixels; a window contains a whole block for any offset of the blocks
 MAX_SAMPLES = 12  # blocks per direction; 144 blocks take 12 ms, and 400 blocks hardly improve estimates
-QUALITIES = np.arange(5, 99)  # at higher qualities, steps are smaller than the rounding of pixels
+QUALITIES = np.arange(5, 99)  # at higher qualities, steps are smaller than the rounding errors of pixels
 MIN_STEP = 3  # smaller quantisation steps are ignored
 MIN_COEFFICIENTS = 100  # qualities with fewer counted coefficients are ignored
 # Minimum share of coefficients that are multiples of their steps. The share is above 0.9 at the right quality, and

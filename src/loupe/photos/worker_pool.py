@@ -17,7 +17,8 @@ from loupe.photos.worker import PhotoAnswer, PhotoRequest
 
 LARGE_SHARE, SMALL_SHARE = 0.55, 0.15  # shares of the memory budget; the rest is for the server
 MAX_SMALL_BYTES = 4_000_000  # maximum file size of a small photo
-SMALL_TIMEOUT_S = 3.0  # a photo that takes this elapsed time and this CPU time moves to the process for large photos
+# A small photo moves to the process for large photos when its elapsed time and its CPU time both reach this limit.
+SMALL_TIMEOUT_S = 3.0
 MAX_WAITING = 32  # maximum number of large photos that wait or are being upscaled
 ENDED = "cannot be upscaled: the worker process ended, perhaps for lack of memory"
 START_TIMEOUT_S = 120.0
@@ -29,7 +30,7 @@ class RequestStoppedError(LoupeError):
 
 
 class BusyError(LoupeError):
-    """Too many photos wait."""
+    """Too many large photos wait."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class PhotoWorkers:
 
         Raises:
             RequestStoppedError: the work must end; see `Control`.
-            BusyError: too many photos wait.
+            BusyError: too many large photos wait.
+            UsageError: the process was started again, and the networks cannot be loaded.
+            FileNotFoundError: the photo was deleted.
         """
         if os.path.getsize(request.photo) <= MAX_SMALL_BYTES:
             answer = self._try_small(request, control, report)

@@ -35,7 +35,7 @@ img {{ max-width: 100%; background: #fff; }}
 
 
 class _PageParser(MarkdownIt):
-    """A parser that accepts only addresses of embedded images."""
+    """A Markdown parser that keeps links and images as text, except embedded images."""
 
     def validateLink(self, url: str) -> bool:  # noqa: N802 (name of markdown-it)
         return url.startswith(DATA_URI)

@@ -33,7 +33,7 @@ from loupe.training.variant import build_network, describe
 
 
 class Stopwatch:
-    """Measures the seconds that a trial takes, without the logging."""
+    """Sums the seconds in its `with` blocks: training and scoring. `pause` excludes the logging of a point."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -104,7 +104,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:
         if not server.is_wrong_answer(error):
-            raise  # the worker crashes, and another worker tries the same point and seed again
+            raise  # the worker crashes, and another worker tries the same parameters and seed again
         study.fail_trial(trial, FAILED, describe_failure(error))  # another worker would get the same wrong answer
 
 
@@ -115,7 +115,7 @@ def _find_result(context: TrialContext) -> Any:
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[float] | None]:
-    """Report the points of a finished run to Optuna, and return the state and values of the trial."""
+    """Report the learning curve of a finished run to Optuna, and return the state and values of the trial."""
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
@@ -180,7 +180,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
 
 
 def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
-    """Return the values of a point as text, with the seed if the sweep has several seeds."""
+    """Return the parameters of a trial as text, with the seed if the sweep has several seeds."""
     values = [params[key] for key in sweep.order_keys() if key in params]
     texts = [f"{value:.3g}" if isinstance(value, float) else format_value(value) for value in values]
     return " ".join([*texts, *([f"seed {params['seed']}"] if "seed" in params and sweep.study.repeats > 1 else [])])
@@ -203,7 +203,7 @@ def _convert_study_errors() -> Iterator[None]:
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
-    """Train the network in place, report each point of its curve, and return the points.
+    """Train the network in place, report each point of its learning curve, and return the points.
 
     Raises:
         TrialPruned: the pruner stops the trial.
@@ -238,7 +238,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
 
 
 def _report_point(context: TrialContext, number: int, step: int, value: float) -> None:
-    """Store the value of a point, and report the value to the pruner if the sweep has one objective.
+    """Store the value of a point of the learning curve; with one objective, also report it to the pruner.
 
     The point at step 0 is ignored.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Methods without a column in the image of `sheet`. The results of `model` are in a column with the model's own name.
+# Methods without a column in the image that `sheet` writes. The column of `model` has the model's own name.
 OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the names of metrics, by split
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
@@ -108,7 +108,7 @@ def _load_model(
 ) -> "LoadedModel":
     """Load a model by its name.
 
-    If the name stands for networks with several scale factors, load the network for `scale`, or for `settings.scale`
+    If the name selects networks with several scale factors, load the network for `scale`, or for `settings.scale`
     if `scale` is None.
     """
     from loupe.tracking.resolver import ResolveOptions, resolve_model

@@ -31,9 +31,9 @@ def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
 
 
 def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
-    """Log the model or method, the device, and the numbers of results and failures.
+    """Log the model or method, the device, the assumed JPEG qualities, and the numbers of results and failures.
 
-    If there is only one photo, also log its result.
+    If there is only one photo, also log the file of its result.
     """
     if not _is_run_open():
         return

@@ -184,7 +184,10 @@ def get_store_folder() -> Path:
 
 
 def tag_project_run() -> None:
-    """Write the tags of this process to the run that `mlflow run` created. If the process dies, the run is closed."""
+    """Write the tags of this process to the run that `mlflow run` created.
+
+    If the process dies, a later step detects this from the tags, and closes the run.
+    """
     if "MLFLOW_RUN_ID" in os.environ:
         _set_project_tags(liveness.make_process_tags())
 
@@ -219,7 +222,7 @@ def read_settings(run: Any, *required: str) -> dict[str, str]:
 
 
 def read_dataset(run: Any) -> tuple[str, str]:
-    """Return the name and digest of a run's dataset; raise UsageError if the run has none."""
+    """Return the name and digest of a run's dataset; raise UsageError if their tags are missing."""
     texts = [run.data.tags.get(name) for name in ("loupe.dataset", "loupe.digest")]
     if None in texts:
         raise UsageError(f"run: must have the tags loupe.dataset and loupe.digest, got run {run.info.run_id}")
@@ -228,7 +231,7 @@ def read_dataset(run: Any) -> tuple[str, str]:
 
 @cache
 def find_commit() -> str:
-    """Return the commit of the running code, or the version of an installed package."""
+    """Return the commit of the running code, with `-changed` if files differ; the version if Git has no commit."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
     try:
@@ -252,8 +255,8 @@ def get_run(run_id: str, field: str) -> Any:
 def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only finished runs on the dataset of the newest of them are compared. If none has a model, the run with the lowest
-    validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
+    Only finished runs on the dataset of the newest finished run are compared. If none of them has a model, the run
+    with the lowest validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
 
     Raises:
         UsageError: no run matches.

@@ -30,7 +30,7 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser rea
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    Other names are refused: a DNS rebinding attack uses a name of the attacker. An address must match `listening`.
+    Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must match `listening`.
 
     Args:
         listening: the address that the server listens on.
