@@ -1,4 +1,4 @@
-"""Hides the messages on standard error that environment variables of TensorFlow do not hide.
+"""Removes log messages of TensorFlow and JAX from standard error. No environment variable hides these messages.
 
 A separate process filters them, because a thread could not show the last messages of a crashed process.
 """
@@ -10,7 +10,7 @@ import sys
 
 LIBRARIES = ("tensorflow", "jaxlib")
 # Matches information messages and warnings of Abseil, such as "I0000 00:00:1795843437.98 30949 port.cc:153] ...". The
-# pattern also matches two errors that TensorFlow's GPU version prints on every machine.
+# pattern also matches two harmless errors of TensorFlow's GPU version.
 NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|([IW]|E(?=.*(Unable to register cu\w+ factory|failed call to cuInit: .*\(303\))))"

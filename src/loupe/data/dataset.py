@@ -57,7 +57,7 @@ class Dataset:
             with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
                 metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
                 fault = find_fault(file, metadata)
-                # pyarrow's threads would keep memory.
+                # With threads, pyarrow would keep memory that it no longer needs.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)
         except (OSError, KeyError, TypeError, ValueError, RecursionError):
             raise UsageError(f"dataset: must be a prepared dataset, got {location!r}") from None
@@ -95,7 +95,8 @@ class Dataset:
 
         Raises:
             UsageError: the dataset has no inputs of this scale factor, or the split is empty.
-            LoupeError: a shard is missing or differs from its checksum.
+            LoupeError: a shard is missing or differs from its checksum. Shards that are verified in the background do
+                not raise this error here; see `Pairs.raise_if_damaged`.
         """
         if scale not in self.scales:
             raise UsageError(
@@ -160,7 +161,7 @@ class Dataset:
         """Verify shards, in the background if they have more than VERIFY_FIRST_BYTES in total.
 
         Returns:
-            A function that raises LoupeError if a damaged shard was found.
+            A function that raises LoupeError if a damaged shard was found in the background.
         """
         files = [self._fetch_shard(name) for name in names]
         errors: list[LoupeError] = []

@@ -29,7 +29,7 @@ class Positions:
 
 
 class Patches:
-    """Draws the batch of any step. The batch depends only on the seed, the step and the batch size.
+    """Draws the batch of a step. Equal arguments, steps and batch sizes give equal batches.
 
     Args:
         pairs: images to cut from.

@@ -58,7 +58,7 @@ def plot_pairs(pairs: Pairs) -> Figure:
 
 
 def plot_value_distribution(pairs: Pairs) -> Figure:
-    """Plot histograms of the pixel values of inputs and labels."""
+    """Plot histograms of the pixel values of up to 100 inputs and labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     sample, values = pairs.subsample(100), to_floats(np.arange(256, dtype="uint8"))
@@ -74,7 +74,7 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
 
 
 def plot_image_statistics(pairs: Pairs) -> Figure:
-    """Plot the mean and the standard deviation of each label."""
+    """Plot the mean and the standard deviation of up to 300 labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     batches = pairs.subsample(300).batches(16)
@@ -123,7 +123,7 @@ def plot_psnr(psnr: pd.DataFrame) -> Figure:
 
 
 def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
-    """Plot a row per pair with the input, the label and the prediction, as in the 2016 study."""
+    """Plot the input, the label and the prediction of up to PREDICTION_ROWS pairs, as in the 2016 study."""
     sample = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), 3, squeeze=False)
@@ -147,9 +147,9 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """For three images, plot the result of every method (by title) and the label, each above a detailed crop.
+    """For three images, plot the result of every method and the label, each above a detailed crop.
 
-    `recompose` is as in `upscale`.
+    The keys of `methods` are the titles, and `recompose` is as in `upscale`.
     """
     sample = pairs.subsample(3)
     columns = len(methods) + 1
@@ -167,9 +167,9 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 
 
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
-    """Plot the most detailed crops of the SHEET_ROWS photos with the sharpest edges.
+    """Plot the most detailed crop of each of the SHEET_ROWS photos with the sharpest edges.
 
-    Each row shows the input, the result of each method (by title), and the label.
+    Each row shows the input, the result of each method, and the label. The keys of `methods` are the titles.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))

@@ -71,13 +71,13 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG stores all `Metadata.colour_chunks`, and an AVIF stores a cICP chunk of full range. Other chunks are
-    removed. If the image has no profile, its values then get the transfer function of sRGB, and a new profile
-    describes the primaries. If the format cannot store a profile, the result is sRGB.
+    A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps a cICP chunk of full range without other chunks.
+    Otherwise, all chunks are removed. If the image has no profile, its values then get the transfer function of sRGB,
+    and a new profile describes the primaries. If the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # Of these chunks, an AVIF can store only a cICP chunk of full range.
+    # In an AVIF, Loupe stores only a cICP chunk of full range.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})

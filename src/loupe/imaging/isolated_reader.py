@@ -126,7 +126,7 @@ class PhotoReader:
         except PhotoError:
             raise
         except BaseException:
-            self.stop()  # the child may still send images, which must not be taken for the next answer
+            self.stop()  # the child may still send images, which the next request must not receive
             raise
 
     def _send(self, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""A residual convolutional network, which computes at the resolution of blocks, between fold and unfold."""
+"""A residual convolutional network. Its layers compute one pixel per q x q block, between fold and unfold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def add_body(
         settings: the settings of the network.
         q: side of a block of the image.
         p: side of a block of the result.
-        initializer: maps the numbers of inputs and outputs of a layer to its initializers.
+        initializer: maps the numbers of inputs and outputs of a layer to its initializers, as keyword arguments.
 
     Returns:
         (n, h p/q, w p/q, 1).

@@ -227,7 +227,7 @@ class SweepFile(BaseModel):
     def describe_space(self, digest: str) -> str:
         """Return the search space of a study, with the digest of the dataset, as JSON."""
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        # Without constraints, the text has no such key, as in studies from before constraints existed.
+        # Without constraints, the text has no such key: older studies, which have no constraints, keep their text.
         names |= {"constraints"} if self.study.constraints else set()
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}

@@ -174,7 +174,7 @@ def _open_executor(
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
     """Return the default number of workers: one per core of this machine or of a Dask cluster.
 
-    With JAX and GPUs on this machine, one per group of GPUs.
+    With JAX, a machine with GPUs gets one worker per group of GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.

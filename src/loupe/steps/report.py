@@ -101,7 +101,7 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
 
 
 def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, ...]":
-    """Draw results of stored networks on test photos; return () if this is impossible."""
+    """Draw results of stored networks on test photos; return () without a scored run or its dataset."""
     from loupe.config.fields import parse_scale
     from loupe.data import preparation
     from loupe.data.dataset import Dataset

@@ -28,7 +28,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
     """Load the last complete checkpoint of a run.
 
     Raises:
-        UsageError: the run does not exist or has no checkpoint, or the checkpoint cannot be read.
+        UsageError: the run does not exist or has no checkpoint, or the file of the checkpoint is damaged.
     """
     name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:

@@ -25,7 +25,10 @@ def make_sqlite_uri(file: Path) -> str:
 
 
 def make_artifact_location() -> str:
-    """Return the location of `mlruns` in the current folder for MLflow, which decodes a path as if it were a URI."""
+    """Return the location of the folder `mlruns` in the current folder.
+
+    MLflow decodes a path as if it were a URI. Therefore a path with special characters is returned as a URI.
+    """
     folder = Path.cwd() / "mlruns"
     return str(folder) if _is_plain(folder) else folder.as_uri()
 

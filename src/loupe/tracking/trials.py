@@ -60,7 +60,7 @@ def open_trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves checkpoints of the open run: one per CHECKPOINT_INTERVAL_S, and the newest when `save` is called."""
+    """Saves checkpoints of the open run: at most one per CHECKPOINT_INTERVAL_S. `save` saves the newest one."""
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
