@@ -9,7 +9,7 @@ import numpy as np
 
 from loupe.data.patches import apply_symmetry
 
-SIDE = 16  # of a thumbnail in pixels
+SIDE = 16  # side of a thumbnail in pixels
 MIN_CONTRAST = 1.0  # minimum standard deviation of a compared thumbnail, in grey values from 0 to 255
 # Minimum correlation of near-duplicates. Recompressed (JPEG quality 10), resized and flipped copies of 281 photos of
 # Caltech-256 have at least 0.9915, different photos at most 0.983.
@@ -24,8 +24,8 @@ def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
     """Normalise the brightness and contrast of thumbnails, float32 (n, SIDE, SIDE) from 0 to 255.
 
     Returns:
-        int8, (n, SIDE, SIDE), with mean 0 and a largest absolute value of 127; zeros for a thumbnail without
-        contrast.
+        int8, (n, SIDE, SIDE), with a mean of about 0 and a largest absolute value of 127; zeros for a thumbnail
+        without contrast.
     """
     values = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
     values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
@@ -47,7 +47,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
     indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos with contrast
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
-    smallest = np.arange(len(hashes))  # per photo, the smallest number of a photo in its group
+    smallest = np.arange(len(hashes))  # per photo, the smallest index of a photo in its group
     for grid in range(GRIDS):
         cells = features[:, :GRID_FEATURES] / CELL + np.random.default_rng(grid).random(GRID_FEATURES)
         multipliers = np.random.default_rng(grid).integers(2**63, size=GRID_FEATURES)
@@ -67,7 +67,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
 
 
 def _merge_groups(smallest: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Merge the groups of each pair (2, n); return the smallest number in the group of each photo.
+    """Merge the groups of each pair (2, n); return the smallest index in the group of each photo.
 
     SciPy's graph functions are not used: their import takes as long as the preparation of 200 photos.
     """
@@ -105,9 +105,10 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _are_similar(features: np.ndarray, thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return whether the thumbnails of each pair (2, n) are similar in one of the 8 symmetries."""
+    """Return whether the thumbnails of each pair (2, n) are similar after one of the 8 flips and rotations."""
     first, second = pairs
-    # First exclude pairs by the distance between features. It is at most the distance between thumbnails, and faster.
+    # First exclude pairs by the distance between features. This distance is at most the distance between thumbnails,
+    # and faster to compute.
     similar = ((features[first] - features[second]) ** 2).sum(axis=1) <= 2 * (1 - MIN_SIMILARITY)
     left, right = (_normalise(thumbnails[numbers[similar]]) for numbers in pairs)
     correlations = [np.einsum("nij,nij->n", left, apply_symmetry(right, symmetry)) for symmetry in range(8)]

@@ -74,7 +74,8 @@ def score(
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods as the 2016 study does: on DRAWS random patches of each photo, upscaled separately.
 
-    A patch has the size of the first method's input blocks, or the default size if these are below MIN_PATCH_SIDE.
+    A patch has the size of the first method's input blocks, or the default size if the side of these blocks is below
+    MIN_PATCH_SIDE.
 
     Returns:
         Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw
@@ -152,15 +153,15 @@ def count_photos(table: pd.DataFrame) -> int:
 def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
     """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
 
-    The standard error is the jackknife's (Efron and Stein 1981): each of its means leaves out one photo. Percentile
-    bootstrap intervals would be too narrow for a few photos.
+    The standard error is that of the jackknife (Efron and Stein 1981), which computes the mean without each photo in
+    turn. Percentile bootstrap intervals would be too narrow for a few photos.
 
     Args:
         values: (n, k), one row per image.
         photos: (n,), the photo of each image.
 
     Returns:
-        Low and high end per column; None with fewer than MIN_PHOTOS photos.
+        The interval [low, high] per column; None with fewer than MIN_PHOTOS photos.
     """
     from scipy.stats import t
 

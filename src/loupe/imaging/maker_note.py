@@ -1,4 +1,8 @@
-"""Keeps the position of a camera's maker note, because positions in many maker notes count from the start of EXIF."""
+"""Keeps the position of a camera's maker note in EXIF.
+
+Many maker notes contain positions that count from the start of the TIFF header. If the maker note moved, these
+positions would be wrong.
+"""
 
 import struct
 
@@ -16,14 +20,14 @@ class PlacedExif(Image.Exif):
     """EXIF tags whose maker note keeps its position; the directories follow the maker note.
 
     Attributes:
-        note_position: bytes from the start of the header to the maker note; 0 if any position is valid.
+        note_position: bytes from the start of the TIFF header to the maker note; 0 if the maker note may move.
     """
 
     note_position = 0
 
     @property
     def note(self) -> bytes:
-        """The maker note; b"" if it is missing or has no position."""
+        """The maker note; b"" if it is missing, may move, or has at most INLINE_BYTES."""
         note = self.get_ifd(EXIF_IFD).get(MAKER_NOTE, b"") if EXIF_IFD in self else b""
         return note if self.note_position and len(note) > INLINE_BYTES else b""
 
@@ -46,7 +50,10 @@ class PlacedExif(Image.Exif):
 
 
 def link_note(directories: bytes, note: bytes, position: int, entry_format: str) -> bytes:
-    """Replace the empty maker note in directories by a link to the position of the note."""
+    """Replace the empty maker note in directories by a link to the position of the note.
+
+    `entry_format` is the format of a directory entry for `struct`.
+    """
     empty = struct.pack(entry_format, MAKER_NOTE, BYTE, 0, 0)  # Pillow writes bytes with the type BYTE
     link = struct.pack(entry_format, MAKER_NOTE, UNDEFINED, len(note), position)
     return directories.replace(empty, link, 1)

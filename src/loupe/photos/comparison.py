@@ -108,7 +108,7 @@ def write_comparison(
     Args:
         file: the file to write.
         jobs: the photos and their results.
-        read: a function that reads the first image of a file, such as `read_first`.
+        read: a function that reads the first frame or page of a file, such as `read_first`.
         overwrite: replace an existing file.
 
     Raises:

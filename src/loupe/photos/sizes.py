@@ -21,7 +21,7 @@ class Target:
 
     Args:
         scale: the scale factor; None means the smallest scale factor that has a network.
-        box: width and height, instead of a scale.
+        box: width and height of a box, instead of a scale.
         fit: `inside`, `exact` or `cover`, as in `fit_size`.
         megapixels: millions of pixels, instead of a box or a scale.
     """
@@ -53,7 +53,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
 
     Args:
         size: width and height of the photo.
-        box: width and height.
+        box: width and height of the box.
         fit: `inside`: the largest size in the box. `cover`: the smallest size that covers the box, then cropped.
             `exact`: refuse another aspect ratio.
 
@@ -77,7 +77,7 @@ def find_uncropped_size(size: Size, result: Size) -> Size:
 
 
 def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
-    """Choose the smallest scale factor that reaches the size of the result, or else the largest scale factor.
+    """Choose the smallest of `scales` that reaches the size of the result, or else the largest of `scales`.
 
     Lanczos then resizes the network's result to the exact size. A second network instead of Lanczos is not better: at
     4:1, both methods have a PSNR of 26.36 dB on kodak24.

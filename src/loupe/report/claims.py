@@ -7,7 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loupe.config.fields import format_value
 
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
-# Fields of the text of a surprise: both values of the weakest comparison, their difference, steps of runs, budget
+# Fields of the text of a surprise: both values of the weakest comparison, their difference, the mean number of
+# training steps for each value, and the budget
 TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
 
 
@@ -114,6 +115,6 @@ class Claim(BaseModel):
 
     @property
     def order(self) -> tuple[int, str]:
-        """The sort key: 9, 10, 10a, 11."""
+        """The sort key, which gives the order 9, 10, 10a, 11."""
         digits = self.number.rstrip("abcdefghijklmnopqrstuvwxyz")
         return int(digits), self.number

@@ -100,7 +100,7 @@ class SweepStudy:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
         For each request, Optuna reads all unfinished trials from a database. Therefore at most `max_waiting` trials
-        wait.
+        wait. While at least half of this number wait, no trial is enqueued.
         """
         free_places = max_waiting - self.count_waiting()
         if free_places <= max_waiting // 2:
@@ -132,7 +132,7 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, value, seconds, run, reused, error message, and parameters.
+        """Return a row per trial: number, state, values, seconds, run, reused, error message, and parameters.
 
         In a sweep with constraints, the column VIOLATED lists the constraints that a trial violates.
         """
@@ -154,7 +154,7 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create one.
+        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
 
         `owner` contains the tags of the worker's process.
         """

@@ -83,7 +83,7 @@ def open_training_dataset(run: Any, settings: Register) -> Dataset:
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
-    """Return the settings for preparing the dataset of a training, or of a short test, again."""
+    """Return the settings to open, or prepare again, the dataset of a training (`is_smoke`: of a short test)."""
     return DatasetSettings(**settings.select(["data_dir", "quiet"]), smoke=is_smoke)
 
 

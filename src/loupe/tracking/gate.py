@@ -90,7 +90,8 @@ class GateResult:
 def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple[Dataset, dict[str, str]]:
     """Open the gate dataset: `settings.gate`, the recorded dataset, the new model's dataset, or `sample`.
 
-    The first of these that is not missing is the gate dataset. `luminance` is the luminance formula of the new model.
+    The gate dataset is the first of these that is given or known. `luminance` is the luminance formula of the new
+    model.
 
     Returns:
         The dataset, and the tags that record it.
@@ -133,7 +134,8 @@ def compare_with_champion(
 ) -> GateResult:
     """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
-    If the champion is missing (None), the bundled network replaces it. Lanczos replaces a missing bundled network.
+    If the champion is missing (None), the bundled network replaces it. The training photos of the bundled network are
+    not excluded. Lanczos replaces a missing bundled network.
     """
     defender, name = _load_defender(champion, candidate.scale)
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]

@@ -37,7 +37,9 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
 
 
 def describe_scores(file: Path | None, scale: Fraction) -> str:
-    """Describe the test scores of a model and of the baselines, from a JSON file of `scoring.summarise`.
+    """Describe the test scores of a model and of the baselines.
+
+    `file` is a JSON file with the result of `scoring.summarise`, or None.
 
     Returns:
         A text with the scores; `unknown.` if `file` is None, or if another client of MLflow has changed the file.

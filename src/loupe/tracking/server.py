@@ -70,7 +70,7 @@ def describe_unreachable_server() -> str:
 
 
 def check_reachable(seconds: float = 0) -> None:
-    """Wait for the server up to `seconds`, or raise LoupeError."""
+    """Wait up to `seconds` until the server is reachable; raise LoupeError if it stays unreachable."""
     deadline = time.monotonic() + seconds
     while not is_reachable():
         if time.monotonic() >= deadline:

@@ -13,8 +13,8 @@ from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are pixel values
-# Dropout layer `number` of a network has the seed SEED_FACTOR * seed + number. Trainings with different
-# seeds have no dropout seed in common, because no network has SEED_FACTOR dropout layers.
+# Dropout layer `number` of a network has the seed SEED_FACTOR * seed + number. Trainings with different seeds have no
+# dropout seed in common, because every network has fewer than SEED_FACTOR dropout layers.
 SEED_FACTOR = 1009
 
 

@@ -111,7 +111,7 @@ def upscale_rows(
         model: as in `upscale`.
         rows: a function of the first row and the row after the last row; returns float32 (rows, width) in [-1, 1].
         height: the height of the image.
-        result_rows: the rows of the result.
+        result_rows: the rows of the result to compute.
         tile: as in `upscale`.
 
     Returns:
@@ -130,6 +130,7 @@ def _list_shifts(geometry: Geometry) -> list[int]:
     """Return the shifts of the blocks in pixels of the image.
 
     The distance between shifts is the largest divisor of q, up to q/2, that the scale factor maps to whole pixels.
+    Blocks of the smallest size for the scale factor are not shifted: the result is [0].
     """
     if geometry.q == get_block_sides(geometry.scale)[0]:
         return [0]
