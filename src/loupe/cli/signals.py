@@ -17,10 +17,11 @@ from typing import Any
 SIGNAL_STATUS = 128  # the exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
 # A check fails if the main thread is not handling the signal's exception. After this number of failed checks in a
-# row, the exception counts as lost. After one failed check, a library may still raise a stored exception.
+# row, the exception counts as lost. One failed check is not enough: a library may store the exception and raise it
+# later.
 CHECKS_UNTIL_LOST = 2
 
-_received: list[int] = []  # numbers of the signals in the open block of `raise_on_signals`
+_received: list[int] = []  # numbers of the signals that arrived in the open block of `raise_on_signals`
 _deferring: list[bool] = []  # one entry per open block of `defer_signals`
 _deferred: list[int] = []  # number of the signal to raise when the outermost block of `defer_signals` exits
 
@@ -120,7 +121,7 @@ def _is_signal(error: BaseException | None) -> bool:
 
 
 def _repeat_lost_signal(number: int) -> None:
-    """Send a signal again whenever the main thread has discarded its exception."""
+    """Send a signal again whenever the main thread has discarded the exception of the signal."""
     main_thread, failed_checks = threading.main_thread().ident or 0, 0
     while True:
         time.sleep(CHECK_INTERVAL_S)

@@ -20,7 +20,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     folder of `target` is created. `size` is in bytes.
 
     Raises:
-        LoupeError: the server does not answer, or the received file has another checksum.
+        LoupeError: the server sends no data in MAX_TRIES consecutive tries, or the file has another checksum.
     """
     if target.exists():
         return target

@@ -31,7 +31,7 @@ GREY_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
 BLACK = np.zeros((SIDE, SIDE), np.float32)  # thumbnail of an unusable photo
-# Before a worker reads a larger file, it reserves the whole memory budget, not an estimate from the file size.
+# Before a worker reads a file above this size, it reserves the whole memory budget, not an estimate from the size.
 LARGE_FILE_BYTES = 32 * 10**6
 MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, to limit the memory
 
@@ -137,7 +137,7 @@ def cut_photo(
 
 
 def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raise LoupeError if they have changed since the listing."""
+    """Return the bytes of a photo; raise LoupeError if they are unreadable or have changed since the listing."""
     try:
         size = photo.size or 0
         reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)

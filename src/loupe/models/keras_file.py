@@ -22,8 +22,8 @@ def load(file: Path) -> keras.Model:
     """Load an uncompiled network in Keras's safe mode, which refuses code.
 
     Raises:
-        ValueError: the file is not a .keras file of Loupe, or the network is too large. Malicious files can make
-            Keras raise other exceptions.
+        ValueError, UsageError or zipfile.BadZipFile: the file is not a .keras file of Loupe, or the network is too
+            large. Damaged or malicious files can cause other exceptions.
     """
     if file.suffix != ".keras":
         raise ValueError("must be a .keras file")

@@ -132,7 +132,7 @@ def answer_request(
 ) -> PhotoAnswer:
     """Upscale a photo with `max_bytes` of memory; an error becomes the reason of the answer.
 
-    `report` is called from any thread with the finished fraction.
+    `report` is called with the finished fraction, possibly from another thread.
     """
     try:
         return _upscale(request, networks, max_bytes, report)

@@ -18,7 +18,8 @@ class Estimate:
         mean: mean over the seeds.
         deviation: sample standard deviation, at least 0.
         seeds: number of seeds, at least 2.
-        comparisons: number of means whose intervals must all be right with 95 % confidence (Bonferroni's method).
+        comparisons: number of intervals that must all contain their true means with 95 % confidence (Bonferroni's
+            method).
     """
 
     mean: float

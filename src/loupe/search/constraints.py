@@ -1,4 +1,4 @@
-"""The constraints of a sweep: limits that the metrics of its best trials must keep, such as `weights <= 65000`."""
+"""The constraints of a sweep: limits for the metrics of its best trials, such as `weights <= 65000`."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -41,7 +41,10 @@ Constraint = Annotated[str, AfterValidator(_format_constraint)]
 
 
 def compute_violations(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return by how much the metrics of a run violate each constraint; 0 or less means that they satisfy it."""
+    """Return by how much the metrics of a run violate each constraint; 0 or less means that they satisfy it.
+
+    The value is NaN if the run does not have the metric.
+    """
     parsed = {text: _parse_constraint(text) for text in constraints}
     return {
         text: (metrics.get(name, math.nan) - limit) * (1 if operator == "<=" else -1)

@@ -88,7 +88,8 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed.
 
     Raises:
-        UsageError: the run is not an interrupted train run, or a given setting differs from that of the run.
+        UsageError: the run is not an interrupted train run, or a given setting is neither that of the run nor the
+            default.
     """
     from loupe.data import storage
     from loupe.tracking import liveness, runs

@@ -72,8 +72,8 @@ class PhotoModel(PythonModel):
             `ServedRequest.results`.
 
         Raises:
-            RefusedError: a file is not a photo or is too large, a parameter is out of range, the time limit passed,
-                or the server is busy.
+            RefusedError: a file is not a photo or is too large, a column or parameter is invalid, the time limit
+                passed, or the server is busy.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))

@@ -68,8 +68,9 @@ class Upscaler:
 
         Raises:
             TypeError: the image has another type or dtype.
-            ValueError: the scale factor, the fit or the shape is invalid.
+            ValueError: the scale factor, the fit or the shape is invalid, or both `scale` and `size` are given.
             PhotoError: the image has no pixels, or does not fit the size.
+            UsageError: the network cannot be loaded.
         """
         if isinstance(image, Image.Image):
             data = read_pillow_image(image)

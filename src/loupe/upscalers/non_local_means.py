@@ -18,7 +18,7 @@ PAD = REACH + 3  # mirrored pixels on each side of an image
 COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
 # A distance is a sum over 16 pixels, but `unit_distance` is for 25 pixels, as in scikit-image with `patch_size=5`.
 PATCH_PIXELS = 25
-BANDWIDTH = 0.7  # multiple of the noise that determines `unit_distance`; better on kodak24 than 0.4, 0.6 and 0.8
+BANDWIDTH = 0.7  # factor of the noise in `unit_distance`; better on kodak24 than 0.4, 0.6 and 0.8
 LARGEST_DISTANCE = 5.0  # as a multiple of `unit_distance`; larger distances get the weight 0
 
 
@@ -78,9 +78,10 @@ def estimate_noise(grey: np.ndarray) -> float:
     """Estimate the standard deviation of the noise of an image.
 
     The noise is proportional to the mean response of a filter that ignores flat areas and uniform gradients (Immerkær
-    1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function computes the mean
-    response of each of up to 64 parts of the image, without zeros, and takes the 12.5 % quantile of these means. It
-    omits parts whose response is mostly 0, such as a white border.
+    1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function divides the image
+    into up to 64 parts, and computes the mean of the non-zero responses of each part. The estimate uses the 12.5 %
+    quantile of these means. A part is omitted if another part has at least twice as many non-zero responses: a white
+    border, for example.
 
     Args:
         grey: (height, width), of any range.

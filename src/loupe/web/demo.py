@@ -81,7 +81,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        # Other threads update the visitor's progress bar in this context.
+        # `progress` finds the visitor's progress bar in this context.
         context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale))
