@@ -1,7 +1,7 @@
 """Finds the extra of Loupe that installs a missing module, such as `train` for `mlflow`."""
 
 PACKAGE = "loupe-upscale"
-# The packages of the extras in pyproject.toml, repeated because a checkout of Loupe has no package metadata.
+# The packages of the extras in pyproject.toml, repeated because a checkout that is not installed has no metadata.
 EXTRAS = {
     "train": (
         "mlflow", "tensorflow", "keras", "scikit-learn", "optuna", "scikit-image", "fsspec", "joblib", "pyarrow",

@@ -25,7 +25,12 @@ class _Metadata(BaseModel):
 
 
 def find_fault(file: Any, metadata: Any) -> str:
-    """Return why a file is not a manifest, or "" for a manifest. `metadata` is the parsed JSON of the file."""
+    """Return why a Parquet file is not a manifest, or "" for a manifest.
+
+    Args:
+        file: the open `ParquetFile`.
+        metadata: the parsed JSON from the metadata of the file.
+    """
     try:
         settings = _Metadata.model_validate(metadata).settings
     except ValidationError as error:

@@ -34,7 +34,7 @@ def make_absolute(location: str) -> str:
 
 
 def get_local_folder(location: str) -> Path:
-    """Return the folder of a location: the folder itself, or the copy of a URL in the cache."""
+    """Return the folder of a location: the folder itself, or the cache folder of a URL."""
     if not is_url(location):
         return Path(location)
     public_url = remove_secrets(location)
@@ -69,7 +69,9 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Replace `file` by the file with the same name under a URL; return False if the URL has no such file.
+    """Replace `file` by the file with the same name under a URL.
+
+    Return False if the URL has no such file, or if `location` is a folder.
 
     fsspec's `filecache::` is not used, because it is not atomic, and keeps a damaged copy.
     """

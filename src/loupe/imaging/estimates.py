@@ -18,7 +18,7 @@ CODEC_BYTES = {"WEBP": 20, "AVIF": 28, "GIF": 22, "HEIF": 20, "JPEG2000": 32}
 OTHER_BYTES = 24  # bytes per pixel of all other images
 ROW_BYTES = 20  # additional bytes per pixel of the width
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
-JXL_BYTES = 1_000_000_000  # to open a JPEG XL, for any number of pixels
+JXL_BYTES = 1_000_000_000  # additional memory to open a JPEG XL of any size
 OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds the pixels and copies of the file
 # Bytes per decoded pixel at 8 bits per sample, by Pillow's mode. CMYK and LAB become RGB. For 16 bits per sample,
 # `get_pixel_bytes` doubles the number.

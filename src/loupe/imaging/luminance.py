@@ -15,9 +15,9 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     Args:
         image: mode `L` (keeps its values), `RGB`, `LA` or `RGBA`.
         luminance: the formula.
-            `rec601`: REC_601 weights of the encoded values, as in Pillow.
-            `rec709`: REC_709 weights of the encoded values.
-            `relative`: REC_709 weights in linear light (IEC 61966-2-1), then encoded again.
+            `rec601`: sum of the encoded values, weighted by REC_601, as in Pillow.
+            `rec709`: sum of the encoded values, weighted by REC_709.
+            `relative`: sum of the values in linear light (IEC 61966-2-1), weighted by REC_709, then encoded again.
             `studio`: 16 + 219 times rec601 in [0, 1], as in MATLAB's rgb2ycbcr.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Updates sizes and positions in the XMP packet of a photo (ISO 16684-1), and removes links to other data."""
+"""Updates sizes and positions in the XMP packet of a photo (ISO 16684-1), and removes links to further data."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -69,6 +69,7 @@ def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
     return _edit(packet, lambda document: _place(document, placement))
 
 
+# A packet that is damaged or too long becomes b"".
 def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
     from xml.dom import minidom
     from xml.parsers.expat import ExpatError
@@ -190,7 +191,10 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Update the sizes of a panorama (Google Photo Sphere); remove the sizes if the image was rotated or flipped."""
+    """Update the sizes of a panorama (Google Photo Sphere).
+
+    If the image was rotated or flipped, remove all properties of the panorama.
+    """
     if placement.orientation != 1:
         for node in fields.values():
             _remove(node if node.nodeType == node.ATTRIBUTE_NODE else node.parentNode)

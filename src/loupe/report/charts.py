@@ -26,7 +26,7 @@ CURVE_SHARES = np.linspace(0, 1, 65)
 
 
 def encode_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG, always with the same bytes; 128 colours make the file three times smaller."""
+    """Encode a figure as PNG. Equal figures give equal bytes. 128 colours make the file three times smaller."""
     stream, output = io.BytesIO(), io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     Image.open(stream).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(output, "PNG", optimize=True)
@@ -34,7 +34,7 @@ def encode_png(figure: Figure) -> bytes:
 
 
 def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seeds") -> ReportImage | None:
-    """Draw the mean and the range of the validation mae of arms (see docs/sweeps.md) over the share of the steps.
+    """Draw the validation mae of arms (see docs/sweeps.md) over the share of the steps: mean and range.
 
     Args:
         name: stem of the file name.
@@ -103,7 +103,7 @@ def draw_training(name: str, run: pd.Series | None, baselines: Mapping[str, str]
         baselines: label of each metric. The metrics are the mae of baselines on validation photos.
 
     Returns:
-        The chart, or None if the run has no curve.
+        The chart, or None without a run or a curve.
     """
     if run is None or np.isnan(read_curve(run, SHARES)).all():
         return None

@@ -12,7 +12,10 @@ FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 
 
 def read_scores(run: pd.Series | None) -> dict[str, str]:
-    """Read the test scores of a run as texts, by the names in `report.md.jinja`; missing scores are dashes."""
+    """Read the test scores and two settings of a run as texts, by the names in `report.md.jinja`.
+
+    Missing scores are dashes.
+    """
 
     def read(name: str) -> float:
         return float("nan") if run is None else float(run.get(f"metrics.test/{name}", float("nan")))
@@ -35,10 +38,10 @@ def _format_rate(rate: float) -> str:
 
 
 def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
-    """Read the scores of the best network with a filter `pre_upscale`, as texts.
+    """Read the scores of the best network whose setting `pre_upscale` is a filter, as texts.
 
     Returns:
-        `network`: its validation mae. `filter`: its filter. `input`: the validation mae of this filter alone.
+        `network`: the validation mae of the network. `filter`: the filter. `input`: the validation mae of the filter.
     """
     column = "settings.pre_upscale"
     has_filter = table[column].notna() & (table[column] != "none") if column in table else None

@@ -50,7 +50,7 @@ def run(settings: Main) -> None:
         register_fields = {"run": best.run_id, "quiet": True, "data_dir": settings.data_dir}
         registration = register.run(parse_settings("register", register_fields))
         upscale.run(parse_settings("upscale", {"out": settings.out, "overwrite": True, "quiet": True}))
-        # Without `model` and ridge: the table has both as trained networks, which have a `*`.
+        # Omit `model` and `ridge`, because the table contains both as trained networks, marked with `*`.
         scores = {name: means for name, means in summary["scores"].items() if name not in ("model", "ridge")}
         scores |= {f"{training.network} *": training.summary["model"] for training in trainings}
         records.log_json(scores, "table.json")

@@ -28,7 +28,7 @@ MAX_LOCK_ATTEMPTS = 1000  # an attempt fails if another process removes the fold
 
 @dataclass(frozen=True)
 class Record:
-    """One entry of the log of a step, such as a metric or a file.
+    """One record of a run, such as metrics or a file.
 
     Args:
         number: the position in the run, from 1.

@@ -1,7 +1,7 @@
 """The training loop of one network: steps, points of the learning curve, checkpoints, resume.
 
-A resumed training gives the weights of an uninterrupted training, because batches, augmentation and dropout derive
-from the seed and the step.
+A resumed training gives the same weights as an uninterrupted training, because batches, augmentation and dropout
+derive from the seed and the step.
 """
 
 import json

@@ -15,14 +15,14 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # the millions of blocks of these images suffice for 81 to 100 weights per result pixel
+FIT_IMAGES = 2048  # the millions of blocks of these images suffice for 100 weights per result pixel (q = 2)
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     """Fit a ridge regression without an intercept on all blocks of up to FIT_IMAGES evenly spaced pairs.
 
     Per block, X has one row of input pixels, and Y has one row of label pixels. The normal equations
-    (X'X + alpha) W = X'Y are summed over batches, so that the memory does not grow with the number of images.
+    (X'X + alpha I) W = X'Y are summed over batches, so that the memory does not grow with the number of images.
 
     Args:
         pairs: the images to fit on.
@@ -95,7 +95,13 @@ def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
 
 
 class RidgeUpscaler:
-    """A fitted ridge (weights of `fit`, and the luminance formula of its images) as an upscaling model, in NumPy."""
+    """A fitted ridge as an upscaling model, in NumPy.
+
+    Args:
+        weights: the result of `fit`.
+        scale: the scale factor.
+        luminance: the luminance formula of the images that the ridge was fitted on.
+    """
 
     def __init__(self, weights: np.ndarray, scale: Fraction, luminance: str) -> None:
         self.geometry = build_geometry(scale, luminance)

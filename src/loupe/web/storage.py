@@ -18,7 +18,7 @@ def delete_old_files(folder: Path, before: float) -> None:
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until `more_bytes` fit, and return whether they fit.
+    """Delete the oldest files until `more_bytes` and one more file are within the limits; return whether they are.
 
     Files that are newer than MIN_LIFETIME_S are not deleted.
     """
