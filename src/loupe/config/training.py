@@ -20,7 +20,7 @@ THREADS = "CPU threads for training; 0: one per core"
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
-    """Return a function that computes the default of a field: None with `flops`, else max(1, share(steps))."""
+    """Return a function that computes the default of a field: None with `flops`, else `share(steps)`, at least 1."""
     return lambda data: None if data.get("flops") is not None else max(1, round(share(data.get("steps", 0))))
 
 

@@ -121,7 +121,10 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return the pairs, with `strengths` if wanted. Inputs that are not degraded get the strength 0."""
+        """Return the pairs with `strengths` (0 for inputs that are not degraded); if not `wanted`, with None instead.
+
+        Pairs that are selected from the result have their original `strengths`.
+        """
         pairs = self.select(np.arange(len(self)))
         if not wanted:
             pairs.strengths = None

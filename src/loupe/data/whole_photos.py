@@ -92,7 +92,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
 
 
 def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
-    """Return the luma of a photo, uint8, cropped to multiples of p."""
+    """Return the luma of a photo, uint8, cropped to multiples of p; raise PhotoError if the photo is unusable."""
     if photo.reason:
         raise PhotoError(photo.reason)
     try:

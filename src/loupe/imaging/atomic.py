@@ -50,6 +50,8 @@ def write_file(file: Path, content: str | bytes, overwrite: bool = True) -> None
 def publish(partial: Path, final: Path, flush_name: bool = True) -> None:
     """Give a complete file or folder its final name. Flush content and name, so that they survive a power failure.
 
+    The files in a folder must already be flushed.
+
     Args:
         partial: the path with the temporary name.
         final: the final path.
@@ -148,7 +150,7 @@ def _rename_new(partial: Path, final: Path) -> None:
 
 @cache
 def _identify_kernel() -> str:
-    """Return an id of the running kernel. Its processes see each other's locks, even in different containers."""
+    """Return an id of the running kernel. Processes of one kernel see each other's locks, even across containers."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:

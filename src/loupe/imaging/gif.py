@@ -14,8 +14,9 @@ from loupe.imaging.image_data import ImageStream
 
 EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as long, and the error is 13 % smaller.
 # A pixel keeps the value of the previous frame if its new value differs by at most this number of levels per band.
-# Otherwise, still pixels around a moving object would flicker, because networks change them. At a distance of more
-# than 3 pixels of the photo, 99 % of the changes by the bundled networks are at most 6 levels.
+# Without this rule, still pixels around a moving object would flicker, because a network's results for them change
+# from frame to frame. With the bundled networks, 99 % of these changes are at most 6 levels if the object is more
+# than 3 pixels of the photo away.
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
@@ -28,7 +29,7 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
 
     Raises:
         PhotoError: the frames have different sizes.
-        OSError: the file cannot be written.
+        OSError: the frames cannot be encoded, or the file cannot be written.
     """
     import pyvips
 
@@ -81,7 +82,7 @@ def _keep_similar(pixels: np.ndarray, previous: np.ndarray) -> None:
 
 
 def _find_shared_palette(frames: np.ndarray) -> list[int]:
-    """Choose one palette for all frames if a visible pixel becomes transparent; otherwise return [].
+    """Choose one palette for all frames if a visible pixel is transparent in the next frame; otherwise return [].
 
     libvips stores all pixels of a frame in which a visible pixel becomes transparent. With a palette of its own, this
     frame would show unchanged pixels in other colours than the previous frame.

@@ -29,7 +29,8 @@ METADATA_KINDS = {
 def fit_metadata(metadata: Metadata, name: str) -> Metadata:
     """Select the metadata that a format can store; add the names of other metadata to `Metadata.omitted`.
 
-    Texts and a resolution that the format cannot store become EXIF tags, if the format stores EXIF.
+    Texts and a resolution that the format cannot store become tags of `metadata.exif` (changed in place), if the
+    format stores EXIF.
     """
     kinds = METADATA_KINDS[name]
     omitted = [*metadata.omitted]
@@ -63,7 +64,7 @@ def _move_to_exif(
     """Add texts (as the user comment) and the resolution to the EXIF tags.
 
     Returns:
-        The tags, and the texts that were not added.
+        The tags, and the texts that were not added, because the tags already contain a user comment.
     """
     exif = exif or Image.Exif()
     if dpi and X_RESOLUTION not in exif:

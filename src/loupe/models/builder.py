@@ -99,7 +99,7 @@ def compute_geometry(settings: GradientTrain, input_side: int, luminance: str) -
         reach += MARGIN
     min_side = q
     if settings.skip == "ridge" or settings.pre_upscale != "none":
-        # A linear branch reads MARGIN pixels around a block, and mirrors as many at the border.
+        # A linear branch reads MARGIN pixels around a block, and mirrors MARGIN pixels at the border of the image.
         min_side, reach = max(q, MARGIN), max(reach, MARGIN)
     condition = getattr(settings, "condition", "none")
     return Geometry(q, int(q * scale), -(-min_side // q) * q, -(-reach // q) * q, luminance, condition)
@@ -120,7 +120,7 @@ class KerasUpscaler:
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
         self._model = model
-        # Size of the largest intermediate result per pixel of an image, if it was computed
+        # Bytes of the largest intermediate result, per pixel of an image; None until they are needed
         self._bytes_per_pixel: float | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -156,10 +156,10 @@ def _compile(model: keras.Model) -> Callable[..., Any]:
 
 
 def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], dict[str, Any]]:
-    """Return a function that makes the initializers of the next layer, with a new seed.
+    """Return a function that makes the initializers of a layer. Each call uses new seeds.
 
-    `xavier` uses the formula in the text of the 2016 study, which differs from the original formula of Glorot and
-    Bengio (2010), sqrt(2 / (inputs + outputs)).
+    The standard deviation of `xavier` is that in the text of the 2016 study. It differs from the original formula of
+    Glorot and Bengio (2010), sqrt(2 / (inputs + outputs)).
     """
     seeds = itertools.count(settings.seed * 10_000 + 2, 2)  # two seeds per layer: for weights and biases
 

@@ -11,7 +11,7 @@ from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.photos.sizes import Size
 from loupe.upscalers.non_local_means import MARGIN, denoise, estimate_noise
 
-STRIP_PIXELS = 300_000  # larger strips do not fit the cache and take 1.5 times as long
+STRIP_PIXELS = 300_000  # larger strips do not fit into a core's cache, and take 1.5 times as long
 STRIP_BYTES = 120  # memory to denoise a strip, in bytes per pixel of the strip
 NOISE_BYTES = 32  # memory to estimate the noise, in bytes per pixel
 NOISE_SIDE = 2000  # maximum side in pixels of the central part in which the noise is estimated
@@ -19,7 +19,9 @@ NOISE_SIDE = 2000  # maximum side in pixels of the central part in which the noi
 
 @dataclass(frozen=True)
 class DenoiseTransform:
-    """Denoises the images of photo files; see `Transform`. The results contain floats.
+    """Denoises the images of photo files; see `Transform`.
+
+    The strips of the results contain floats and no alpha. `BlendTransform` rounds them and keeps the photo's alpha.
 
     Args:
         noise: standard deviation of the noise, on a scale from 0 to 255; None estimates it per image.

@@ -19,10 +19,12 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
 @contextmanager
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
-    """Yield settings with temporary files in place of `-`; after the block, write the result to the standard output.
+    """Yield settings with temporary files in place of `-`.
+
+    If `out` is `-`, write the result to the standard output after the block.
 
     Raises:
-        UsageError: there are several photos, or the input is not an image.
+        UsageError: there are several inputs, the input is a folder, or the standard input is not an image.
     """
     if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
         raise UsageError(f"inputs: must be a single file with {STREAM!r}, got {', '.join(settings.inputs)}")

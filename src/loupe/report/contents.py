@@ -59,7 +59,7 @@ class ReportContents:
         datasets: names of the datasets of the runs.
         run_count: number of runs that the claims use.
         steps: smallest and largest number of steps of the claims' runs, as text.
-        curve_photos: number of validation photos of a learning curve, as text.
+        curve_photos: maximum number of validation images of a learning curve, as text.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
         best_scores: scores of the best network, as texts.
@@ -89,7 +89,7 @@ class ReportContents:
 
     @property
     def summary(self) -> str:
-        """The number of claims per outcome, such as `31 claims: 12 hold, 9 do not hold.`"""
+        """The number of claims per outcome, such as `2 claims: 1 holds, 1 does not hold, 0 undecided, 0 not run.`"""
         plural = {"holds": "hold", "does not hold": "do not hold"}
         parts = (f"{count} {name if count == 1 else plural.get(name, name)}" for name, count in self.counts.items())
         return f"{len(self.claims)} claim{'' if len(self.claims) == 1 else 's'}: {', '.join(parts)}."

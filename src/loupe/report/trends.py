@@ -74,7 +74,7 @@ def has_other_curve(claim: Claim) -> bool:
 
 
 def read_curve(run: pd.Series, shares: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the validation mae at shares of the steps of a run; NaN if the run has no learning curve."""
+    """Return the validation mae at shares of the steps of a run; NaN if its curve has fewer than 3 points."""
     steps, curve = run.get(STEPS), run.get(CURVE)
     if not (isinstance(steps, list) and isinstance(curve, list) and len(steps) == len(curve) > 2):
         return np.full(len(shares), np.nan)

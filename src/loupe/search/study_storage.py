@@ -40,7 +40,8 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         if "://" not in location:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
-            # A lock is a link to the path. Optuna waits forever for a lock that leads to another folder.
+            # Optuna's lock is a symbolic link to this path. With a relative path, the link can be broken, and Optuna
+            # waits forever for the lock of a killed process.
             return JournalStorage(JournalFileBackend(os.path.abspath(location)))
         if not location.startswith("sqlite"):
             # `pool_pre_ping` replaces connections that a restart of the database has closed.
@@ -87,7 +88,7 @@ def check_journal(file: Path) -> None:
 
 
 def repair_journal(journal: Path) -> None:
-    """Remove the unreadable end of a journal that a killed process or a power loss left.
+    """Remove the unreadable end of a journal, which a killed process or a power loss can cause.
 
     Optuna cannot read records after an unreadable line. Optuna's lock makes this function wait for a process that
     writes a record. The lock of a killed process ends after 30 s.
@@ -106,7 +107,11 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal; an unreadable and an incomplete line may follow."""
+    """Return the position after the last record of a journal; an unreadable and an incomplete line may follow.
+
+    Raises:
+        UsageError: a complete line follows an unreadable line.
+    """
     end, unreadable = 0, 0
     with journal.open("rb") as stream:
         for number, line in enumerate(stream, 1):

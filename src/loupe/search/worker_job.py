@@ -28,7 +28,7 @@ class WorkerJob:
         data_dir: the folder for prepared datasets.
         threads: CPU threads per trial; 0: one per core.
         max_trials: maximum number of trials.
-        timeout: no trial starts after this many seconds.
+        timeout: no trial starts after the worker has run for this many seconds.
         fresh: train every trial, even if an equal trial has a result.
     """
 

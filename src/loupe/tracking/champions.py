@@ -82,9 +82,10 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
-    For each scale factor above 1:1, the version contains the ONNX file of the champion, or of the bundled network if
-    the champion is missing or `version` is None. If a version with the same networks and commit exists, the function
-    reuses it. The version gets the alias `champion`.
+    The new version contains one ONNX file per scale factor above 1:1. For `scale`, it is the file of `version`; for
+    the others, the file of the champion. The bundled network replaces a missing champion, and a `version` of None.
+    If a version of `loupe-photo` with the same networks and commit exists, the function uses that version. The
+    function moves the alias `champion` of `loupe-photo` to the version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}

@@ -53,7 +53,8 @@ def send_heartbeat(run_id: str) -> None:
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Return whether the process that opened a run with these tags is alive.
 
-    If that process is in the PID namespace of this process, its id and start time decide; otherwise, its heartbeat.
+    If that process is in the PID namespace of this process, its id and start time decide. Otherwise, the time of its
+    last heartbeat decides.
     """
     namespace = _identify_namespace()
     if namespace and tags.get("loupe.namespace") == namespace:
@@ -118,7 +119,7 @@ def _identify_namespace() -> str:
 
 
 def _read_start(pid: str) -> str | None:
-    """Return the start time of a process in clock ticks since the start of the system, or None if it has ended.
+    """Return the start time of a process in clock ticks since the start of the system; None if the process has ended.
 
     psutil is not used, because its start times change with the system's clock.
     """

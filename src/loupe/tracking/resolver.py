@@ -69,6 +69,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
     Raises:
         UsageError: the model does not exist, or has none of the selected scale factors.
+        StoreError: the store of a registry or run URI cannot be used.
     """
     networks = _find_networks(name, options)
     if options.restore is not None:

@@ -103,7 +103,7 @@ class RequestGuard:
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
-        # Parsing takes several times the memory of a body, so large bodies are parsed one at a time.
+        # Parsing takes several times the memory of a body, so requests with large bodies are processed one at a time.
         self._parsing = asyncio.Semaphore(1)
         self._has_threads = False
 

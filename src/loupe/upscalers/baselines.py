@@ -47,7 +47,7 @@ class FilterUpscaler:
 
 
 def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, UpscalingModel]:
-    """Return the baselines without weights by name; at 1:1, the input and nlm."""
+    """Return the baselines without weights, by name; at 1:1, these are the input and non-local means."""
     if scale == 1:
         return {"input": FilterUpscaler("nearest", scale, luminance), "nlm": NonLocalMeans(luminance)}
     return {name: FilterUpscaler(name, scale, luminance) for name in FILTERS}
