@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -125,6 +126,14 @@ def test_regions_are_placed_as_attributes_and_as_elements():
         assert value in text, value
     assert text.startswith('<?xpacket begin="\ufeff"')
     assert place_xmp(packet, Placement(SIZE, SIZE, SIZE)) == (packet, [])  # unchanged, byte by byte
+
+
+def test_a_large_exponent_in_a_resolution_takes_no_time():
+    packet = make_xmp(attributes='exif:FocalPlaneXResolution="1e3000000"')
+    start = time.process_time()
+    assert place_xmp(packet, DOUBLED) == (b"", ["XMP (damaged)"])
+    assert time.process_time() - start < 0.5
+    assert b'="3001/1"' in place_xmp(make_xmp(attributes='exif:FocalPlaneXResolution="1500.5"'), DOUBLED)[0]
 
 
 def test_sizes_of_a_panorama_are_scaled_and_a_turned_one_loses_them():

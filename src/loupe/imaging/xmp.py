@@ -211,11 +211,17 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
     """Scale the focal-plane resolution (pixels per unit of length on the sensor)."""
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
-    values = [Fraction(node.nodeValue) for node in nodes]
+    values = [_read_ratio(node.nodeValue) for node in nodes]
     ordered = values[::-1] if placement.is_rotated else values
     for node, value, scale in zip(nodes, ordered, placement.scales, strict=False):
-        scaled = (value * Fraction(scale)).limit_denominator(10_000)
+        scaled = Fraction(value * scale).limit_denominator(10_000)
         node.nodeValue = f"{scaled.numerator}/{scaled.denominator}"
+
+
+def _read_ratio(text: str) -> float:
+    """Convert a number or a ratio such as `3000/2` to a float. For an exponent n, `Fraction` would compute 10**n."""
+    numerator, _, denominator = text.partition("/")
+    return float(numerator) / float(denominator or 1)
 
 
 def _place_subject(element: Any, placement: Placement) -> None:
