@@ -181,6 +181,22 @@ def test_xmp_with_links_that_cannot_be_parsed_is_left_out(fault):
     assert names[0].startswith("XMP")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<exif:SubjectArea><rdf:Seq><rdf:li><rdf:x/></rdf:li><rdf:li>5</rdf:li></rdf:Seq></exif:SubjectArea>",
+        '<GPano:Pose stDim:w="4">True</GPano:Pose>',
+    ],
+)
+def test_xmp_with_positions_that_cannot_be_updated_is_left_out(content):
+    assert place_xmp(make_xmp(content), Placement(SIZE, (64, 96), (64, 96), 6)) == (b"", ["XMP (damaged)"])
+
+
+def test_xmp_with_too_many_nested_elements_is_left_out():
+    packet = make_xmp("<dc:a>" * 2000 + "</dc:a>" * 2000, 'hdrgm:Version="1.0" stDim:w="4"')
+    assert remove_links(packet) == place_xmp(packet, DOUBLED) == (b"", ["XMP (damaged)"])
+
+
 def test_positions_in_exif_and_on_a_map_are_scaled(image, tmp_path):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[33550], tags[33922] = (0.5, 0.5, 0.0), (8.0, 4.0, 0.0, 600_000.0, 5_340_000.0, 0.0)
