@@ -139,11 +139,14 @@ def test_a_large_exponent_in_a_resolution_takes_no_time():
 def test_sizes_of_a_panorama_are_scaled_and_a_turned_one_loses_them():
     names = {"FullPanoWidthPixels": 96, "FullPanoHeightPixels": 48, "CroppedAreaImageWidthPixels": 48}
     names |= {"CroppedAreaImageHeightPixels": 32, "CroppedAreaLeftPixels": 12, "CroppedAreaTopPixels": 6}
+    names |= {"LargestValidInteriorRectLeft": 4, "LargestValidInteriorRectWidth": 40}
+    names |= {"LargestValidInteriorRectTop": 0, "LargestValidInteriorRectHeight": 32}
     packet = make_xmp(attributes=" ".join(f'GPano:{name}="{value}"' for name, value in names.items()))
     large, omitted = place_xmp(packet, Placement(SIZE, (144, 96), (144, 90)))
     values = {name.decode(): int(value) for name, value in re.findall(rb'GPano:(\w+)="(\d+)"', large)}
     expected = {name: 3 * value for name, value in names.items()}
-    assert values == expected | {"CroppedAreaTopPixels": 18 + 3, "CroppedAreaImageHeightPixels": 90}
+    cropped = {"CroppedAreaImageHeightPixels": 90, "LargestValidInteriorRectHeight": 90}
+    assert values == expected | cropped | {"CroppedAreaTopPixels": 18 + 3}
     assert omitted == []
     turned, omitted = place_xmp(packet, Placement(SIZE, (32, 48), (32, 48), 6))
     assert b"GPano:" not in turned.replace(b"xmlns:GPano", b"")

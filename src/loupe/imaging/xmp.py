@@ -41,10 +41,13 @@ POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
-# For each axis: size of the full panorama, offset of the photo, offset of the valid rectangle, size of the photo
+# For each axis: size of the full panorama; offset of the photo; offset and size of the valid rectangle; size of the
+# photo
 PANORAMA_NAMES = (
-    ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
-    ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
+    ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "LargestValidInteriorRectWidth",
+     "CroppedAreaImageWidthPixels"),
+    ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "LargestValidInteriorRectHeight",
+     "CroppedAreaImageHeightPixels"),
 )  # fmt: skip
 # Properties with the width (axis 0) and the height (axis 1) of the image
 SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
@@ -201,9 +204,10 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
     for names, scale, margin, side in zip(
         PANORAMA_NAMES, placement.scales, placement.margins, placement.result_size, strict=True
     ):
-        full, offset, inner, size = (scale * value + 0.5 for value in _read_numbers(fields, *names))
-        values = int(full), int(offset + margin), int(inner - margin), int(size)
-        _write_numbers(fields, dict(zip(names, values, strict=True)) | {names[-1]: side}, pixels=True)
+        full, offset, left, length = (scale * value for value in _read_numbers(fields, *names[:-1]))
+        start, end = (min(max(int(edge - margin + 0.5), 0), side) for edge in (left, left + length))
+        values = int(full + 0.5), int(offset + margin + 0.5), start, end - start, side
+        _write_numbers(fields, dict(zip(names, values, strict=True)), pixels=True)
     return []
 
 
