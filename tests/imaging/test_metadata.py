@@ -136,6 +136,16 @@ def test_a_large_exponent_in_a_resolution_takes_no_time():
     assert b'="3001/1"' in place_xmp(make_xmp(attributes='exif:FocalPlaneXResolution="1500.5"'), DOUBLED)[0]
 
 
+def test_the_time_to_place_a_polygon_is_linear():
+    times = []
+    for count in (500, 8000):
+        packet = make_xmp('<rdf:li ext:rbX="0.5" ext:rbY="0.5"/>' * count)
+        start = time.process_time()
+        assert place_xmp(packet, DOUBLED)[0].count(b'rbX="0.5"') == count
+        times.append(time.process_time() - start)
+    assert times[1] < 40 * times[0]
+
+
 def test_sizes_of_a_panorama_are_scaled_and_a_turned_one_loses_them():
     names = {"FullPanoWidthPixels": 96, "FullPanoHeightPixels": 48, "CroppedAreaImageWidthPixels": 48}
     names |= {"CroppedAreaImageHeightPixels": 32, "CroppedAreaLeftPixels": 12, "CroppedAreaTopPixels": 6}

@@ -180,16 +180,24 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
     """Update a rectangle, a circle, or a point of a polygon (IPTC image regions)."""
     if not {"rbX", "rbY"} <= {*fields}:
         return
-    owner, units = element, fields
-    # A point of a polygon has no unit: use the unit of the polygon.
-    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:
-        owner = owner.parentNode
-        units = _read_fields(owner, IPTC)
-    pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
+    pixels = _read_unit(element) == "pixel"
     x, y, width, height, radius = _read_numbers(fields, "rbX", "rbY", "rbW", "rbH", "rbRx")
     left, top, width, height = _place_box((x, y, width, height), placement, pixels)
     radius *= placement.scales[0] * (1 if pixels else placement.size[0] / placement.result_size[0])
     _write_numbers(fields, {"rbX": left, "rbY": top, "rbW": width, "rbH": height, "rbRx": radius}, pixels)
+
+
+def _read_unit(element: Any) -> str:
+    """Return the unit of a boundary. A point of a polygon has no unit: it has the unit of the polygon."""
+    if element.nodeType != element.ELEMENT_NODE:
+        return ""
+    # Without storing the unit, the time would be quadratic in the number of points.
+    unit: str | None = element.getUserData("unit")
+    if unit is None:
+        fields = _read_fields(element, IPTC)
+        unit = fields["rbUnit"].nodeValue if "rbUnit" in fields else _read_unit(element.parentNode)
+        element.setUserData("unit", unit, None)
+    return unit
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
