@@ -96,7 +96,7 @@ def test_values_are_formatted(value: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        *(("scale", text) for text in ("0.9", "0.5", "-2", "9", "3:0", "", "x", "nan", "inf", "3:2:1")),
+        *(("scale", text) for text in ("0.9", "0.5", "-2", "9", "3e0", "3E0", "3:0", "", "x", "nan", "inf", "3:2:1")),
         *(("scales", text) for text in ("", "3:2,", "3:2,,2:1", "3:2,0.5")),
         *(("sources", text) for text in ("", "a,,b", ",")),
         *(("categories", text) for text in ("a,,b", ",")),

@@ -78,6 +78,12 @@ def test_other_metadata_are_refused(metadata, dataset):
         load(rewrite(dataset, metadata))
 
 
+def test_a_scale_with_an_exponent_is_refused(dataset):
+    settings = {"scales": "3:2,2e0", "luminance": "rec601", "source": "sample"}
+    with pytest.raises(UsageError, match="scales: must be a ratio such as 3:2"):
+        load(rewrite(dataset, {"settings": settings}))
+
+
 def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):
     rows = pa.array([row and row + 100 for row in dataset.table["row"].to_pylist()], pa.int32())
     with pytest.raises(LoupeError, match="the manifest needs"):

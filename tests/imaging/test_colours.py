@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from loupe.imaging.avif import set_cicp
+from loupe.imaging.declarations import PRIMARY_CHROMATICITIES, TRANSFER_FUNCTION
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
@@ -279,6 +280,17 @@ def test_the_colorimetry_of_a_bmp_is_kept(tmp_path):
     large = Image.open(tmp_path / "large.png")
     assert large.info["gamma"] == 1
     assert np.allclose(large.info["chromaticity"], (0.3127, 0.329, *np.ravel(primaries)), atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [65535, 0])
+def test_the_primaries_of_a_tiff_are_kept_if_its_curve_is_damaged(tmp_path, level):
+    primaries = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[PRIMARY_CHROMATICITIES], tags[TRANSFER_FUNCTION] = primaries, (level,) * 256
+    Image.fromarray(COLOURS[None]).save(tmp_path / "small.tif", tiffinfo=tags)
+    assert convert(tmp_path / "small.tif", tmp_path / "large.png") == []
+    large = Image.open(tmp_path / "large.png")
+    assert np.allclose(large.info["chromaticity"], (0.3127, 0.329, *primaries), atol=1e-4)
 
 
 # A ramp of 256x16 pixels with 10 bits per sample.

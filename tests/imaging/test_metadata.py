@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -127,14 +128,35 @@ def test_regions_are_placed_as_attributes_and_as_elements():
     assert place_xmp(packet, Placement(SIZE, SIZE, SIZE)) == (packet, [])  # unchanged, byte by byte
 
 
+def test_a_large_exponent_in_a_resolution_takes_no_time():
+    packet = make_xmp(attributes='exif:FocalPlaneXResolution="1e3000000"')
+    start = time.process_time()
+    assert place_xmp(packet, DOUBLED) == (b"", ["XMP (damaged)"])
+    assert time.process_time() - start < 0.5
+    assert b'="3001/1"' in place_xmp(make_xmp(attributes='exif:FocalPlaneXResolution="1500.5"'), DOUBLED)[0]
+
+
+def test_the_time_to_place_a_polygon_is_linear():
+    times = []
+    for count in (500, 8000):
+        packet = make_xmp('<rdf:li ext:rbX="0.5" ext:rbY="0.5"/>' * count)
+        start = time.process_time()
+        assert place_xmp(packet, DOUBLED)[0].count(b'rbX="0.5"') == count
+        times.append(time.process_time() - start)
+    assert times[1] < 40 * times[0]
+
+
 def test_sizes_of_a_panorama_are_scaled_and_a_turned_one_loses_them():
     names = {"FullPanoWidthPixels": 96, "FullPanoHeightPixels": 48, "CroppedAreaImageWidthPixels": 48}
     names |= {"CroppedAreaImageHeightPixels": 32, "CroppedAreaLeftPixels": 12, "CroppedAreaTopPixels": 6}
+    names |= {"LargestValidInteriorRectLeft": 4, "LargestValidInteriorRectWidth": 40}
+    names |= {"LargestValidInteriorRectTop": 0, "LargestValidInteriorRectHeight": 32}
     packet = make_xmp(attributes=" ".join(f'GPano:{name}="{value}"' for name, value in names.items()))
     large, omitted = place_xmp(packet, Placement(SIZE, (144, 96), (144, 90)))
     values = {name.decode(): int(value) for name, value in re.findall(rb'GPano:(\w+)="(\d+)"', large)}
     expected = {name: 3 * value for name, value in names.items()}
-    assert values == expected | {"CroppedAreaTopPixels": 18 + 3, "CroppedAreaImageHeightPixels": 90}
+    cropped = {"CroppedAreaImageHeightPixels": 90, "LargestValidInteriorRectHeight": 90}
+    assert values == expected | cropped | {"CroppedAreaTopPixels": 18 + 3}
     assert omitted == []
     turned, omitted = place_xmp(packet, Placement(SIZE, (32, 48), (32, 48), 6))
     assert b"GPano:" not in turned.replace(b"xmlns:GPano", b"")
@@ -170,6 +192,22 @@ def test_xmp_with_links_that_cannot_be_parsed_is_left_out(fault):
     packet, names = remove_links(fault + make_xmp(attributes='hdrgm:Version="1.0"'))
     assert packet == b""
     assert names[0].startswith("XMP")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<exif:SubjectArea><rdf:Seq><rdf:li><rdf:x/></rdf:li><rdf:li>5</rdf:li></rdf:Seq></exif:SubjectArea>",
+        '<GPano:Pose stDim:w="4">True</GPano:Pose>',
+    ],
+)
+def test_xmp_with_positions_that_cannot_be_updated_is_left_out(content):
+    assert place_xmp(make_xmp(content), Placement(SIZE, (64, 96), (64, 96), 6)) == (b"", ["XMP (damaged)"])
+
+
+def test_xmp_with_too_many_nested_elements_is_left_out():
+    packet = make_xmp("<dc:a>" * 2000 + "</dc:a>" * 2000, 'hdrgm:Version="1.0" stDim:w="4"')
+    assert remove_links(packet) == place_xmp(packet, DOUBLED) == (b"", ["XMP (damaged)"])
 
 
 def test_positions_in_exif_and_on_a_map_are_scaled(image, tmp_path):

@@ -4,12 +4,14 @@ import io
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image
 
 from loupe.imaging import opening
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.page_sizes import list_page_sizes
+from loupe.imaging.reader import read_photo
 from loupe.imaging.tiff import write_tiff
 
 
@@ -29,6 +31,17 @@ def test_sizes_of_all_images_are_listed_up_to_a_limit(name, sizes, tmp_path):
         list_page_sizes(tmp_path / "pages", 2)
     save_pages(tmp_path / "page", "BMP", (5, 3))
     assert list_page_sizes(tmp_path / "page", 1) == [(5, 3)]
+
+
+def test_only_the_primary_image_of_a_heic_is_counted(tmp_path):
+    pytest.importorskip("pi_heif")
+    pages = pyvips.Image.black(16, 48, bands=3).copy(interpretation="srgb")
+    pages.set_type(pyvips.GValue.gint_type, "page-height", 16)
+    content, file = pages.heifsave_buffer(compression="av1"), tmp_path / "photo.heic"
+    file.write_bytes(content.replace(b"ftypavif", b"ftypheic", 1))
+    assert opening.open_image(file).n_frames == 3
+    assert list_page_sizes(file, 1) == [(16, 16)]
+    assert read_photo(file).count == 1
 
 
 def test_the_thumbnails_of_a_tiff_are_limited(monkeypatch, tmp_path):

@@ -91,7 +91,7 @@ def parse_scale(value: Any) -> Fraction:
         if not str(value).isascii():
             raise ValueError(rule)
         # Replacing `e` makes exponents invalid: Fraction("1e999999999") would take minutes.
-        scale = Fraction(str(value).strip()[:20].replace(":", "/").replace("e", "x")).limit_denominator(1000)
+        scale = Fraction(str(value).strip()[:20].lower().replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
     if not 1 <= scale <= LARGEST_SCALE:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from loupe.config.fields import format_value
+from loupe.config.fields import format_value, parse_scale
 from loupe.data import storage
 from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
 from loupe.data.manifest_check import find_fault
@@ -80,7 +80,7 @@ class Dataset:
     @cached_property
     def scales(self) -> list[Fraction]:
         """The scale factors of the inputs."""
-        return [Fraction(text.replace(":", "/")) for text in self.settings["scales"].split(",")]
+        return [parse_scale(text) for text in self.settings["scales"].split(",")]
 
     def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
         """Open the inputs and labels of a split as memory maps.

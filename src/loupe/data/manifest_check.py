@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from loupe.config.fields import parse_scale
 from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
@@ -53,13 +54,14 @@ def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
     if wrong is not None:
         return f"the names of shards must be like labels-00000.npy, got {wrong!r}"
     try:
-        return "" if all(scale > 0 for scale in _read_scales(metadata)) else "the scales must be positive"
-    except (ValueError, ZeroDivisionError) as error:
+        _read_scales(metadata)
+    except ValueError as error:
         return f"scales: {describe_error(error)}"
+    return ""
 
 
 def _read_scales(metadata: dict[str, Any]) -> list[Fraction]:
-    return [Fraction(text.replace(":", "/")) for text in metadata["settings"]["scales"].split(",")]
+    return [parse_scale(text) for text in metadata["settings"]["scales"].split(",")]
 
 
 def _find_fault_of_rows(file: Any, metadata: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124  # position of the h
 BMP_SPACE = slice(70, 74)  # the field with the kind of colour space
 CALIBRATED = bytes(4)  # the value of this field if the header contains primaries and gamma
 MAX_PROFILE_BYTES = 2**24
+TAG_ERRORS = (ArithmeticError, TypeError, ValueError, struct.error)  # caused by damaged TIFF tags
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # chunks with the brightness of HDR images
 
 
@@ -38,8 +39,7 @@ def read_colour_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
     elif image.format == "BMP":
         chunks = _read_bmp_header(path)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
-        with suppress(ArithmeticError, TypeError, ValueError, struct.error):
-            chunks = _read_tiff_tags(image.tag_v2)
+        chunks = _read_tiff_tags(image.tag_v2)
     if "gamma" in info:
         chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * CHUNK_UNIT))
     if len(info.get("chromaticity", ())) == 8:
@@ -113,14 +113,17 @@ def _read_bmp_header(path: Path) -> dict[bytes, bytes]:
 
 
 def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
-    """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks."""
+    """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks, without those of damaged tags."""
     chunks = {}
-    if PRIMARY_CHROMATICITIES in tags:
-        values = [float(value) for value in (*tags.get(WHITE_POINT, (0.3127, 0.329)), *tags[PRIMARY_CHROMATICITIES])]
-        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * CHUNK_UNIT) for value in values))
-    if table := tags.get(TRANSFER_FUNCTION):  # one table, or one per band
-        levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
-        middle = levels // 2
-        exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
-        chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT / exponent))
+    with suppress(*TAG_ERRORS):
+        if PRIMARY_CHROMATICITIES in tags:
+            white, primaries = tags.get(WHITE_POINT, (0.3127, 0.329)), tags[PRIMARY_CHROMATICITIES]
+            values = [round(float(value) * CHUNK_UNIT) for value in (*white, *primaries)]
+            chunks[b"cHRM"] = struct.pack(">8I", *values)
+    with suppress(*TAG_ERRORS):
+        if table := tags.get(TRANSFER_FUNCTION):  # one table, or one per band
+            levels = len(table) // 3 if len(table) in (3 * 2**8, 3 * 2**16) else len(table)
+            middle = levels // 2
+            exponent = math.log(table[middle] / 65535) / math.log(middle / (levels - 1))
+            chunks[b"gAMA"] = struct.pack(">I", round(CHUNK_UNIT / exponent))
     return chunks

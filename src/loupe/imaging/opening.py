@@ -138,6 +138,11 @@ def _load_plugin(head: bytes) -> bool:
     return True
 
 
+def count_images(image: Image.Image) -> int:
+    """Return the number of frames. Only the primary image of an MPO or HEIF is read, so their number is 1."""
+    return 1 if image.format in ("MPO", "HEIF") else getattr(image, "n_frames", 1)
+
+
 def list_pages(image: Image.Image) -> Iterator[int]:
     """Seek to each page of a TIFF and yield its number. Thumbnails and masks are not pages.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from loupe.imaging.decoder import PhotoError, translate_errors
-from loupe.imaging.opening import TiffImage, list_pages, open_image
+from loupe.imaging.opening import TiffImage, count_images, list_pages, open_image
 
 
 def list_page_sizes(path: Path, limit: int) -> list[tuple[int, int]]:
@@ -19,7 +19,7 @@ def list_page_sizes(path: Path, limit: int) -> list[tuple[int, int]]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with open_image(path) as image:
             if not isinstance(image, TiffImage):
-                count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                count = count_images(image)
                 _validate_count(count, limit)
                 return [image.size] * count
             sizes: list[tuple[int, int]] = []

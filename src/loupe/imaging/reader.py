@@ -18,7 +18,7 @@ from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.maker_note import MAX_POSITION
 from loupe.imaging.metadata import Metadata, read_metadata, use_raw_profiles
-from loupe.imaging.opening import TiffImage, list_pages, open_image
+from loupe.imaging.opening import TiffImage, count_images, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
     decode_by_vips,
@@ -92,13 +92,9 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         image = open_image(path)
         if isinstance(image, TiffImage):
             return _read_tiff(image, path, strip)
+        count = count_images(image)
         if image.format == "MPO":  # a JPEG with further images
             image.format = "JPEG"
-            count = 1
-        elif image.format == "HEIF":  # only the primary image is read
-            count = 1
-        else:
-            count = getattr(image, "n_frames", 1)
         _validate_not_empty(image)
         if image.format == "JPEG":
             validate_scans(path)

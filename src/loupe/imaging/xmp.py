@@ -41,10 +41,13 @@ POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
-# For each axis: size of the full panorama, offset of the photo, offset of the valid rectangle, size of the photo
+# For each axis: size of the full panorama; offset of the photo; offset and size of the valid rectangle; size of the
+# photo
 PANORAMA_NAMES = (
-    ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "CroppedAreaImageWidthPixels"),
-    ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "CroppedAreaImageHeightPixels"),
+    ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "LargestValidInteriorRectWidth",
+     "CroppedAreaImageWidthPixels"),
+    ("FullPanoHeightPixels", "CroppedAreaTopPixels", "LargestValidInteriorRectTop", "LargestValidInteriorRectHeight",
+     "CroppedAreaImageHeightPixels"),
 )  # fmt: skip
 # Properties with the width (axis 0) and the height (axis 1) of the image
 SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
@@ -72,16 +75,15 @@ def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
 # A packet that is damaged or too long becomes b"".
 def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
     from xml.dom import minidom
-    from xml.parsers.expat import ExpatError
 
     if len(packet) > MAX_PACKET_BYTES or b"<!DOCTYPE" in packet:
         return b"", ["XMP (too long, or with a document type)"]
     try:
         document = minidom.parseString(packet)
         names = change(document)
-    except (ExpatError, ValueError, LookupError, ArithmeticError):
+        return "".join(node.toxml() for node in document.childNodes).encode(), names
+    except Exception:  # damaged XML; texts or elements where others belong; too many nested elements
         return b"", ["XMP (damaged)"]
-    return "".join(node.toxml() for node in document.childNodes).encode(), names
 
 
 def _remove_links(document: Any) -> list[str]:
@@ -178,16 +180,24 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
     """Update a rectangle, a circle, or a point of a polygon (IPTC image regions)."""
     if not {"rbX", "rbY"} <= {*fields}:
         return
-    owner, units = element, fields
-    # A point of a polygon has no unit: use the unit of the polygon.
-    while "rbUnit" not in units and owner.parentNode.nodeType == owner.ELEMENT_NODE:
-        owner = owner.parentNode
-        units = _read_fields(owner, IPTC)
-    pixels = "rbUnit" in units and units["rbUnit"].nodeValue == "pixel"
+    pixels = _read_unit(element) == "pixel"
     x, y, width, height, radius = _read_numbers(fields, "rbX", "rbY", "rbW", "rbH", "rbRx")
     left, top, width, height = _place_box((x, y, width, height), placement, pixels)
     radius *= placement.scales[0] * (1 if pixels else placement.size[0] / placement.result_size[0])
     _write_numbers(fields, {"rbX": left, "rbY": top, "rbW": width, "rbH": height, "rbRx": radius}, pixels)
+
+
+def _read_unit(element: Any) -> str:
+    """Return the unit of a boundary. A point of a polygon has no unit: it has the unit of the polygon."""
+    if element.nodeType != element.ELEMENT_NODE:
+        return ""
+    # Without storing the unit, the time would be quadratic in the number of points.
+    unit: str | None = element.getUserData("unit")
+    if unit is None:
+        fields = _read_fields(element, IPTC)
+        unit = fields["rbUnit"].nodeValue if "rbUnit" in fields else _read_unit(element.parentNode)
+        element.setUserData("unit", unit, None)
+    return unit
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
@@ -202,20 +212,27 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
     for names, scale, margin, side in zip(
         PANORAMA_NAMES, placement.scales, placement.margins, placement.result_size, strict=True
     ):
-        full, offset, inner, size = (scale * value + 0.5 for value in _read_numbers(fields, *names))
-        values = int(full), int(offset + margin), int(inner - margin), int(size)
-        _write_numbers(fields, dict(zip(names, values, strict=True)) | {names[-1]: side}, pixels=True)
+        full, offset, left, length = (scale * value for value in _read_numbers(fields, *names[:-1]))
+        start, end = (min(max(int(edge - margin + 0.5), 0), side) for edge in (left, left + length))
+        values = int(full + 0.5), int(offset + margin + 0.5), start, end - start, side
+        _write_numbers(fields, dict(zip(names, values, strict=True)), pixels=True)
     return []
 
 
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
     """Scale the focal-plane resolution (pixels per unit of length on the sensor)."""
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
-    values = [Fraction(node.nodeValue) for node in nodes]
+    values = [_read_ratio(node.nodeValue) for node in nodes]
     ordered = values[::-1] if placement.is_rotated else values
     for node, value, scale in zip(nodes, ordered, placement.scales, strict=False):
-        scaled = (value * Fraction(scale)).limit_denominator(10_000)
+        scaled = Fraction(value * scale).limit_denominator(10_000)
         node.nodeValue = f"{scaled.numerator}/{scaled.denominator}"
+
+
+def _read_ratio(text: str) -> float:
+    """Convert a number or a ratio such as `3000/2` to a float. For an exponent n, `Fraction` would compute 10**n."""
+    numerator, _, denominator = text.partition("/")
+    return float(numerator) / float(denominator or 1)
 
 
 def _place_subject(element: Any, placement: Placement) -> None:
