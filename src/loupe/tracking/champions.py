@@ -50,7 +50,11 @@ def find_previous_champion(scale: Fraction) -> Any:
         reason = f"{name} version {champion.version}, whose alias was set without `loupe register`"
         raise UsageError(f"rollback: must follow a promotion by `loupe register`, got {reason}; see --version")
     number = champion.tags[REPLACED_TAG]
-    return get_version(scale, number) if number else None
+    try:
+        return get_version(scale, number) if number else None
+    except UsageError:
+        reason = f"the previous champion, version {number} of {name}, was deleted"
+        raise UsageError(f"rollback: {reason}; see --version") from None
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
