@@ -5,8 +5,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +77,14 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
         assert register(1) != "models:/loupe-photo/1"
     assert len(list_versions(models.PHOTO_MODEL)) == 2
     assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
+
+
+def test_the_photo_model_requires_the_packages_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))
+    champions._log_photo_model({Fraction(3, 2): None})
+    names = {requirement.partition("==")[0] for requirement in logged["pip_requirements"]}
+    assert names == {"onnxruntime", "numpy", "pillow", "pyvips[binary]"}
 
 
 def test_the_evidence_of_a_champion_does_not_grow_and_a_rollback_without_a_champion_has_a_uri(

@@ -145,6 +145,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
                 # `version("onnxruntime")` would fail if the installed package is onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
+                f"pyvips[binary]=={version('pyvips')}",
             ],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
             tags=list_masked_tags(),
