@@ -182,7 +182,7 @@ def test_help_without_a_step_has_status_0() -> None:
         (["bogus", "--seed", "1"], "bogus"),
         (["preprocess", "--bogus", "1"], "bogus: is not a field of preprocess"),
         (["preprocess", "stray"], "stray"),
-        (["preprocess", "--seed"], "seed"),
+        (["preprocess", "--data_dir"], "data_dir: must have a value, got none"),
         (["preprocess", "--see", "1"], "see: is not a field of preprocess; did you mean seed"),
         (["train", "--learningrate", "1"], "learningrate: is not a field of train; did you mean learning_rate"),
         (["train", "--tags", "loupe.step=x"], "tags: must be key=value.*'loupe.step=x'"),
@@ -289,6 +289,25 @@ def test_photos_after_their_flag_are_comma_separated(received: Any) -> None:
     kept = received("upscale")
     assert main(["upscale", "--inputs", "cat.png,dog.png"]) == 0
     assert kept[0].inputs == ("cat.png", "dog.png")
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments"),
+    [
+        ("upscale", ["--inputs", "cat.png", "dog.png"]),
+        ("upscale", ["dog.png", "--inputs=cat.png"]),
+        ("restore", ["--inputs", "cat.png", "--", "dog.png"]),
+        ("sweep", ["--sweep", "a.toml", "b.toml"]),
+    ],
+)
+def test_a_field_with_and_without_its_flag_is_refused(
+    step: str, arguments: list[str], received: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored, name = received(step), "sweep" if step == "sweep" else "inputs"
+    assert main([step, *arguments]) == 2
+    line = f"{name}: must be given with or without --{name}, got both"
+    assert capsys.readouterr().err == f"loupe {step}: error: {line}\n"
+    assert stored == []
 
 
 @pytest.mark.parametrize(

@@ -349,6 +349,8 @@ def test_computed_steps_set_the_intervals(network: str, smoke: str) -> None:
     own = parse_settings("train", given | {"flops": "3e12", "eval_every": "5", "decay_steps": "6"}).with_steps(3200)
     assert (own.eval_every, own.decay_steps, own.flops) == (5, 6, None)
     assert parse_settings("train", given | {"steps": "7"}).with_steps(3200).steps == 3200
+    for texts in (counted.to_texts(), given | {"flops": "3e12", "eval_every": "none", "decay_steps": "none"}):
+        assert parse_settings("train", texts).with_steps(3200).model_dump() == counted.with_steps(3200).model_dump()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from loupe.config import parse_settings
 from loupe.data.sources import list_photos
-from loupe.data.whole_photos import WholePhotos, compute_border, shrink_bicubic
+from loupe.data.whole_photos import MIN_SIDE, WholePhotos, compute_border, shrink_bicubic
 from loupe.errors import UsageError
 from loupe.evaluation import scoring
 from loupe.imaging.luminance import compute_luminance
@@ -109,6 +109,16 @@ def test_skipped_photos_are_reported_with_the_first_reason(photos, capsys):
     WholePhotos(photos[:2], Fraction(2))
     WholePhotos(photos, Fraction(2), quiet=True)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("scale", "crop"), [("3", " after the crop to multiples of 3"), ("1", "")])
+def test_a_photo_that_is_too_small_is_refused_with_the_compared_size(tmp_path, write_folder, encode, scale, crop):
+    side = MIN_SIDE + 2 * int(scale) - (scale == "1")
+    write_folder(tmp_path, {"a.png": encode(Image.new("L", (side, side)), ".png")})
+    photos = list_photos(parse_settings("preprocess", {"source": str(tmp_path)}))
+    smallest = MIN_SIDE + 2 * int(scale)
+    with pytest.raises(UsageError, match=f"smaller than {smallest}x{smallest}{crop}: {side}x{side}$"):
+        WholePhotos(photos, Fraction(scale))
 
 
 def test_a_folder_without_usable_photos_is_refused_with_the_reason(photos):

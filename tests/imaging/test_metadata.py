@@ -20,7 +20,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
 from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
 from loupe.imaging.metadata import make_iptc_resource
-from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES
+from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile, make_srgb_profile
@@ -33,6 +33,7 @@ from loupe.tracking.resolver import resolve_model
 
 NETWORKS = resolve_model("tiny")
 SIZE = (48, 32)
+SHORT = 3  # type of an EXIF tag: integers of 2 bytes
 IPTC = b"\x1c\x02\x50\x00\x06Nobody"
 DOUBLED = Placement((48, 32), (96, 64), (96, 64))
 NAMESPACES = {
@@ -219,6 +220,13 @@ def test_positions_in_exif_and_on_a_map_are_scaled(image, tmp_path):
     assert large.tag_v2[33550] == (0.25, 0.25, 0.0)
     assert large.tag_v2[33922][:2] == (16.0, 8.0)
     assert omitted == []
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, values in ((33550, (2, 2, 0)), (33922, (8, 4, 0, 60, 50, 0)), (34264, (*[4, 0, 0, 8] * 3, 0, 0, 0, 1))):
+        tags.tagtype[tag], tags[tag] = SHORT, values
+    image.save(tmp_path / "small.tif", tiffinfo=tags)
+    large, omitted = upscale(tmp_path / "small.tif", tmp_path / "large.jpg")
+    assert [large.getexif()[tag][:2] for tag in (33550, 33922, 34264)] == [(1, 1), (16, 8), (2, 0)]
+    assert omitted == []
     exif = Image.Exif()
     exif[34264] = (0.5, 0, 0, 100, 0, -0.5, 0, 200, 0, 0, 0, 0, 0, 0, 0, 1)
     exif[34735] = (1, 1, 0, 1, 1025, 0, 1, 2)  # coordinates at the centre of a pixel
@@ -304,6 +312,21 @@ def test_texts_of_a_png_become_the_user_comment_or_are_named(image, tmp_path):
     info.add_itxt("long", "ü" * MAX_SEGMENT_BYTES)
     image.save(tmp_path / "small.png", pnginfo=info)
     assert upscale(tmp_path / "small.png", tmp_path / "large.jpg")[1] == ["user comment (too long for .jpg)"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "is_kept"),
+    [("note", True), ("a longer note", True), (b"note", True), (b"ASCII\0\0\0  ", False), ("", False), (9, False)],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_a_user_comment_of_any_type_is_kept_unless_it_is_empty(image, tmp_path, suffix, comment, is_kept):
+    exif, info = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[EXIF_IFD] = {USER_COMMENT: comment, MAKER_NOTE: comment or 1}
+    info.add_text("Software", "paint")
+    image.save(tmp_path / "small.png", pnginfo=info, exif=exif)
+    large, omitted = upscale(tmp_path / "small.png", tmp_path / f"large.{suffix}")
+    assert large.getexif().get_ifd(EXIF_IFD)[USER_COMMENT] == (comment if is_kept else b"ASCII\0\0\0Software: paint")
+    assert omitted == (["texts (Software)"] if is_kept else [])
 
 
 def test_large_profiles_and_texts_are_read_up_to_a_limit(image, tmp_path):

@@ -1,14 +1,18 @@
 """Finding photos and naming results: unique names in the same folder structure, no overwriting, no links followed."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.photos.inputs import find_photos
+from loupe.photos.streams import replace_streams
 
 
 @pytest.fixture
@@ -92,6 +96,22 @@ def test_patterns_are_expanded_and_out_may_be_a_file(tree):
 def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
     with pytest.raises(UsageError, match=word):
         outs(tree, *inputs, out=out)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"inputs": ["-", "a.jpg"]}, "inputs: must be a single file if inputs or out is '-', got -, a.jpg"),
+     ({"inputs": ["."], "out": "-"}, "inputs: must be a single file if inputs or out is '-', got ."),
+     ({"inputs": ["-"]}, "the standard input must be an image that Loupe can read: not an image of"),
+     ({"inputs": ["-"], "in_place": "true"}, "in_place: must not be used with the standard input, got both"),
+     ({"out": "-", "size": "9x9", "skip_larger": "true"},
+      "skip_larger: must not be used with the standard output, got both")],
+)  # fmt: skip
+def test_standard_streams_are_refused_without_a_single_photo_or_result(monkeypatch, fields, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text")))
+    with pytest.raises(UsageError) as refused, replace_streams(parse_settings("upscale", fields)):
+        pass
+    assert str(refused.value).startswith(message)
 
 
 def test_a_format_other_than_that_of_out_is_an_error(tree):

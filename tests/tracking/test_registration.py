@@ -4,13 +4,20 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import mlflow
+import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from loupe.config import parse_settings
+from loupe.errors import UsageError
 from loupe.evaluation import metrics, scoring
+from loupe.steps import register
 from loupe.tracking import champions, models, registration
 
 
@@ -70,6 +77,47 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
         assert register(1) != "models:/loupe-photo/1"
     assert len(list_versions(models.PHOTO_MODEL)) == 2
     assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
+
+
+def test_the_photo_model_requires_the_packages_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))
+    champions._log_photo_model({Fraction(3, 2): None})
+    names = {requirement.partition("==")[0] for requirement in logged["pip_requirements"]}
+    assert names == {"onnxruntime", "numpy", "pillow", "pyvips[binary]"}
+
+
+def test_the_evidence_of_a_champion_does_not_grow_and_a_rollback_without_a_champion_has_a_uri(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    monkeypatch.setattr(champions, "register_photo_model", lambda scale, version: "models:/loupe-photo/1")
+    client.create_registered_model("loupe")
+    client.create_model_version("loupe", "file:/network", run_id)
+    reason = "made champion by `loupe register --version`"
+    for evidence, expected in (("", reason), (reason, reason), (f"{reason}; mae 0.1", f"{reason}; mae 0.1")):
+        client.set_model_version_tag("loupe", "1", models.EVIDENCE_TAG, evidence)
+        moved = register.run(parse_settings("register", {"version": "1"}))
+        assert (moved.uri, moved.reason) == ("models:/loupe/1", expected)
+        assert client.get_model_version("loupe", "1").tags[models.EVIDENCE_TAG] == expected
+    moved = register.run(parse_settings("register", {"rollback": "true"}))
+    last = mlflow.search_runs(search_all_experiments=True, order_by=["start_time desc"], max_results=1).iloc[0]
+    assert moved.uri == last["tags.loupe.version"] == "models:/loupe"
+    assert str(moved) == "models:/loupe: no champion: rolled back; upscale uses the bundled network"
+
+
+def test_a_rollback_to_a_deleted_version_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MlflowException("not found", error_code=RESOURCE_DOES_NOT_EXIST)
+
+    champion = SimpleNamespace(version="2", tags={champions.REPLACED_TAG: "1"})
+    monkeypatch.setattr(models, "get_champion", lambda scale: champion)
+    monkeypatch.setattr(champions, "create_store", lambda: None)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda: SimpleNamespace(get_model_version=fail))
+    with pytest.raises(UsageError) as refused:
+        champions.find_previous_champion(Fraction(3, 2))
+    expected = "rollback: the previous champion, version 1 of loupe, was deleted; see --version"
+    assert str(refused.value) == expected
 
 
 @pytest.mark.parametrize(("photos", "interval"), [(8, " (0.2075 to 0.7925)"), (7, "")])

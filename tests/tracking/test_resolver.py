@@ -18,7 +18,7 @@ from loupe.data import preparation
 from loupe.errors import LoupeError, UsageError
 from loupe.photos import worker_pool
 from loupe.steps import demo, evaluate, register, train, upscale
-from loupe.tracking import logged_models, models, runs, training_runs
+from loupe.tracking import logged_models, models, resolver, runs, training_runs
 from loupe.upscalers import bundled
 
 # One process: the tests share one store.
@@ -226,6 +226,23 @@ def test_a_model_that_was_registered_by_hand_becomes_champion_only_by_hand_and_i
     streams = capsys.readouterr()
     assert "by the bundled network small of 3:2 (the champion cannot be used)" in streams.out
     assert "the model was deleted; the bundled network is used" in streams.err
+
+
+def test_only_the_scale_factor_with_an_unusable_champion_has_this_reason(monkeypatch):
+    def load(find, options):
+        if not loaded:
+            raise UsageError("model: 'models:/loupe@champion' cannot be loaded")
+
+    loaded = []
+    monkeypatch.setattr(resolver, "has_store", lambda: True)
+    monkeypatch.setattr(resolver, "_load_from_store", load)
+    loader = resolver.ChampionLoader(resolver.ResolveOptions())
+    for scale in (Fraction(3, 2), Fraction(2)):
+        loaded.append(loader.load(scale).name)
+    assert loaded == [
+        "the bundled network small of 3:2 (the champion cannot be used)",
+        "the bundled network small of 2:1 (no champion)",
+    ]
 
 
 def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypatch):

@@ -14,14 +14,15 @@ from loupe.web import connections
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
 
-def test_a_new_connection_closes_the_oldest_one_without_a_request(monkeypatch):
+@pytest.mark.parametrize("busy_count", [1, 3])
+def test_a_new_connection_closes_the_oldest_one_without_a_request_or_the_oldest_of_all(monkeypatch, busy_count):
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
 
     async def check() -> None:
-        is_serving, may_answer, writers = asyncio.Event(), asyncio.Event(), []
+        served, may_answer, writers = asyncio.Semaphore(0), asyncio.Event(), []
 
         async def app(scope, receive, send):
-            is_serving.set()
+            served.release()
             await may_answer.wait()
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
@@ -41,14 +42,18 @@ def test_a_new_connection_closes_the_oldest_one_without_a_request(monkeypatch):
             writer.write(content)
             return reader
 
-        busy = await send(REQUEST + b"\r\n")
-        await is_serving.wait()
-        slow = [await send(REQUEST + b"X: ") for _ in range(4)]
+        readers = []
+        for _ in range(busy_count):
+            readers.append(await send(REQUEST + b"\r\n"))
+            await served.acquire()
+        slow = [await send(REQUEST + b"X: ") for _ in range(4)] if busy_count == 1 else []
         for reader in slow[:2]:
             assert not await reader.read()
+        readers.append(await send(REQUEST + b"\r\n"))
+        if busy_count == 3:
+            assert not await readers.pop(0).read()
         may_answer.set()
-        quick = await send(REQUEST + b"\r\n")
-        for reader in (busy, quick):
+        for reader in readers:
             assert (await reader.readline()).startswith(b"HTTP/1.1 204")
         server.should_exit = True
         await serving

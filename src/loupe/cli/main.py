@@ -125,25 +125,36 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         The text of each given field; a list of texts for the positional arguments of a step in MULTIPLE.
 
     Raises:
-        UsageError: a flag is unknown or has no value.
+        UsageError: a flag is unknown or has no value, or a field is given both with and without its flag.
     """
     fields = list_fields(step)
     separator = _find_separator(step, words)
-    parser = _Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False)
+    # The command line of pydantic-settings is not used: it adds 35 ms per start, and does not show the ranges of
+    # fields and the fields of each network.
+    parser = argparse.ArgumentParser(
+        argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False, exit_on_error=False
+    )
     for name in fields:
         parser.add_argument(_make_flag(name), dest=name)
     positional = POSITIONAL.get(step)
     if positional:
-        parser.add_argument(positional, nargs="*" if step in MULTIPLE else "?")
+        parser.add_argument("positional", nargs="*" if step in MULTIPLE else "?")
     booleans = {_make_flag(name) for name, info in fields.items() if info.annotation is bool}
     normalized = _normalize_flags(words[:separator], booleans, positional is not None)
-    given, unknown = parser.parse_known_intermixed_args(normalized)
+    try:
+        given, unknown = parser.parse_known_intermixed_args(normalized)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{_find_name(str(error.argument_name))}: must have a value, got none") from None
     if unknown:
-        name = unknown[0].lstrip("-").partition("=")[0].replace("-", "_")
-        raise UsageError(explain_unknown_field(name, step))
+        raise UsageError(explain_unknown_field(_find_name(unknown[0]), step))
     texts = vars(given)
-    if positional and words[separator:]:
-        texts[positional] = [*texts.get(positional, []), *words[separator + 1 :]]
+    values = texts.pop("positional", None)
+    if words[separator:]:
+        values = [*(values or ()), *words[separator + 1 :]]
+    if positional and values is not None:
+        if positional in texts:
+            raise UsageError(f"{positional}: must be given with or without {_make_flag(positional)}, got both")
+        texts[positional] = values
     return texts
 
 
@@ -170,6 +181,11 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
 
 def _make_flag(field: str) -> str:
     return f"--{field.rstrip('_').replace('_', '-')}"  # `--from` sets `from_`, because `from` is a keyword
+
+
+def _find_name(flag: str) -> str:
+    """Return the name of a field as users write it: `data_dir` for `--data-dir=there`."""
+    return flag.lstrip("-").partition("=")[0].replace("-", "_")
 
 
 def _find_separator(step: str, words: list[str]) -> int:
@@ -209,10 +225,3 @@ def _find_database_error(error: BaseException | None) -> BaseException | None:
 def _fail(program: str, text: str, status: int) -> int:
     print_error(f"{program}: error: {text}")
     return status
-
-
-class _Parser(argparse.ArgumentParser):
-    # The command line of pydantic-settings is not used: it adds 35 ms per start, and does not show the ranges of
-    # fields and the fields of each network.
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)

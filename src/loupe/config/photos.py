@@ -93,6 +93,8 @@ class PhotoSettings(Settings):
         others = {"out", "format", "resume", "suffix", "compare"} & self.model_fields_set
         if self.in_place and others:
             raise ValueError(f"in_place: must not be used with {min(others)}, got both")
+        if self.in_place and STREAM in self.inputs:
+            raise ValueError("in_place: must not be used with the standard input, got both")
         return self
 
     @model_validator(mode="after")
@@ -145,6 +147,8 @@ class Upscale(PhotoSettings, NetworkFields):
             raise ValueError(f"{sizes[0]}: must not be used with {sizes[1]}, got both")
         if self.skip_larger and sizes in ([], ["scale"]):
             raise ValueError("skip_larger: must be used with size, longest_side or megapixels, got none of them")
+        if self.skip_larger and self.out == STREAM:
+            raise ValueError("skip_larger: must not be used with the standard output, got both")
         return self
 
     @property

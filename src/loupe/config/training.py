@@ -17,6 +17,7 @@ RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side
 DATASET = "name or folder of a prepared dataset; or photos to prepare: sample, caltech256, a folder, tar file or URL"
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
+INTERVALS = ("decay_steps", "eval_every")  # fields that are None until `flops` is converted to `steps`
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
@@ -134,7 +135,7 @@ class GradientTrain(Train):
 
     @model_validator(mode="after")
     def _validate_steps(self) -> "GradientTrain":
-        for name in ("decay_steps", "eval_every"):
+        for name in INTERVALS:
             if self.flops is None and getattr(self, name) is None:
                 raise ValueError(f"{name}: must be >= 1, got none")
         return self
@@ -147,5 +148,6 @@ class GradientTrain(Train):
 
     def with_steps(self, steps: int) -> "GradientTrain":
         """Return these settings with `steps` instead of `flops`, and with the defaults that depend on `steps`."""
-        given = {name: getattr(self, name) for name in self.model_fields_set - {"flops"}}
+        unset = {"flops", *(name for name in INTERVALS if getattr(self, name) is None)}
+        given = self.select(self.model_fields_set - unset)
         return type(self).model_validate(given | {"steps": steps})

@@ -104,5 +104,6 @@ def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
     smallest = MIN_SIDE + 2 * compute_border(scale)
     if min(height, width) < smallest:
-        raise PhotoError(f"smaller than {smallest}x{smallest}: {luma.shape[1]}x{luma.shape[0]}")
+        crop = f" after the crop to multiples of {scale.numerator}" if scale.numerator > 1 else ""
+        raise PhotoError(f"smaller than {smallest}x{smallest}{crop}: {luma.shape[1]}x{luma.shape[0]}")
     return luma[:height, :width]

@@ -217,15 +217,15 @@ def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
         shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
         if PIXEL_SCALE in exif:
-            x, y, *z = exif[PIXEL_SCALE]
+            x, y, *z = map(float, exif[PIXEL_SCALE])  # Pillow cannot write a tag with integers and floats
             exif[PIXEL_SCALE] = x / scale_x, y / scale_y, *z
         if TIE_POINTS in exif:  # six numbers per point; the first two are the position in pixels
-            points = list(exif[TIE_POINTS])
+            points = [float(value) for value in exif[TIE_POINTS]]
             points[::6] = [value * scale_x + shifts[0] for value in points[::6]]
             points[1::6] = [value * scale_y + shifts[1] for value in points[1::6]]
             exif[TIE_POINTS] = tuple(points)
         if TRANSFORMATION in exif:  # a 4x4 matrix
-            matrix = list(exif[TRANSFORMATION])
+            matrix = [float(value) for value in exif[TRANSFORMATION]]
             for row in range(0, 16, 4):
                 matrix[row] /= scale_x
                 matrix[row + 1] /= scale_y

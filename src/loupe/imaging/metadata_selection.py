@@ -1,6 +1,8 @@
 """Selects the metadata that a format can store, and lists the names of the omitted metadata."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +16,8 @@ PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
 # Names of tags that may be too long for a segment
 LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}
+# Empty user comments, without zeros at the end: a comment follows 8 bytes with the name of its encoding
+EMPTY_USER_COMMENTS = (b"", b"ASCII", b"UNICODE", b"JIS")
 COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
     "JPEG": {"EXIF", "XMP", "IPTC", "comment", "resolution"},
@@ -71,7 +75,7 @@ def _move_to_exif(
         exif[X_RESOLUTION], exif[Y_RESOLUTION], exif[RESOLUTION_UNIT] = *dpi, INCHES
     if texts:
         nested = exif.get_ifd(EXIF_IFD)
-        if bytes(nested.get(USER_COMMENT, b""))[8:].strip(b" \0"):  # a comment follows 8 bytes for its encoding
+        if _get_bytes(nested, USER_COMMENT).strip(b" \0") not in EMPTY_USER_COMMENTS:
             return exif, texts
         # As in the files of image generators, the text `parameters` comes first, without its keyword.
         lines = [text if keyword == "parameters" else f"{keyword}: {text}" for keyword, text in texts.items()]
@@ -87,7 +91,7 @@ def _limit_segments(metadata: Metadata) -> Metadata:
     omitted, reason = [*metadata.omitted], f"too long for {EXTENSIONS['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
     nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}
-    for tag in sorted(LARGE_TAGS, key=lambda tag: len(nested.get(tag, b"")), reverse=True):
+    for tag in sorted(LARGE_TAGS, key=lambda tag: len(_get_bytes(nested, tag)), reverse=True):
         if tag in nested and exif is not None and len(exif.tobytes()) > MAX_SEGMENT_BYTES:
             del nested[tag]
             omitted.append(f"{LARGE_TAGS[tag]} ({reason})")
@@ -104,3 +108,9 @@ def _limit_segments(metadata: Metadata) -> Metadata:
         del texts[COMMENT]
         omitted.append(f"the comment ({reason})")
     return replace(metadata, exif=exif, xmp=xmp, iptc=iptc, texts=texts, omitted=tuple(omitted))
+
+
+def _get_bytes(tags: Mapping[int, Any], tag: int) -> bytes:
+    """Return the bytes of a tag; b"" if it is missing or has numbers. Some programs store text instead of bytes."""
+    value = tags.get(tag)
+    return value.encode("latin-1") if isinstance(value, str) else value if isinstance(value, bytes) else b""

@@ -27,7 +27,8 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
         UsageError: there are several inputs, the input is a folder, or the standard input is not an image.
     """
     if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
-        raise UsageError(f"inputs: must be a single file with {STREAM!r}, got {', '.join(settings.inputs)}")
+        rule = f"must be a single file if inputs or out is {STREAM!r}"
+        raise UsageError(f"inputs: {rule}, got {', '.join(settings.inputs)}")
     with tempfile.TemporaryDirectory() as folder:
         changes: dict[str, object] = {}
         photo = Path(settings.inputs[0])
@@ -39,7 +40,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
                     name = "JPEG" if image.format == "MPO" else image.format
                     photo = photo.rename(photo.with_suffix(READ_EXTENSIONS[name or ""][0]))
             except (KeyError, PhotoError) as error:
-                raise UsageError(f"inputs: must be an image on the standard input, got other data: {error}") from None
+                raise UsageError(f"the standard input must be an image that Loupe can read: {error}") from None
             changes["inputs"] = (str(photo),)
         if settings.out == STREAM:
             result = Path(folder, f"stdout{settings.format_extension or choose_extension(photo.suffix)}")

@@ -68,7 +68,7 @@ def build_report(
         datasets=tuple(sorted(datasets)),
         run_count=len({run_id for each in claims if len(each.arms) for run_id in each.arms["run_id"]}),
         steps=_format_range([each.arms for each in claims], STEPS),
-        curve_photos=_format_range([each.arms for each in claims], "settings.eval_images"),
+        curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
         claims=_check_claims(claims),
         best_network=_describe_run(best),
         best_scores=read_scores(best) | read_pre_upscaled_scores(table),

@@ -27,7 +27,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
-        "curve_photos": DASH if run is None else run.get("settings.eval_images", DASH),
+        "curve_images": DASH if run is None else run.get("settings.eval_images", DASH),
         "learning_rate": DASH if run is None else _format_rate(float(run.get("settings.learning_rate", math.nan))),
     }
 

@@ -37,7 +37,12 @@ class Registration:
     reason: str
 
     def __str__(self) -> str:
-        return f"models:/{self.name}{'/' if self.version else ''}{self.version}: {self.status}: {self.reason}"
+        return f"{self.uri}: {self.status}: {self.reason}"
+
+    @property
+    def uri(self) -> str:
+        """The URI of the version; after a rollback to the bundled network, that of the registered model."""
+        return f"models:/{self.name}{'/' if self.version else ''}{self.version}"
 
     @property
     def status(self) -> str:
@@ -86,10 +91,9 @@ def _register(settings: Register) -> Registration:
         if is_accepted:
             photo_uri = champions.promote(candidate.scale, version, result.reason)
             records.log_tags({"loupe.photo": photo_uri})
-        uri = f"models:/{version.name}/{version.version}"
-        records.log_tags({"loupe.version": uri, models.EVIDENCE_TAG: result.reason})
-        records.log_metrics(result.metrics)
         registered = Registration(version.name, str(version.version), was_champion or is_accepted, reason)
+        records.log_tags({"loupe.version": registered.uri, models.EVIDENCE_TAG: result.reason})
+        records.log_metrics(result.metrics)
         run_notes.log_note(settings, str(registered))
     return registered
 
@@ -121,16 +125,17 @@ def _move_champion(settings: Register) -> Registration:
     else:
         version = champions.get_version(scale, str(settings.version))
         reason = "made champion by `loupe register --version`"
-    evidence = version.tags.get(models.EVIDENCE_TAG) if version else "upscale uses the bundled network"
+    evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"
+    evidence = evidence.removeprefix(reason).removeprefix("; ")  # of an earlier `--version` with the same version
     reason += f"; {evidence}" if evidence else ""
+    moved = Registration(name, str(version.version) if version else "", version is not None, reason)
     with runs.open_step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
         if settings.rollback:
             photo_uri = champions.move_champion(scale, version)
         else:
             photo_uri = champions.promote(scale, version, reason)
-        number = str(version.version) if version else ""
-        records.log_tags({"loupe.photo": photo_uri, "loupe.version": f"models:/{name}/{number}"})
-    return Registration(name, number, version is not None, reason)
+        records.log_tags({"loupe.photo": photo_uri, "loupe.version": moved.uri})
+    return moved
 
 
 def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: float, folder: str) -> str:
@@ -153,8 +158,8 @@ def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: 
         f"**Use**: {task} for people to look at. Not for evidence, diagnosis or measurement: details of a "
         "result can be wrong. Not for screenshots and drawings, unless the dataset contains them.",
         f"**Test scores**: {registration.describe_scores(file, candidate.scale)}",
-        f"**Input**: images (n, h, w, {geometry.channels}), float32 in [-1, 1], {sides}. The results of the ONNX "
-        f"file differ by at most {difference:.1e}.",
+        f"**Input**: images (n, h, w, {geometry.channels}), float32 in [-1, 1], {sides}. The results of Keras "
+        f"and of the ONNX file differ by at most {difference:.1e}.",
     ])  # fmt: skip
 
 

@@ -50,7 +50,11 @@ def find_previous_champion(scale: Fraction) -> Any:
         reason = f"{name} version {champion.version}, whose alias was set without `loupe register`"
         raise UsageError(f"rollback: must follow a promotion by `loupe register`, got {reason}; see --version")
     number = champion.tags[REPLACED_TAG]
-    return get_version(scale, number) if number else None
+    try:
+        return get_version(scale, number) if number else None
+    except UsageError:
+        reason = f"the previous champion, version {number} of {name}, was deleted"
+        raise UsageError(f"rollback: {reason}; see --version") from None
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
@@ -141,6 +145,7 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
                 # `version("onnxruntime")` would fail if the installed package is onnxruntime-gpu.
                 f"onnxruntime=={onnxruntime.__version__}",
                 *(f"{name}=={version(name)}" for name in ("numpy", "pillow")),
+                f"pyvips[binary]=={version('pyvips')}",
             ],
             metadata={"largest_file": photo_model.MAX_FILE_BYTES, "largest_result": photo_model.MAX_RESULT_PIXELS},
             tags=list_masked_tags(),

@@ -117,6 +117,7 @@ class ChampionLoader:
 
     def load(self, scale: Fraction) -> LoadedModel:
         """Load the network of a scale factor."""
+        reason = None
         if self._is_usable:
             from loupe.tracking import models
 
@@ -129,9 +130,9 @@ class ChampionLoader:
                 self._reason, self._is_usable = "the store cannot be used", False
             except (UsageError, ModuleNotFoundError) as error:
                 print_error(f"{error}; the bundled network is used")
-                self._reason = "the champion cannot be used"
+                reason = "the champion cannot be used"
         loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads, self._options.device)
-        return replace(loaded, name=f"{loaded.name} ({self._reason})")
+        return replace(loaded, name=f"{loaded.name} ({reason or self._reason})")
 
 
 def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:

@@ -103,8 +103,9 @@ class RequestGuard:
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
-        # Parsing takes several times the memory of a body, so requests with large bodies are processed one at a time.
-        self._parsing = asyncio.Semaphore(1)
+        # MLflow keeps the body and the parsed texts until it has the results: several times the memory of the body.
+        # Requests with large bodies are therefore processed one at a time.
+        self._large_requests = asyncio.Semaphore(1)
         self._has_threads = False
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -156,13 +157,12 @@ class RequestGuard:
             validate_body(body, separators)
             if is_small:
                 return await self._call_app(scope, receive, body)
-            async with self._parsing:
+            async with self._large_requests:
                 return await self._call_app(scope, receive, body)
 
     async def _call_app(self, scope: "Scope", receive: "Receive", body: bytes) -> tuple[int, bytes]:
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         response: list[Message] = []
-        del body  # this frame does not need the body any more
 
         async def receive_body() -> "Message":
             return messages.pop() if messages else await asyncio.Event().wait()  # type: ignore[return-value]

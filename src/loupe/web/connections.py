@@ -23,7 +23,7 @@ class LimitedProtocol(H11Protocol):
         self.opened_at = time.monotonic()
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            oldest = min(self.connections, key=_rank)
+            oldest = min(self.connections - {self}, key=_rank)
             self.connections.discard(oldest)
             oldest.transport.abort()
 
