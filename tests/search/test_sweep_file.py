@@ -67,6 +67,7 @@ beats = [{activation = "relu"}]
 """
 CONDITION = "the condition must be a network, an optimizer or field=value"
 UNUSED = "must have a condition that holds at a point of the grid"
+CIRCLE = "conditions: must not depend on each other, got conditions for"
 TWICE = "search: must set each field once per point, got"
 
 
@@ -167,6 +168,16 @@ def test_sweep_file_survives_json(file):
         ("1e-4, ", "-1e-4, ", "search.learning_rate: must be greater than 0, got '-0.0001'"),
         ("1e-4, ", "'fast', ", "search.learning_rate: must be a valid number, .*, got 'fast'"),
         ("[1e-4, 1e-3, 1e-2]", "{low = 1e-4, high = 1e-2}", "search.learning_rate: must be a list of values with .*"),
+        (
+            "[search]",
+            'optimizer = ["sgd"]\n[search]\n"initializer=gaussian.stddev" = [0.1]',
+            "train.optimizer: must be a name, got \"['sgd']\"",
+        ),
+        (
+            "[search]",
+            '[search]\noptimizer = ["adam", "sdg"]\n"initializer=gaussian.stddev" = [0.1]',
+            "search.optimizer: must be one of .*, got 'sdg'",
+        ),
         ("[study]", "[study", "is not valid TOML: .*"),
     ],
 )  # fmt: skip
@@ -193,6 +204,8 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
         ('"sgd.momentum" = [0.5]', f"search.sgd.momentum: {UNUSED}"),
         ('"hidden=8.keep_prob" = [0.5]', f"search.hidden=8.keep_prob: {UNUSED}"),
         ('"loss=mae.stddev" = [1.5]', "search.loss=mae.stddev: has no effect with initializer=xavier, got 1.5"),
+        ('"sgd.optimizer" = ["adam"]', f"{CIRCLE} optimizer"),
+        ('"sgd.loss" = ["mae"]\n"loss=mae.optimizer" = ["sgd"]', f"{CIRCLE} loss, optimizer"),
         ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, such as "sgd.momentum"'),
     ],
 )  # fmt: skip
@@ -310,6 +323,45 @@ def test_key_applies_where_its_condition_holds(write):
         if perceptron:
             assert format_value(trained.hidden) == chosen["perceptron.hidden"]
     assert {chosen.get("perceptron.hidden") for chosen in points} == {None, "8", "8,4"}
+
+
+CHAINS = {
+    "names": (
+        {
+            "network": ["convolutional", "perceptron"],
+            "perceptron.optimizer": ["sgd", "adam"],
+            "sgd.momentum": [0, 0.9],
+        },
+        [("convolutional",), ("perceptron", "adam"), ("perceptron", "sgd", "0"), ("perceptron", "sgd", "0.9")],
+    ),
+    "values": (
+        {"loss": ["mse", "mae"], "loss=mae.schedule": ["cosine", "constant"], "schedule=constant.steps": [8, 9]},
+        [("mae", "constant", "8"), ("mae", "constant", "9"), ("mae", "cosine"), ("mse",)],
+    ),
+}
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_condition_holds_on_a_field_that_a_key_with_a_condition_sets(sampler, name, order):
+    search, expected = CHAINS[name]
+    reordered = {key: search[key] for key in (list(search)[index] for index in order)}
+    sweep = SweepFile.model_validate({"study": {"name": "chain", "sampler": sampler}, "search": reordered})
+    points = sweep.iterate_points() if sampler == "grid" else sweep.draw_points()
+    assert sorted({tuple(format_value(row[key]) for key in search if key in row) for row in points}) == expected
+
+
+def test_condition_holds_on_a_value_of_train_whose_condition_holds(write):
+    text = GRID.replace("steps = 20", '"sgd.steps" = 20\n"perceptron.optimizer" = "sgd"\nhidden = [8, 4]')
+    more = '"sgd.momentum" = [0.0, 0.9]\n"hidden=8,4.keep_prob" = [0.5]'
+    sweep = write(with_search(text, more))
+    points = list(sweep.iterate_points())
+    assert len(points) == 2 * 3 * 2
+    for chosen in points:
+        trained = sweep.create_settings(chosen)
+        assert (trained.optimizer, trained.steps, trained.keep_prob) == ("sgd", 20, 0.5)
+        assert trained.momentum == chosen["sgd.momentum"]
 
 
 def test_condition_on_a_default_value_holds(write):
