@@ -616,6 +616,18 @@ def test_find_runs_tunes_with_the_first_seed(direction, write):
     assert found.groupby("activation")["seed"].apply(sorted).to_dict() == {"tanh": [8, 9], "relu": [8, 9]}
 
 
+def test_find_runs_chooses_no_tuned_point_without_the_metric_of_a_constraint(write):
+    sweep = write(TUNED.replace("repeats = 5", 'repeats = 5\nconstraints = ["macs_per_pixel <= 10"]'))
+    table = pd.DataFrame(
+        [
+            row_of(sweep, point, seed, 0.1 + number, "2020-01-01T00:00:00", **{"metrics.macs_per_pixel": macs})
+            for number, (point, macs) in enumerate(zip(sweep.iterate_points(), [math.nan, 9, 11, 9, 9], strict=True))
+            for seed in (7, 8)
+        ]
+    )
+    assert found_arms.find_runs(sweep, table)["metrics.val/best_mae"].tolist() == [1.1, 3.1]
+
+
 def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):
     sweep = write(GRID)
     row = row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00")
