@@ -117,7 +117,7 @@ TOML = {
     "a list for a name": (write_sweep(train='optimizer = ["adam"]'), "train.optimizer: must be a name"),
     "a date": (write_sweep(train="steps = 1979-05-27"), "train.steps: "),
     "large": (b"# " + bytes(2**20).replace(b"\0", b"x"), "must be a file of at most 1048576 bytes"),
-    "empty": (b"", "study: Field required"),
+    "empty": (b"", "study: must be given"),
 }  # fmt: skip
 
 

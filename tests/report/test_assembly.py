@@ -1,12 +1,15 @@
 """Building the contents of a report from a table of runs."""
 
+import math
+
 import pandas as pd
 import pytest
 from made_up import DATASET, FILES, SWEEPS, make_report, make_table
 
 from loupe.errors import UsageError
-from loupe.report import assembly
+from loupe.report import assembly, study_numbers
 from loupe.report.claims import Surprise
+from loupe.report.formatting import DASH
 from loupe.report.verdicts import NOT_RUN, check_claim
 from loupe.search import arms as sweep_arms
 from loupe.search import sweep_loader
@@ -54,6 +57,19 @@ def test_best_network_is_the_scored_run_with_the_lowest_validation_mae(report, t
     assert report.best_scores["mae"] == f"{best['metrics.test/mae']:.5f}"
     assert report.best_scores["bicubic"] == "0.03600"
     assert report.best_scores["percent"] == f"{50 * best['metrics.test/mae']:.1f}"
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_scores_of_a_run_without_a_setting_of_other_runs_have_dashes(missing, table):
+    best = table.iloc[0]
+    scores = study_numbers.read_scores(best)
+    names = ("learning_rate", "curve_photos")
+    assert [scores[name] for name in names] == [
+        f"{float(best['settings.learning_rate']):.2g}".replace("e-0", "e-"), best["settings.eval_images"],
+    ]  # fmt: skip
+    ridge = best.copy()
+    ridge[["settings.learning_rate", "settings.eval_images"]] = missing
+    assert study_numbers.read_scores(ridge) == scores | dict.fromkeys(names, DASH)
 
 
 def test_the_runs_of_a_sweep_are_on_the_dataset_with_the_most_of_its_runs(table):

@@ -66,6 +66,10 @@ def test_claim_has_exactly_one_kind(kind: str) -> None:
         (KINDS["between"] | {"worst_over": "limit", "change_to": {"limit": 64}}, "a field that no arm contains"),
         (KINDS["between"] | {"worst_over": "hidden", "each": "hidden"}, "must differ from worst_over"),
         (KINDS["between"] | {"surprise": SURPRISE | {"text": "{third}"}}, "must have only the fields first, second"),
+        *(
+            (KINDS["between"] | {"surprise": SURPRISE | {"text": text}}, "must have only the fields first, second")
+            for text in ("{first.x}", "{first.upper}", "{first[a]}", "{first:{first.x}}", "{first!r}", "{}", "{first")
+        ),
         (KINDS["between"] | {"surprise": SURPRISE | {"metrics": {"val/mae": "mae"}}}, "either curves or metrics"),
         (KINDS["between"] | {"surprise": SURPRISE | {"outcome": "undecided"}}, "'holds' or 'does not hold'"),
         ({"beats": [{"activation": "tanh"}]}, "must differ from the arms"),

@@ -67,6 +67,11 @@ beats = [{activation = "relu"}]
 """
 CONDITION = "the condition must be a network, an optimizer or field=value"
 UNUSED = "must have a condition that holds at a point of the grid"
+CIRCLE = "conditions: must not depend on each other, got conditions for"
+QUOTES = (
+    "must be a list of values or a range, {low = …, high = …}; "
+    'a key with a dot must be in quotes, such as "sgd.momentum"'
+)
 TWICE = "search: must set each field once per point, got"
 
 
@@ -125,7 +130,7 @@ def test_sweep_file_survives_json(file):
         ("repeats = 3", "repeats = 0", "study.repeats: must be greater than or equal to 1, got '0'"),
         ("repeats = 3", "repeats = 'many'", "study.repeats: must be a valid integer, .*, got 'many'"),
         ("repeats = 3", "keep = 0", "study.keep: must be greater than or equal to 1, got '0'"),
-        ('name = "small"\n', "", "study.name: Field required, got "),
+        ('name = "small"\n', "", "study.name: must be given"),
         ('"small"', '"a name"', "study.name: String should match pattern .*, got 'a name'"),
         ("repeats = 3", 'direction = "up"', "study.direction: must be 'minimize' or 'maximize', got 'up'"),
         ("repeats = 3", 'sampler = "cma"', "study.sampler: must be 'grid', 'tpe', 'nsga2' or 'random', got 'cma'"),
@@ -167,6 +172,16 @@ def test_sweep_file_survives_json(file):
         ("1e-4, ", "-1e-4, ", "search.learning_rate: must be greater than 0, got '-0.0001'"),
         ("1e-4, ", "'fast', ", "search.learning_rate: must be a valid number, .*, got 'fast'"),
         ("[1e-4, 1e-3, 1e-2]", "{low = 1e-4, high = 1e-2}", "search.learning_rate: must be a list of values with .*"),
+        (
+            "[search]",
+            'optimizer = ["sgd"]\n[search]\n"initializer=gaussian.stddev" = [0.1]',
+            "train.optimizer: must be a name, got \"['sgd']\"",
+        ),
+        (
+            "[search]",
+            '[search]\noptimizer = ["adam", "sdg"]\n"initializer=gaussian.stddev" = [0.1]',
+            "search.optimizer: must be one of .*, got 'sdg'",
+        ),
         ("[study]", "[study", "is not valid TOML: .*"),
     ],
 )  # fmt: skip
@@ -193,7 +208,10 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
         ('"sgd.momentum" = [0.5]', f"search.sgd.momentum: {UNUSED}"),
         ('"hidden=8.keep_prob" = [0.5]', f"search.hidden=8.keep_prob: {UNUSED}"),
         ('"loss=mae.stddev" = [1.5]', "search.loss=mae.stddev: has no effect with initializer=xavier, got 1.5"),
-        ("adam.beta_1 = [0.5]", 'search.adam: a key with a dot must be in quotes, such as "sgd.momentum"'),
+        ('"sgd.optimizer" = ["adam"]', f"{CIRCLE} optimizer"),
+        ('"sgd.loss" = ["mae"]\n"loss=mae.optimizer" = ["sgd"]', f"{CIRCLE} loss, optimizer"),
+        ("adam.beta_1 = [0.5]", f"search.adam: {QUOTES}"),
+        ("keep_prob = {min = 0.5, max = 1.0}", f"search.keep_prob: {QUOTES}"),
     ],
 )  # fmt: skip
 def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
@@ -206,6 +224,10 @@ def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
         ("high = 1e-2", "high = 1e-5", "search.learning_rate: low must be less than high; .*"),
         ("low = 1e-5", "low = 0.0", "search.learning_rate: low must be less than high; with log=true, .*"),
         ("log = true", "log = true, step = 1e-3", "search.learning_rate: low must be less than high; .*"),
+        ("high = 1e-2", 'high = "x"', "search.learning_rate.high: must be a number, got 'x'"),
+        ("high = 1e-2", "high = [1]", "search.learning_rate.high: must be a number, got '[1]'"),
+        ("high = 1e-2", "high = 1e16", "search.learning_rate.high: must be less than or equal to 1000000000000000.*"),
+        ("high = 1e-2, ", "", "search.learning_rate.high: must be given"),
         ("log = true", "step = 0.0", "search.learning_rate.step: must be greater than 0, got '0.0'"),
         ("log = true", "logarithmic = true", "search.learning_rate.logarithmic: Extra inputs are not permitted, .*"),
         ("log = true", "base = 10", "search.learning_rate.base: Extra inputs are not permitted, .*"),
@@ -232,7 +254,7 @@ def test_range_with_an_invalid_value_is_refused(old, new, line, refusal):
     ("old", "new", "line"),
     [
         ("number = 6", "number = 'six'", "claim.0.number: String should match pattern"),
-        ("number = 6\n", "", "claim.0.number: Field required"),
+        ("number = 6\n", "", "claim.0.number: must be given"),
         ('{activation = "tanh"}', '"tanh"', "claim.0.arm: must be a valid dictionary, got 'tanh'"),
         ('beats = [{activation = "relu"}]', "", "claim.0: must have exactly one of beats, "),
         ("beats", "beat", "claim.0.beat: Extra inputs are not permitted"),
@@ -262,7 +284,7 @@ def test_unreadable_file_is_refused(tmp_path):
 
 
 def test_smoke_does_not_replace_a_missing_name(refusal):
-    assert refusal(GRID.replace('name = "small"', ""), smoke=True).startswith("study.name: Field required")
+    assert refusal(GRID.replace('name = "small"', ""), smoke=True) == "study.name: must be given"
 
 
 @pytest.mark.parametrize(
@@ -310,6 +332,45 @@ def test_key_applies_where_its_condition_holds(write):
         if perceptron:
             assert format_value(trained.hidden) == chosen["perceptron.hidden"]
     assert {chosen.get("perceptron.hidden") for chosen in points} == {None, "8", "8,4"}
+
+
+CHAINS = {
+    "names": (
+        {
+            "network": ["convolutional", "perceptron"],
+            "perceptron.optimizer": ["sgd", "adam"],
+            "sgd.momentum": [0, 0.9],
+        },
+        [("convolutional",), ("perceptron", "adam"), ("perceptron", "sgd", "0"), ("perceptron", "sgd", "0.9")],
+    ),
+    "values": (
+        {"loss": ["mse", "mae"], "loss=mae.schedule": ["cosine", "constant"], "schedule=constant.steps": [8, 9]},
+        [("mae", "constant", "8"), ("mae", "constant", "9"), ("mae", "cosine"), ("mse",)],
+    ),
+}
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("sampler", ["grid", "random"])
+def test_condition_holds_on_a_field_that_a_key_with_a_condition_sets(sampler, name, order):
+    search, expected = CHAINS[name]
+    reordered = {key: search[key] for key in (list(search)[index] for index in order)}
+    sweep = SweepFile.model_validate({"study": {"name": "chain", "sampler": sampler}, "search": reordered})
+    points = sweep.iterate_points() if sampler == "grid" else sweep.draw_points()
+    assert sorted({tuple(format_value(row[key]) for key in search if key in row) for row in points}) == expected
+
+
+def test_condition_holds_on_a_value_of_train_whose_condition_holds(write):
+    text = GRID.replace("steps = 20", '"sgd.steps" = 20\n"perceptron.optimizer" = "sgd"\nhidden = [8, 4]')
+    more = '"sgd.momentum" = [0.0, 0.9]\n"hidden=8,4.keep_prob" = [0.5]'
+    sweep = write(with_search(text, more))
+    points = list(sweep.iterate_points())
+    assert len(points) == 2 * 3 * 2
+    for chosen in points:
+        trained = sweep.create_settings(chosen)
+        assert (trained.optimizer, trained.steps, trained.keep_prob) == ("sgd", 20, 0.5)
+        assert trained.momentum == chosen["sgd.momentum"]
 
 
 def test_condition_on_a_default_value_holds(write):
@@ -562,6 +623,18 @@ def test_find_runs_tunes_with_the_first_seed(direction, write):
     chosen = found[keys].astype(object).where(found[keys].notna(), None).drop_duplicates().values.tolist()
     assert sorted(chosen, key=str) == [["relu", None, "0.0001"], ["tanh", "0.001", None]]
     assert found.groupby("activation")["seed"].apply(sorted).to_dict() == {"tanh": [8, 9], "relu": [8, 9]}
+
+
+def test_find_runs_chooses_no_tuned_point_without_the_metric_of_a_constraint(write):
+    sweep = write(TUNED.replace("repeats = 5", 'repeats = 5\nconstraints = ["macs_per_pixel <= 10"]'))
+    table = pd.DataFrame(
+        [
+            row_of(sweep, point, seed, 0.1 + number, "2020-01-01T00:00:00", **{"metrics.macs_per_pixel": macs})
+            for number, (point, macs) in enumerate(zip(sweep.iterate_points(), [math.nan, 9, 11, 9, 9], strict=True))
+            for seed in (7, 8)
+        ]
+    )
+    assert found_arms.find_runs(sweep, table)["metrics.val/best_mae"].tolist() == [1.1, 3.1]
 
 
 def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):

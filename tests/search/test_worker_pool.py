@@ -1,14 +1,17 @@
 """Worker processes: their error messages and shutdown."""
 
+import io
+import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import mlflow
@@ -20,11 +23,11 @@ from optuna.trial import TrialState
 from loupe.config.steps import Sweep
 from loupe.errors import LoupeError
 from loupe.imaging import threads
-from loupe.search import study_storage, worker_job, worker_pool
+from loupe.search import study_storage, worker, worker_job, worker_pool
 from loupe.search.gpus import group_gpus
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
-from loupe.tracking import liveness, trials
+from loupe.tracking import liveness, runs, trials
 
 SWEEP = {
     "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
@@ -53,6 +56,17 @@ def is_alive(pid):
         return False
 
 
+def run_in_threads(run):
+    """Return a replacement of `_open_executor`: `run` takes the place of a worker process."""
+
+    @contextmanager
+    def executor(settings, workers, gpus):
+        with ThreadPoolExecutor(workers) as threads:
+            yield threads, run, lambda: workers
+
+    return executor
+
+
 def test_worker_does_not_create_a_missing_journal(job):
     os.unlink(job.storage)
     with pytest.raises(RuntimeError, match=rf"storage: must be a database URL: .* cannot read '{job.storage}'"):
@@ -77,13 +91,69 @@ def test_error_of_a_worker_contains_the_end_of_its_stderr(job, tmp_path, monkeyp
     assert "Traceback (most recent call last):" in lines[0]
     assert any("worker.py" in line for line in lines)
     noisy = tmp_path / "noisy"
-    noisy.write_text("#!/bin/sh\nseq 1000 >&2\nexit 3\n")
+    noisy.write_text("#!/bin/sh\necho 1\necho 2\nseq 1000 >&2\nexit 3\n")
     noisy.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(noisy))
     with pytest.raises(RuntimeError, match="a worker exited with status 3: 1000") as caught:
         worker_job.run_worker(job)
     shown = worker_job.MAX_STDERR_LINES
     assert str(caught.value).splitlines()[1:] == [f"  {1001 - shown + n}" for n in range(shown)]
+    assert caught.value.trial_count == 2
+    sent = pickle.loads(pickle.dumps(caught.value))  # as on a Dask cluster
+    assert (str(sent), sent.trial_count) == (str(caught.value), 2)
+
+
+@pytest.mark.parametrize(("max_trials", "shares"), [(10, [10, 6]), (30, [25, 25, 1]), (0, [25, 25, 25])])
+def test_trials_of_a_crashed_worker_count_as_trials_of_the_sweep(max_trials, shares, job, monkeypatch):
+    given = []
+
+    def run(job):
+        given.append(job.max_trials)
+        if len(given) == 1:
+            raise worker_job.WorkerError("a worker exited with status -9: it printed nothing", 4)
+        return job.max_trials
+
+    monkeypatch.setattr(worker_pool, "_open_executor", run_in_threads(run))
+    monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
+    monkeypatch.setattr(worker_pool, "_enqueue_trials", lambda *_: len(given) < len(shares))
+    monkeypatch.setattr(worker_pool, "POLL_INTERVAL_S", 0.01)
+    study = SimpleNamespace(sweep=SimpleNamespace(name="made-up", count_trials=lambda: 1))
+    job = replace(job, max_trials=max_trials)
+    worker_pool.run_workers(SimpleNamespace(workers=1, quiet=True), study, job, 1)
+    assert given == shares
+
+
+def test_worker_prints_each_trial_and_waits_for_a_restarted_database(job, monkeypatch, capsys):
+    study = SweepStudy(SweepFile.model_validate(SWEEP), study_storage.open_storage(job.storage), job.digest, "none")
+    study.enqueue_missing()
+
+    def fail_first(function):
+        failures = [optuna.exceptions.StorageInternalError("restart")]
+
+        def call(*given, **named):
+            if failures:
+                raise failures.pop()
+            return function(*given, **named)
+
+        return call
+
+    code = SimpleNamespace(
+        open_dataset=lambda job: None,
+        run_trial=lambda trial, study, job: study.complete_trial(trial, TrialState.COMPLETE, [0.1]),
+    )
+    monkeypatch.setitem(sys.modules, "loupe.search.trial", code)  # this module imports TensorFlow
+    monkeypatch.setattr(runs, "connect", lambda *given: None)
+    monkeypatch.setattr(liveness, "is_running", lambda run_id: True)
+    monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(worker, "POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(study_storage, "RETRY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(optuna, "create_study", fail_first(optuna.create_study))
+    monkeypatch.setattr(SweepStudy, "claim_trial", fail_first(SweepStudy.claim_trial))
+    monkeypatch.setattr(SweepStudy, "count_open", fail_first(SweepStudy.count_open))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asdict(replace(job, max_trials=9)))))
+    worker.main(os.getppid())
+    assert capsys.readouterr().out == "1\n2\n"
+    assert {trial.state for trial in study.optuna_study.trials} == {TrialState.COMPLETE}
 
 
 def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys):
@@ -93,12 +163,7 @@ def test_sweep_prints_the_error_of_each_crashed_worker(job, monkeypatch, capsys)
         timeouts.append(job.timeout)
         raise RuntimeError("a worker exited with status 1: out of memory\n  Traceback\n  out of memory")
 
-    @contextmanager
-    def executor(settings, workers, gpus):
-        with ThreadPoolExecutor(workers) as threads:
-            yield threads, run, lambda: workers
-
-    monkeypatch.setattr(worker_pool, "_open_executor", executor)
+    monkeypatch.setattr(worker_pool, "_open_executor", run_in_threads(run))
     monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
     monkeypatch.setattr(worker_pool, "_enqueue_trials", lambda *given: 1)
     settings = SimpleNamespace(workers=1, quiet=False)
@@ -125,12 +190,7 @@ def test_sweep_continues_until_no_trial_waits_although_a_worker_lost_its_trial(j
             done += 1
         return done
 
-    @contextmanager
-    def executor(settings, workers, gpus):
-        with ThreadPoolExecutor(workers) as threads:
-            yield threads, run, lambda: workers
-
-    monkeypatch.setattr(worker_pool, "_open_executor", executor)
+    monkeypatch.setattr(worker_pool, "_open_executor", run_in_threads(run))
     monkeypatch.setattr(worker_pool, "_close_orphans", lambda *given: None)
     monkeypatch.setattr(worker_pool, "POLL_INTERVAL_S", 0.01)
     job = replace(job, max_trials=0)

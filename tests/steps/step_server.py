@@ -108,11 +108,11 @@ def run_workers_in_this_process() -> None:
     def run(workers: LocalWorkers, job: Any) -> int:
         counts: list[int] = []
         with lock:
-            # Replace the standard streams of a worker process, which reads its job and prints its number of trials.
+            # Replace the standard streams of a worker process, which reads its job and prints a line per trial.
             worker.json = SimpleNamespace(load=lambda stream: asdict(job))
-            worker.print = counts.append
+            worker.print = lambda count, flush: counts.append(count)
             worker.main(os.getppid())
-        return counts[0]
+        return len(counts)
 
     LocalWorkers.run, worker.IDLE_TIMEOUT_S = run, 0.0
 

@@ -1,5 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
 
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -25,6 +26,15 @@ def _convert_values(arm: Any) -> Any:
 Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
 
 
+def _has_only_known_fields(text: str) -> bool:
+    """Return whether all fields in braces are in TEXT_FIELDS, without attribute, index, conversion or format."""
+    try:
+        fields = {(name, options, conversion) for _, name, options, conversion in Formatter().parse(text)}
+    except ValueError:  # a single brace
+        return False
+    return fields <= {(name, "", None) for name in TEXT_FIELDS} | {(None, None, None)}
+
+
 class Surprise(BaseModel):
     """Text and figure for the report page, used only if the claim has the outcome `outcome`; see docs/sweeps.md."""
 
@@ -39,10 +49,8 @@ class Surprise(BaseModel):
     def _validate(self) -> "Surprise":
         if bool(self.curves) == bool(self.metrics):
             raise ValueError("surprise: must have either curves or metrics")
-        try:
-            self.text.format_map(dict.fromkeys(TEXT_FIELDS, ""))
-        except (KeyError, IndexError, ValueError):
-            raise ValueError(f"text: must have only the fields {', '.join(TEXT_FIELDS)} in braces") from None
+        if not _has_only_known_fields(self.text):
+            raise ValueError(f"text: must have only the fields {', '.join(TEXT_FIELDS)} in braces")
         return self
 
 

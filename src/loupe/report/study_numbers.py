@@ -1,6 +1,5 @@
 """Reads the scores of runs for the table in `report.md.jinja` that compares Loupe with the 2016 study."""
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -14,11 +13,15 @@ FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 def read_scores(run: pd.Series | None) -> dict[str, str]:
     """Read the test scores and two settings of a run as texts, by the names in `report.md.jinja`.
 
-    Missing scores are dashes.
+    Missing scores and settings are dashes.
     """
 
     def read(name: str) -> float:
         return float("nan") if run is None else float(run.get(f"metrics.test/{name}", float("nan")))
+
+    def read_setting(name: str) -> str | None:
+        value = None if run is None else run.get(f"settings.{name}")
+        return None if pd.isna(value) else value  # NaN or None: only other runs have the setting
 
     names = ("mae", "mse", "patches_mae", "bicubic/mae", "nearest/mae")
     return {name.removesuffix("/mae"): format_number(read(name)) for name in names} | {
@@ -27,14 +30,14 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
-        "curve_images": DASH if run is None else run.get("settings.eval_images", DASH),
-        "learning_rate": DASH if run is None else _format_rate(float(run.get("settings.learning_rate", math.nan))),
+        "curve_images": read_setting("eval_images") or DASH,
+        "learning_rate": _format_rate(read_setting("learning_rate")),
     }
 
 
-def _format_rate(rate: float) -> str:
-    """Format a learning rate with two digits, such as `4.9e-6`."""
-    return f"{rate:.2g}".replace("e-0", "e-")
+def _format_rate(rate: str | None) -> str:
+    """Format a learning rate with two digits, such as `4.9e-6`; None becomes a dash."""
+    return DASH if rate is None else f"{float(rate):.2g}".replace("e-0", "e-")
 
 
 def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:

@@ -54,7 +54,7 @@ def compute_violations(constraints: Iterable[Constraint], metrics: Mapping[str, 
 
 def list_violated(violations: Mapping[str, float]) -> list[str]:
     """Return the violated constraints; `violations` is, for example, `FrozenTrial.constraints`."""
-    return [text for text, violation in violations.items() if violation > 0]
+    return [text for text, violation in violations.items() if not violation <= 0]  # also NaN
 
 
 def is_feasible(trial: FrozenTrial) -> bool:

@@ -137,12 +137,13 @@ class SweepStudy:
         In a sweep with constraints, the column VIOLATED lists the constraints that a trial violates.
         """
         rows = []
+        values = ("value", self.sweep.study.cost)[: len(self.sweep.objectives)]
         for trial in self._list_trials():
             is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
             row = {
                 "number": trial.number,
                 "state": "ORPHANED" if is_orphan else trial.state.name,
-                **dict(zip(("value", self.sweep.study.cost), trial.values or (None, None), strict=False)),
+                **dict(zip(values, trial.values or (None, None), strict=False)),
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 RUN: trial.user_attrs.get(RUN),
                 REUSED: bool(trial.user_attrs.get(REUSED)),

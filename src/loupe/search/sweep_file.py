@@ -7,6 +7,8 @@ perceptron, `initializer=gaussian.stddev` for the initializer gaussian.
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial
@@ -17,7 +19,7 @@ from loupe.config.fields import format_value
 from loupe.config.networks import NETWORKS, build_train_class
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
-from loupe.errors import mask_values
+from loupe.errors import UsageError, mask_values
 from loupe.report.claims import Claim
 from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
@@ -136,35 +138,50 @@ class SweepFile(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def order_keys(self) -> list[str]:
-        """Return the keys of [search], each after the keys on which its condition depends."""
+        """Return the keys of [search], each after the keys that set the field of its condition."""
+        return sorted(self.search, key=lambda key: self._depths[parse_field(key)])
 
-        def get_depth(key: str) -> int:
+    @cached_property
+    def _depths(self) -> dict[str, int]:
+        """The number of conditions on which a field depends, one after the other.
+
+        Raises:
+            UsageError: fields depend on each other.
+        """
+        conditions: dict[str, set[str]] = {}
+        for key in (*self.train, *self.search):
             condition = parse_condition(key)
-            return 0 if condition is None else 1 if condition.field in ("network", "optimizer") else 2
-
-        return sorted(self.search, key=get_depth)
+            conditions.setdefault(parse_field(key), set()).update([condition.field] if condition else [])
+        depths: dict[str, int] = {}
+        try:
+            for field in TopologicalSorter(conditions).static_order():
+                depths[field] = 1 + max((depths[other] for other in conditions.get(field, ())), default=-1)
+        except CycleError as error:
+            fields = ", ".join(sorted(set(error.args[1])))
+            raise UsageError(f"conditions: must not depend on each other, got conditions for {fields}") from None
+        return depths
 
     def list_choices(self, key: str) -> list[Any]:
         """Return the values of a key as Optuna and the settings accept them; for a range, its ends."""
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
-        return [format_value(tuple(value)) if isinstance(value, list) else value for value in values]
+        return [_to_text(value) if isinstance(value, list) else value for value in values]
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether the condition of a key holds for the chosen parameters."""
         condition = parse_condition(key)
-        return condition is None or self._find_value(condition.field, params) == condition.value
+        return condition is None or _is_met(condition, self._merge_fields(params))
 
-    def _find_value(self, field: str, params: Mapping[str, Any]) -> str | None:
-        """Return the value of a field at a point; None if neither the network nor the optimizer has the field."""
-        given = {parse_field(key): value for key, value in self.train.items() if parse_condition(key) is None}
-        given |= {parse_field(key): value for key, value in params.items()}
-        if field not in given:
-            network = str(given.get("network", Train.model_fields["network"].default))
-            fields = build_train_class(network, given.get("optimizer") if field != "optimizer" else None).model_fields
-            return format_value(fields[field].default) if field in fields else None
-        return format_value(given[field])
+    def _merge_fields(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the fields that [train] and a point set. The values of the point take precedence."""
+        searched = {parse_field(key): value for key, value in params.items()}
+        given = dict(searched)
+        for key in sorted(self.train, key=lambda key: self._depths[parse_field(key)]):
+            condition, field = parse_condition(key), parse_field(key)
+            if field not in searched and (condition is None or _is_met(condition, given)):
+                given[field] = self.train[key]
+        return given
 
     def iterate_points(self, keys: Sequence[str] | None = None, params: Params | None = None) -> Iterator[Params]:
         """Yield every point of a grid, without seeds.
@@ -201,9 +218,7 @@ class SweepFile(BaseModel):
         Raises:
             UsageError: train does not accept a field or a value.
         """
-        given = {parse_field(key): value for key, value in self.train.items() if self.is_active(key, params)}
-        given |= {parse_field(key): value for key, value in params.items()} | overrides
-        return parse_settings("train", given)
+        return parse_settings("train", self._merge_fields(params) | overrides)
 
     def group_arms(self) -> list[list[Params]]:
         """Return the points of each arm of a grid. The points of an arm differ only in tuned fields."""
@@ -250,3 +265,19 @@ def parse_condition(key: str) -> Condition | None:
 def parse_field(key: str) -> str:
     """Return the field of train that a key sets."""
     return key.rpartition(".")[2]
+
+
+def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
+    """Return whether a condition holds; a field that is not in `given` has its default."""
+    if condition.field in given:
+        return _to_text(given[condition.field]) == condition.value
+    network = _to_text(given.get("network", Train.model_fields["network"].default))
+    optimizer = _to_text(given["optimizer"]) if "optimizer" in given else None
+    if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
+        return False  # train refuses the name
+    fields = build_train_class(network, optimizer).model_fields
+    return condition.field in fields and format_value(fields[condition.field].default) == condition.value
+
+
+def _to_text(value: Any) -> str:
+    return format_value(tuple(value) if isinstance(value, list) else value)

@@ -49,6 +49,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
         if first["type"] == "extra_forbidden":
             value += _suggest_field(first["loc"])
+        if first["type"] == "missing":
+            rule, value = "must be given", ""
         raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
     except (UsageError, ValueError, OverflowError) as error:
         raise UsageError(f"sweep: {file}: {error}") from None

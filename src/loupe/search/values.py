@@ -4,11 +4,30 @@ import math
 import random
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from loupe.config.fields import format_value, quote_value
 
-FiniteNumber = Annotated[int | float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+RULE = "must be a list of values or a range, {low = …, high = …}"
+
+
+def _check_number(given: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(given)
+    except ValidationError:
+        raise ValueError(f"must be a number, got {quote_value(given)}") from None
+
+
+FiniteNumber = Annotated[int | float, WrapValidator(_check_number), Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 
 
 class Range(BaseModel):
@@ -48,9 +67,9 @@ class Range(BaseModel):
 
 def _check_values(given: Any) -> Any:
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
-        raise ValueError('a key with a dot must be in quotes, such as "sgd.momentum"')
+        raise ValueError(f'{RULE}; a key with a dot must be in quotes, such as "sgd.momentum"')
     if not isinstance(given, (dict, list, Range)):
-        raise ValueError(f"must be a list of values or a range, {{low = …, high = …}}, got {quote_value(given)}")
+        raise ValueError(f"{RULE}, got {quote_value(given)}")
     return given
 
 

@@ -34,7 +34,8 @@ def main(parent_pid: int) -> None:
 
     sweep = SweepFile.model_validate(job.sweep)
     runs.connect(job.tracking_uri, job.experiment_id)
-    study = SweepStudy(sweep, open_storage(job.storage, RETRY_TIMEOUT_S), job.digest, job.parent)
+    storage = open_storage(job.storage, RETRY_TIMEOUT_S)
+    study = retry_database(lambda: SweepStudy(sweep, storage, job.digest, job.parent))
     # The dataset is opened before the first claim, because heartbeats must start soon after a claim.
     open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
@@ -43,14 +44,14 @@ def main(parent_pid: int) -> None:
         if trial is not None:
             run_trial(trial, study, job)
             trial_count += 1
-        if trial is not None or study.count_open():
+            print(trial_count, flush=True)  # after each trial, for the case that this process crashes later
+        if trial is not None or retry_database(study.count_open):
             last_active = time.monotonic()
         elif time.monotonic() - last_active > IDLE_TIMEOUT_S:
             break
         if trial is None:
             time.sleep(POLL_INTERVAL_S)
     watcher.stop()
-    print(trial_count)
 
 
 class ParentWatcher:

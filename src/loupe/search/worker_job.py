@@ -47,6 +47,17 @@ class WorkerJob:
     fresh: bool
 
 
+class WorkerError(RuntimeError):
+    """A worker process failed after it had run `trial_count` trials."""
+
+    def __init__(self, message: str, trial_count: int) -> None:
+        super().__init__(message)
+        self.trial_count = trial_count
+
+    def __reduce__(self) -> Any:  # for Dask, which pickles errors
+        return WorkerError, (str(self), self.trial_count)
+
+
 def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
     """Start a worker process, with `gpus` as CUDA_VISIBLE_DEVICES if given."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
@@ -66,14 +77,15 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
     """Send the job to a worker process, wait until it exits, and return the number of trials.
 
     Raises:
-        RuntimeError: the process failed. The message contains the end of its standard error.
+        WorkerError: the process failed. The message contains the end of its standard error.
     """
     output, errors = process.communicate(json.dumps(asdict(job)))
+    trial_count = max((int(line) for line in output.splitlines() if line.isdecimal()), default=0)
     if process.returncode:
         lines = errors.strip().splitlines()[-MAX_STDERR_LINES:] or ["it printed nothing"]
         summary = f"a worker exited with status {process.returncode}: {lines[-1]}"
-        raise RuntimeError("\n  ".join([summary, *lines]))
-    return int(output.split()[-1])
+        raise WorkerError("\n  ".join([summary, *lines]), trial_count)
+    return trial_count
 
 
 def run_worker(job: WorkerJob) -> int:

@@ -24,7 +24,7 @@ from loupe.search.study import SweepStudy
 from loupe.search.study_storage import retry_database
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import OWNER, RUN
-from loupe.search.worker_job import WorkerJob, run_worker, start_worker, wait_for_worker
+from loupe.search.worker_job import WorkerError, WorkerJob, run_worker, start_worker, wait_for_worker
 from loupe.tracking import liveness, server, trials
 
 MAX_TRIALS_PER_WORKER = 25  # TensorFlow's memory grows with each trial
@@ -70,8 +70,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
             open_trials = retry_database(partial(_enqueue_trials, study, bar, 2 * workers + SPARE_TRIALS))
             may_start = remaining > 0 and time.monotonic() < deadline
             while may_start and remaining > 0 and len(running) < min(workers, open_trials):
-                equal_share = -(-remaining // (workers - len(running)))  # rounded up
-                max_trials = int(min(MAX_TRIALS_PER_WORKER, equal_share))
+                equal_share = remaining / (workers - len(running))
+                max_trials = math.ceil(min(MAX_TRIALS_PER_WORKER, equal_share))
                 now = time.monotonic()  # workers get a duration, because the clocks of machines can differ
                 share = replace(job, max_trials=max_trials, timeout=deadline - now)
                 running[executor.submit(run_job, share)] = max_trials, now
@@ -82,7 +82,7 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                 max_trials, started = running.pop(future)
                 worker_seconds += time.monotonic() - started
                 error = future.exception()
-                remaining += max_trials - (0 if error else future.result())
+                remaining += max_trials - (_count_trials(error) if error else future.result())
                 crashes = crashes + 1 if error else 0
                 if error:
                     print_lines(f"{title}: {error}", settings.quiet)
@@ -90,6 +90,11 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
                     raise LoupeError(f"workers: {crashes} crashed in a row; the last error: {describe_error(error)}")
             if not running:
                 time.sleep(POLL_INTERVAL_S)
+
+
+def _count_trials(error: BaseException) -> int:
+    """Return the number of trials that a crashed worker had run; the trial during which it crashed does not count."""
+    return error.trial_count if isinstance(error, WorkerError) else 0
 
 
 def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> int:
