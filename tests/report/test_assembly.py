@@ -63,7 +63,7 @@ def test_best_network_is_the_scored_run_with_the_lowest_validation_mae(report, t
 def test_scores_of_a_run_without_a_setting_of_other_runs_have_dashes(missing, table):
     best = table.iloc[0]
     scores = study_numbers.read_scores(best)
-    names = ("learning_rate", "curve_photos")
+    names = ("learning_rate", "curve_images")
     assert [scores[name] for name in names] == [
         f"{float(best['settings.learning_rate']):.2g}".replace("e-0", "e-"), best["settings.eval_images"],
     ]  # fmt: skip
