@@ -55,10 +55,15 @@ def send(guarded, *headers, **more):
         *[("10.0.0.5", host, own) for host, own in (("10.0.0.5", True), ("10.0.0.6", False), ("localhost", True))],
         ("127.0.0.1", "photos.example.org", True),
         ("127.0.0.1", "Photos.Example.Org.:443", True),
+        *[("127.0.0.1", host, True) for host in ("mybox.lan", "MYBOX.LAN:7860")],
     ],
 )  # fmt: skip
 def test_a_host_belongs_to_the_server_or_not(listening, host, own):
-    assert (host in OwnHosts(listening, frozenset(["photos.example.org"]))) == own
+    assert (host in OwnHosts(listening, frozenset(["photos.example.org"]), "MyBox.lan")) == own
+
+
+def test_without_a_requested_name_malformed_hosts_are_refused():
+    assert not any(host in OwnHosts(LOCAL) for host in ("", "a/b", "[::1"))
 
 
 def test_a_request_has_one_host_of_this_server(guarded):

@@ -33,17 +33,21 @@ class OwnHosts:
     Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must match `listening`.
 
     Args:
-        listening: the address that the server listens on.
-        public: further names, such as the name of a proxy.
+        listening: the IP address that the server listens on.
+        public: further names, in lower case, such as the name of a proxy.
+        name: the name of `listening` that the user requested, or "".
     """
 
     listening: str
     public: frozenset[str] = frozenset()
+    name: str = ""
 
     def __contains__(self, host: object) -> bool:
         """Return whether the host part of a URL is a name or address of this server."""
         name, machine = _parse_host(str(host)), socket.gethostname().lower()
-        if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
+        if name in ("localhost", machine, f"{machine}.local", *self.public):
+            return True
+        if name and name == self.name.lower().rstrip("."):
             return True
         try:
             address, own_address = ipaddress.ip_address(name), ipaddress.ip_address(self.listening)
