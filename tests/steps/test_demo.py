@@ -165,6 +165,7 @@ def test_errors_are_one_line_and_the_server_continues(server, page, photo, tmp_p
     Image.new("1", (6000, 5100)).save(tmp_path / "large.png")
     Image.new("1", (3000, 3000)).save(tmp_path / "grows.png")
     page.goto(server)
+    page.get_by_text("100 MB").wait_for()
     press(page, "Upscale")
     alert = page.get_by_role("alert")
     alert.wait_for()

@@ -107,6 +107,12 @@ def test_bodies_are_bounded(path, headers, status, guarded):
     assert sent[0] == status
 
 
+def test_the_refusal_of_a_large_upload_states_the_limit_of_the_page(guarded):
+    size = str(MAX_FILE_BYTES + 20_000_000)
+    status, body = send(guarded, ("host", "localhost"), ("content-length", size), path=UPLOAD, method="POST")
+    assert (status, body) == (413, '{"detail": "body: must have at most 100.0 MB, got 120.0"}')
+
+
 def upload(guarded, size):
     return send(guarded, ("host", "localhost"), ("content-length", str(size)), path=UPLOAD, method="POST")[0]
 
@@ -141,6 +147,23 @@ def test_old_files_and_empty_folders_are_deleted(tmp_path):
     os.utime(tmp_path / "uploads" / "one", (old, old))
     storage.delete_old_files(tmp_path, old + 50)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "two", "uploads"]
+
+
+def test_a_folder_may_disappear_during_a_search(guarded, monkeypatch, tmp_path):
+    scan = os.scandir
+
+    def scan_without_folder(path):
+        if str(path).endswith("gone"):
+            (tmp_path / "gone").rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_without_folder)
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").mkdir()
+    assert upload(guarded, 100) == 200
+    (tmp_path / "gone").mkdir()
+    storage.delete_old_files(tmp_path, time.time() + 1)
+    assert not any(tmp_path.iterdir())
 
 
 def test_uploads_in_progress_count(guarded, monkeypatch):

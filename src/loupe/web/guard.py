@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # maximum size of an uploaded file
+MAX_FILE_BYTES = 100 * 10**6  # maximum size of an uploaded file
 MAX_FORM_BYTES = 10_000  # maximum size of the rest of the upload form
 MAX_BODY_BYTES = 100_000  # maximum body of a request that is not an upload
 BODY_TIMEOUT_S = 300.0
