@@ -22,8 +22,8 @@ from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.memory import get_default_budget
 from loupe.upscalers import isolated
-from loupe.upscalers.isolated import IsolatedOnnxUpscaler
-from loupe.upscalers.onnx_file import validate_network
+from loupe.upscalers.isolated import IsolatedOnnxUpscaler, StoppedError
+from loupe.upscalers.onnx_file import read_network, validate_network
 
 NAME = "loupe.q1.p2.side4.halo4.rec601"
 node = helper.make_node
@@ -105,7 +105,7 @@ def test_operators_that_are_not_exported_are_refused_before_a_session_is_made(ki
     file = tmp_path / "net.onnx"
     file.write_bytes(refused_operators()[kind].SerializeToString())
     with pytest.raises(UsageError, match=f"must contain only operators that Loupe exports, got '.*{kind}'"):
-        validate_network(file)
+        validate_network(file, read_network(file))
 
 
 @pytest.mark.parametrize("kind", refused_parts())
@@ -113,7 +113,7 @@ def test_other_parts_of_onnx_are_refused_before_a_session_is_made(kind, tmp_path
     file = tmp_path / "net.onnx"
     file.write_bytes(refused_parts()[kind].SerializeToString())
     with pytest.raises(UsageError, match="is not an ONNX network of Loupe: must "):
-        validate_network(file)
+        validate_network(file, read_network(file))
 
 
 def test_a_network_in_two_parts_is_checked_as_onnxruntime_reads_it(tmp_path):
@@ -122,7 +122,7 @@ def test_a_network_in_two_parts_is_checked_as_onnxruntime_reads_it(tmp_path):
     file.write_bytes(build(double()).SerializeToString() + other.SerializeToString())
     assert [each.op_type for each in onnx.load(file).graph.node] == ["Concat", "Concat", "Tile"]
     with pytest.raises(UsageError, match="got 'Tile'"):
-        validate_network(file)
+        validate_network(file, read_network(file))
 
 
 def allowed_operators():
@@ -177,10 +177,29 @@ def test_a_network_that_takes_too_much_memory_for_a_tile_ends_with_an_error(tmp_
     file = tmp_path / "net.onnx"
     file.write_bytes(grow_with_image().SerializeToString())
     network = IsolatedOnnxUpscaler(file)
-    assert network(np.zeros((2, 8, 8, 1), "float32")).shape == (2, 16, 16, 1)
+    file.unlink()  # as the file of a registered model
     for _ in range(2):
-        with pytest.raises(PhotoError, match=r"model: .* (cannot|needed|ended)"):
+        assert network(np.zeros((2, 8, 8, 1), "float32")).shape == (2, 16, 16, 1)
+        with pytest.raises(PhotoError, match=r"model: .* cannot") as raised:
             network(np.zeros((1, 250, 250, 1), "float32"))
+        assert not isinstance(raised.value, StoppedError)
+
+
+def test_an_image_is_upscaled_again_if_the_network_failed_for_another_image(tmp_path, monkeypatch):
+    file = tmp_path / "net.onnx"
+    file.write_bytes(build(double()).SerializeToString())
+    network = IsolatedOnnxUpscaler(file)
+    children = []
+
+    def stop_first(child, *more):
+        children.append(child)
+        if len(children) == 1:
+            child.stop()  # as another thread does after an error
+        return IsolatedOnnxUpscaler._run(network, child, *more)
+
+    monkeypatch.setattr(network, "_run", stop_first)
+    assert network(np.zeros((1, 8, 8, 1), "float32")).shape == (1, 16, 16, 1)
+    assert len(children) == 2
 
 
 def test_a_network_that_takes_too_long_is_ended(tmp_path, monkeypatch):

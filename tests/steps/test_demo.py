@@ -14,6 +14,10 @@ import pytest
 from jobs import build_env, loupe
 from PIL import Image
 
+from loupe.config.photos import Demo
+from loupe.errors import UsageError
+from loupe.steps import demo
+
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
 pytestmark = pytest.mark.xdist_group("demo")  # one process: the tests share a browser and a server
@@ -62,7 +66,8 @@ def photo(tmp_path) -> Path:
 def serving(folder, complaints=""):
     """Run `loupe demo`, yield its address, stop it with Ctrl-C and check its standard error."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    command = [sys.executable, "-m", "loupe", "demo", "--port", "0", "--model", "bundled"]
+    # The printed address contains 127.0.0.1, not the name: the server must accept it.
+    command = [sys.executable, "-m", "loupe", "demo", "--host", "localhost", "--port", "0", "--model", "bundled"]
     temporary = folder / "temporary"
     temporary.mkdir()
     ours = build_env(TMPDIR=str(temporary))
@@ -160,6 +165,7 @@ def test_errors_are_one_line_and_the_server_continues(server, page, photo, tmp_p
     Image.new("1", (6000, 5100)).save(tmp_path / "large.png")
     Image.new("1", (3000, 3000)).save(tmp_path / "grows.png")
     page.goto(server)
+    page.get_by_text("100 MB").wait_for()
     press(page, "Upscale")
     alert = page.get_by_role("alert")
     alert.wait_for()
@@ -230,6 +236,12 @@ def test_without_gradio_the_error_says_what_to_install(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr == "loupe demo: error: needs gradio: pip install 'loupe-upscale[demo]'\n"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a b", "ö..b"])
+def test_a_host_that_is_not_this_machine_is_refused(host):
+    with pytest.raises(UsageError, match=f"^host: must be an address of this machine, got '{host}': [^(]+$"):
+        demo._open_socket(Demo(host=host, port=0))
 
 
 def test_a_used_port_and_a_missing_model_are_refused_in_one_line(tmp_path):

@@ -19,7 +19,9 @@ import pyvips
 from jobs import build_env, loupe, measure_step
 from PIL import Image
 
+from loupe.errors import UsageError
 from loupe.imaging import reader
+from loupe.photos.comparison import validate_file
 
 GOOD = 40
 SIZES = [
@@ -397,6 +399,12 @@ def test_the_comparison_does_not_replace_a_file(real, tmp_path):
     loupe("upscale", "photo.png", "--out", "l.png", "--compare", "page.html", cwd=tmp_path, status=2)
     assert (tmp_path / "page.html").read_text() == "precious"
     assert not (tmp_path / "l.png").exists()
+
+
+def test_the_comparison_does_not_suggest_to_replace_a_folder(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(UsageError, match="compare: must be a file, got the folder"):
+        validate_file(tmp_path / "page.html", overwrite=False)
 
 
 def test_with_a_store_of_another_version_the_bundled_network_upscales(real, tmp_path):

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from loupe.tracking import served_http, serving
+from loupe.tracking import photo_model, served_http, serving
 from loupe.tracking.served_http import MAX_BODY_BYTES
 from loupe.tracking.serving import RequestGuard, get_request
 
@@ -54,6 +54,14 @@ async def echo(scope, receive, send):
 
 async def fail(scope, receive, send):
     raise AssertionError("MLflow received the request")
+
+
+def test_photo_in_lines_of_base64_is_decoded():
+    content = bytes(range(256))
+    text = base64.encodebytes(content).decode()
+    assert text.count("\n") > 1
+    for lines in (text, text.replace("\n", "\r\n"), f"data:image/png;base64, {text}"):
+        assert photo_model._decode(lines) == content
 
 
 def test_body_reaches_mlflow_whole():

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.overshoot import LimitedOvershoot
-from loupe.upscalers.tiling import upscale, upscale_rows
+from loupe.upscalers.tiling import SelfEnsemble, upscale, upscale_rows
 
 
 @pytest.fixture(scope="module", params=[(120, 255), (90, 200), (180, 60)])
@@ -58,5 +58,8 @@ def test_photos_use_the_limit_and_filters_do_not():
     networks = Networks([Fraction(1), Fraction(2)], lambda scale: load_bundled("small", Fraction(3, 2)))
     assert isinstance(networks(Fraction(2)), LimitedOvershoot)
     assert not isinstance(networks(Fraction(1)), LimitedOvershoot)
-    filters = Networks([Fraction(2)], lambda scale: LoadedModel("lanczos", FilterUpscaler("lanczos", scale)))
-    assert isinstance(filters(Fraction(2)), FilterUpscaler)
+    for ensemble in (False, True):
+        filters = Networks(
+            [Fraction(2)], lambda scale: LoadedModel("lanczos", FilterUpscaler("lanczos", scale)), ensemble
+        )
+        assert isinstance(filters(Fraction(2)), SelfEnsemble if ensemble else FilterUpscaler)

@@ -55,10 +55,15 @@ def send(guarded, *headers, **more):
         *[("10.0.0.5", host, own) for host, own in (("10.0.0.5", True), ("10.0.0.6", False), ("localhost", True))],
         ("127.0.0.1", "photos.example.org", True),
         ("127.0.0.1", "Photos.Example.Org.:443", True),
+        *[("127.0.0.1", host, True) for host in ("mybox.lan", "MYBOX.LAN:7860")],
     ],
 )  # fmt: skip
 def test_a_host_belongs_to_the_server_or_not(listening, host, own):
-    assert (host in OwnHosts(listening, frozenset(["photos.example.org"]))) == own
+    assert (host in OwnHosts(listening, frozenset(["photos.example.org"]), "MyBox.lan")) == own
+
+
+def test_without_a_requested_name_malformed_hosts_are_refused():
+    assert not any(host in OwnHosts(LOCAL) for host in ("", "a/b", "[::1"))
 
 
 def test_a_request_has_one_host_of_this_server(guarded):
@@ -102,6 +107,12 @@ def test_bodies_are_bounded(path, headers, status, guarded):
     assert sent[0] == status
 
 
+def test_the_refusal_of_a_large_upload_states_the_limit_of_the_page(guarded):
+    size = str(MAX_FILE_BYTES + 20_000_000)
+    status, body = send(guarded, ("host", "localhost"), ("content-length", size), path=UPLOAD, method="POST")
+    assert (status, body) == (413, '{"detail": "body: must have at most 100.0 MB, got 120.0"}')
+
+
 def upload(guarded, size):
     return send(guarded, ("host", "localhost"), ("content-length", str(size)), path=UPLOAD, method="POST")[0]
 
@@ -136,6 +147,23 @@ def test_old_files_and_empty_folders_are_deleted(tmp_path):
     os.utime(tmp_path / "uploads" / "one", (old, old))
     storage.delete_old_files(tmp_path, old + 50)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "two", "uploads"]
+
+
+def test_a_folder_may_disappear_during_a_search(guarded, monkeypatch, tmp_path):
+    scan = os.scandir
+
+    def scan_without_folder(path):
+        if str(path).endswith("gone"):
+            (tmp_path / "gone").rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_without_folder)
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").mkdir()
+    assert upload(guarded, 100) == 200
+    (tmp_path / "gone").mkdir()
+    storage.delete_old_files(tmp_path, time.time() + 1)
+    assert not any(tmp_path.iterdir())
 
 
 def test_uploads_in_progress_count(guarded, monkeypatch):

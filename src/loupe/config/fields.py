@@ -163,6 +163,13 @@ def _parse_host_name(part: Any) -> str:
     return str(part).lower()
 
 
+def _parse_host(value: Any) -> str:
+    text = str(value).strip()
+    if not text:
+        raise ValueError("must be an address or a host name")
+    return text
+
+
 def _parse_patch(value: Any) -> str:
     text = str(value).strip().lower()
     if text == "whole":
@@ -241,6 +248,7 @@ Hidden = Annotated[
     tuple[int, ...],
     BeforeValidator(_parse_list(_parse_number(65536), "must be widths from 1 to 65536, or none", ("none",))),
 ]
+Host = Annotated[str, BeforeValidator(_parse_host)]
 HostNames = Annotated[
     tuple[str, ...],
     BeforeValidator(_parse_list(_parse_host_name, "must be host names, comma-separated, or none", ("none",))),

@@ -10,6 +10,7 @@ from loupe.config.fields import (
     DEVICE,
     Device,
     Factor,
+    Host,
     HostNames,
     JpegQuality,
     Paths,
@@ -209,7 +210,7 @@ class Demo(Settings):
     STEP = "demo"
     model: str = field("champion", MODEL)
     device: Device = field("auto", DEVICE)
-    host: str = field("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of this machine")
+    host: Host = field("127.0.0.1", "address to listen on; 0.0.0.0: all addresses of this machine")
     port: int = field(7860, "port to listen on; 0: any free port", ge=0, le=65535)
     host_names: HostNames = field(
         (),

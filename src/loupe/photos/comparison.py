@@ -93,11 +93,11 @@ FIGURE = """<figure class="compared">
 
 def validate_file(file: Path, overwrite: bool) -> None:
     """Raise UsageError if the file is not an HTML file, cannot be written, or must not be replaced."""
-    if file.exists() and not overwrite:
-        raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"compare: must be an .html file, got {str(file)!r}")
     validate_output_file("compare", file)
+    if file.exists() and not overwrite:
+        raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
 
 
 def write_comparison(

@@ -134,7 +134,7 @@ def report_outcomes(
     done = [outcome for outcome in outcomes if outcome.size]
     for outcome in done:
         if outcome.omitted:
-            print_line(f"{outcome.job.out}: metadata left out: {', '.join(outcome.omitted)}", settings.quiet)
+            print_line(f"{outcome.job.out}: metadata omitted: {', '.join(outcome.omitted)}", settings.quiet)
     if len(found.jobs) + len(found.failures) == 1:
         for outcome in outcomes:
             if outcome.size:

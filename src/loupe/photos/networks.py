@@ -27,6 +27,7 @@ class LoadedModel:
         evidence: for a champion, the comparison with the previous champion, in one sentence.
         device: the device that runs the network; "" if it is not an ONNX network.
         layer_bytes: maximum bytes for the layers, per thread.
+        is_filter: whether the model is a classical filter; set by `Networks`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LoadedModel:
     evidence: str = ""
     device: str = ""
     layer_bytes: int = LAYER_BYTES
+    is_filter: bool = False
 
 
 class Networks:
@@ -68,8 +70,7 @@ class Networks:
         The overshoot of networks that upscale is limited.
         """
         self._used[scale] = loaded = self.get(scale)
-        is_filter = isinstance(loaded.model, FilterUpscaler)
-        return loaded.model if is_filter or scale == 1 else LimitedOvershoot(loaded.model)
+        return loaded.model if loaded.is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
         """Return a network without recording it as used; raise UsageError if it cannot be loaded."""
@@ -98,7 +99,7 @@ class Networks:
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:
-        """Add the device and the self-ensemble; report if the network does not run on the requested device."""
+        """Add the device, the kind and the self-ensemble; report if the requested device does not run the network."""
         device = getattr(loaded.model, "device", "")
         fallback = getattr(loaded.model, "fallback", "")
         if not device and self._device not in ("auto", CPU):
@@ -106,8 +107,9 @@ class Networks:
         if fallback:
             self.report_fallback(fallback)
         name = f"{loaded.name} on {device}" if device not in ("", CPU) else loaded.name
+        is_filter = isinstance(loaded.model, FilterUpscaler)
         model = SelfEnsemble(loaded.model) if self._ensemble else loaded.model
-        return replace(loaded, name=name, model=model, device=device)
+        return replace(loaded, name=name, model=model, device=device, is_filter=is_filter)
 
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:

@@ -142,8 +142,11 @@ def answer_request(
         text = str(error)
     except Exception as error:
         text = f"cannot be upscaled: {type(error).__name__}: {' '.join(str(error).split())}"
-    is_memory = any(sign in text for sign in MEMORY_SIGNS)
-    return _refuse_for_memory(request, max_bytes) if is_memory else PhotoAnswer(reason=text)
+    return _refuse_for_memory(request, max_bytes) if _is_memory_error(text) else PhotoAnswer(reason=text)
+
+
+def _is_memory_error(text: str) -> bool:
+    return any(sign in text for sign in MEMORY_SIGNS)
 
 
 def _upscale(
@@ -171,8 +174,10 @@ def _upscale(
         readers=[PhotoReader(isolated=False)],
     )
     for outcome in process_jobs([job], options, report):
+        if _is_memory_error(outcome.reason.replace(str(out), "")):  # the name of the file may contain a sign
+            return _refuse_for_memory(request, max_bytes)
         if outcome.reason:
-            raise PhotoError(outcome.reason.replace(str(out), out.name))
+            return PhotoAnswer(reason=outcome.reason.replace(str(out), out.name))
     figure = _render(job, opened.size, request, networks) if request.figure_size else ""
     return PhotoAnswer(str(out), figure=figure)
 

@@ -49,7 +49,7 @@ class Control:
     def check(self) -> None:
         """Raise RequestStoppedError if the work must end."""
         if self.cancelled.is_set():
-            raise RequestStoppedError("the client has gone")
+            raise RequestStoppedError("the client has closed the connection")
         if self.timeout_s is not None and time.monotonic() - self.started > self.timeout_s:
             raise RequestStoppedError(f"took longer than {self.timeout_s:g} s")
 

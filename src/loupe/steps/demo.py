@@ -1,5 +1,6 @@
 """Serves a web page that upscales photos."""
 
+import errno
 import logging
 import os
 import socket
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from loupe.cli import signals
 from loupe.cli.progress import print_line
+from loupe.config.fields import quote_value
 from loupe.config.photos import Demo
 from loupe.errors import UsageError
 from loupe.imaging.threads import repeat
@@ -28,7 +30,7 @@ def run(settings: Demo) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: the model does not exist, or the port is in use.
+        UsageError: the model does not exist, the host is not an address of this machine, or the port is in use.
     """
     import gradio  # noqa: F401 # a missing package is reported early
 
@@ -41,16 +43,16 @@ def run(settings: Demo) -> None:
         closing(PhotoWorkers("loupe.web.worker:serve_model", settings.select(["model", "device"]))) as workers,
     ):
         device = workers.start()
-        host, port = server_socket.getsockname()[:2]
+        address, port = server_socket.getsockname()[:2]
         with _use_temporary_folder(folder), signals.stop_at_signal(), _clean(Path(folder)):
-            server = _make_server(settings, workers, Path(folder))
+            server = _make_server(settings, address, workers, Path(folder))
             if device not in ("", CPU):
                 print_line(f"device: {device}", settings.quiet)
-            print_line(f"http://{f'[{host}]' if ':' in host else host}:{port}", settings.quiet)
+            print_line(f"http://{f'[{address}]' if ':' in address else address}:{port}", settings.quiet)
             server.run(sockets=[server_socket])
 
 
-def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvicorn.Server":
+def _make_server(settings: Demo, address: str, workers: "PhotoWorkers", folder: Path) -> "uvicorn.Server":
     import gradio
     import uvicorn
     from fastapi import FastAPI
@@ -65,7 +67,7 @@ def _make_server(settings: Demo, workers: "PhotoWorkers", folder: Path) -> "uvic
     app = gradio.mount_gradio_app(
         FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )
-    hosts = OwnHosts(settings.host, frozenset(settings.host_names))
+    hosts = OwnHosts(address, frozenset(settings.host_names), settings.host)
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
     # At the end, the server waits a second and closes the connections of open pages. The filter hides the errors of
     # this second.
@@ -104,4 +106,8 @@ def _open_socket(settings: Demo) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]
-        raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise UsageError(f"port: must be free on {host}, got {port}: {reason}") from None
+    except (TypeError, ValueError) as error:  # Python cannot encode the host name
+        reason = str(error)
+    raise UsageError(f"host: must be an address of this machine, got {quote_value(host)}: {reason}")

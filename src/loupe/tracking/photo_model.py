@@ -4,8 +4,8 @@ MLflow runs this file to load the model.
 """
 
 import base64
-import binascii
 import shutil
+import string
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -134,12 +134,14 @@ def make_signature() -> Any:
 def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")
-    if len(text) > MAX_FILE_BYTES * 4 / 3 + 4:
-        raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(text) * 3 / 4 / 1e6:.0f} MB")
     try:
-        content = base64.b64decode(text.partition("base64,")[2] or text, validate=True)
-    except (binascii.Error, ValueError):
+        # Many encoders write lines of 76 characters.
+        encoded = (text.partition("base64,")[2] or text).encode("ascii").translate(None, string.whitespace.encode())
+        content = base64.b64decode(encoded, validate=True)
+    except ValueError:
         raise PhotoError("must be an image file in base64, got other text") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise PhotoError(f"must have at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {len(content) / 1e6:.0f} MB")
     if not content:
         raise PhotoError("is empty")
     return content

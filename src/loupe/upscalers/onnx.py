@@ -37,16 +37,18 @@ class OnnxUpscaler:
         threads: onnxruntime's threads per image; 0: one per core. For several images, it is faster to call this
             object from several Python threads, with `threads=1`.
         device: a value of `config.fields.Device`. The CPU replaces a device that cannot be used.
+        content: the content of the file; None reads the file.
 
     Raises:
         UsageError: the file is not an ONNX network, its metadata has no valid geometry, its result has another shape
             than the geometry requires, or onnxruntime is incomplete.
     """
 
-    def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
+    def __init__(self, file: Path, threads: int = 1, device: str = CPU, content: bytes | None = None) -> None:
         self.device, self.fallback = _choose_device(device)
+        source = file if content is None else content
         try:
-            self._load(file, threads)
+            self._load(file, source, threads)
         except UsageError as error:
             if self.device == CPU:
                 raise
@@ -54,16 +56,16 @@ class OnnxUpscaler:
             reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
-            self._load(file, threads)
+            self._load(file, source, threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Upscale images; see `UpscalingModel`."""
         with self._lock:
             return np.asarray(self._session.run(None, dict.fromkeys(self._inputs, images))[0])
 
-    def _load(self, file: Path, threads: int) -> None:
+    def _load(self, file: Path, source: Path | bytes, threads: int) -> None:
         try:
-            self._session = _create_session(file, threads, self.device)
+            self._session = _create_session(source, threads, self.device)
         except Exception as error:
             raise UsageError(f"model: {str(file)!r} is not an ONNX network: {describe_error(error)}") from None
         # Only the CPU runs several calls at a time: DirectML refuses them, and the memory of a GPU is limited.
@@ -105,7 +107,7 @@ def _choose_device(setting: str) -> tuple[str, str]:
     return CPU, FALLBACK.format(setting, f"the installed onnxruntime has no {provider}")
 
 
-def _create_session(file: Path, threads: int, device: str) -> Any:
+def _create_session(source: Path | bytes, threads: int, device: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -115,12 +117,12 @@ def _create_session(file: Path, threads: int, device: str) -> Any:
     # Threads that spin while they wait would take the cores that process the colour of the image.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device == CPU:
-        return onnxruntime.InferenceSession(file, options, providers=[PROVIDERS[CPU][0]])
+        return onnxruntime.InferenceSession(source, options, providers=[PROVIDERS[CPU][0]])
     onnxruntime.set_default_logger_severity(4)
     with redirect_stdout(io.StringIO()):  # hides hints of onnxruntime
         onnxruntime.preload_dlls()
         session = onnxruntime.InferenceSession(
-            file, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0
+            source, options, providers=[PROVIDERS[device], PROVIDERS[CPU]], enable_fallback=0
         )
     if PROVIDERS[device][0] not in session.get_providers():
         raise RuntimeError("onnxruntime does not find the device or its libraries")

@@ -38,23 +38,35 @@ SHAPE, TYPE, FLOATS, INT32_VALUES, INT64_VALUES, NAME, RAW_DATA, DATA_LOCATION =
 Fields = dict[int, list[int | memoryview]]  # the values of a message by field number
 
 
-def validate_network(file: Path) -> None:
-    """Check the operators, the tensors and the size of an ONNX file.
+def read_network(file: Path) -> bytes:
+    """Read an ONNX file.
 
     Raises:
-        UsageError: the file is not an ONNX network, or Loupe does not export such a network.
+        UsageError: the file cannot be read, or is too large.
     """
     try:
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ValueError(f"must have at most {MAX_FILE_BYTES} bytes, got {size}")
-        model = _parse(memoryview(file.read_bytes()), MODEL_FIELDS)
+        return file.read_bytes()
+    except (ValueError, OSError) as error:
+        raise UsageError(f"model: {str(file)!r} is not an ONNX network of Loupe: {error}") from None
+
+
+def validate_network(file: Path, content: bytes) -> None:
+    """Check the operators and the tensors in the content of an ONNX file.
+
+    Raises:
+        UsageError: the content is not an ONNX network, or Loupe does not export such a network.
+    """
+    try:
+        model = _parse(memoryview(content), MODEL_FIELDS)
         for operators in _parse_all(model.get(OPERATOR_SETS, []), SET_FIELDS):
             domain = _read_text(operators, SET_DOMAIN)
             if domain not in DOMAINS:
                 raise ValueError(f"must use only ONNX's own operators, got operators of {domain!r}")
         _validate_graph(_parse(_merge(model.get(GRAPH, [])), GRAPH_FIELDS))
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(f"model: {str(file)!r} is not an ONNX network of Loupe: {error}") from None
 
 

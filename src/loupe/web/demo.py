@@ -1,6 +1,5 @@
 """The demo page: upscales an uploaded photo, compares the result with Lanczos, and offers it for download."""
 
-import contextvars
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
 Upscales a photo with a trained network. The result has the format and the metadata of the photo. The photo is sent
 to the machine that serves this page, and to no other. Limits: {MAX_PHOTO_PIXELS // 10**6} megapixels,
-{MAX_FILE_BYTES // 2**20} MB. Formats: {", ".join(EXTENSIONS)}."""
+{MAX_FILE_BYTES // 10**6} MB. Formats: {", ".join(EXTENSIONS)}."""
 NO_RESULT = "<p>The upscaled photo appears here, next to the same photo upscaled by Lanczos.</p>"
 # The page uses fonts of the visitor's machine, so that the browser downloads no fonts.
 THEME = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -81,8 +80,6 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         if file is None:
             return _show_error("photo: must be chosen first")
         name = Path(file).name
-        # `progress` finds the visitor's progress bar in this context.
-        context = contextvars.copy_context()
         try:
             target = str(parse_scale(scale))
             photo = PhotoRequest(
@@ -90,7 +87,7 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
                 max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,
             )  # fmt: skip
             with visitors.serve(request.session_hash or "") as control:
-                answer = workers.upscale(photo, control, lambda done: context.run(progress, done, desc="upscaling"))
+                answer = workers.upscale(photo, control, lambda done: progress(done, desc="upscaling"))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
         except FileNotFoundError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_FILE_BYTES = 100 * 2**20  # maximum size of an uploaded file
+MAX_FILE_BYTES = 100 * 10**6  # maximum size of an uploaded file
 MAX_FORM_BYTES = 10_000  # maximum size of the rest of the upload form
 MAX_BODY_BYTES = 100_000  # maximum body of a request that is not an upload
 BODY_TIMEOUT_S = 300.0
@@ -33,17 +33,21 @@ class OwnHosts:
     Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must match `listening`.
 
     Args:
-        listening: the address that the server listens on.
-        public: further names, such as the name of a proxy.
+        listening: the IP address that the server listens on.
+        public: further names, in lower case, such as the name of a proxy.
+        name: the name of `listening` that the user requested, or "".
     """
 
     listening: str
     public: frozenset[str] = frozenset()
+    name: str = ""
 
     def __contains__(self, host: object) -> bool:
         """Return whether the host part of a URL is a name or address of this server."""
         name, machine = _parse_host(str(host)), socket.gethostname().lower()
-        if name in ("localhost", machine, f"{machine}.local", self.listening, *self.public):
+        if name in ("localhost", machine, f"{machine}.local", *self.public):
+            return True
+        if name and name == self.name.lower().rstrip("."):
             return True
         try:
             address, own_address = ipaddress.ip_address(name), ipaddress.ip_address(self.listening)

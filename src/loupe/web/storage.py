@@ -1,6 +1,8 @@
 """Limits the number, size and age of the files of the demo's visitors."""
 
+import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +13,7 @@ MIN_LIFETIME_S = 60.0  # newer files may be in use
 
 def delete_old_files(folder: Path, before: float) -> None:
     """Delete files and empty folders that were last changed before a time."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
+    for path in _walk(folder):
         with suppress(OSError):  # the folder is not empty, or the path was moved
             if path.stat().st_mtime < before:
                 path.rmdir() if path.is_dir() else path.unlink()
@@ -23,7 +25,7 @@ def make_room(folder: Path, more_bytes: int) -> bool:
     Files that are newer than MIN_LIFETIME_S are not deleted.
     """
     files = []
-    for path in folder.rglob("*"):
+    for path in _walk(folder):
         with suppress(OSError):
             if path.is_file():
                 files.append((path.stat().st_mtime, path.stat().st_size, path))
@@ -36,3 +38,12 @@ def make_room(folder: Path, more_bytes: int) -> bool:
         path.unlink(missing_ok=True)
         free_bytes += size
     return free_bytes >= more_bytes
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files and folders in a folder, the content of each folder before the folder.
+
+    `Path.rglob` of Python 3.11 fails if another thread deletes a folder at the same time.
+    """
+    for parent, folders, files in os.walk(folder, topdown=False):
+        yield from (Path(parent, name) for name in (*files, *folders))
