@@ -291,6 +291,28 @@ def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflo
     assert "loupe.continues" not in found.data.tags
 
 
+@pytest.mark.parametrize("run_id", ["0" * 32, "", "no/id"])
+def test_a_missing_run_is_refused_with_the_name_of_the_setting(run_id: str, client: mlflow.MlflowClient) -> None:
+    with pytest.raises(UsageError, match=f"^resume: must be a run in sqlite:.*, got '{run_id}'$"):
+        runs.get_run(run_id, "resume")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [("RUNNING", "has ended, got .*, which is still running"), ("FINISHED", "was interrupted")]
+)
+def test_a_run_that_another_process_has_resumed_meanwhile_is_not_opened(
+    status: str, reason: str, client: mlflow.MlflowClient
+) -> None:
+    run = str(client.create_run("0", tags=liveness.make_process_tags()).info.run_id)
+    client.update_run(run, status)
+    with (
+        pytest.raises(UsageError, match=f"^resume: must be a run that {reason}"),
+        runs.open_step_run(parse_settings("train", {}), "train", continues=run),
+    ):
+        pass
+    assert get_status(client, run) == status
+
+
 @pytest.mark.parametrize(("given", "expected"), [("my name", "my name"), ("bold-asp-123", "register x")])
 def test_a_joined_run_keeps_the_name_of_the_user(
     given: str, expected: str, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
