@@ -24,7 +24,7 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import sync
-from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, runs
+from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, run_table, runs
 
 
 @pytest.fixture
@@ -289,6 +289,20 @@ def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflo
     assert run_notes.ERROR_TAG not in found.data.tags
     assert found.data.tags[run_notes.NOTE_TAG] == "My **note**"
     assert "loupe.continues" not in found.data.tags
+
+
+def test_the_table_has_the_runs_of_all_experiments_if_the_store_returns_them_in_pages(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, tags = mlflow.MlflowClient.search_experiments, {"loupe.step": "train", "loupe.smoke": "false"}
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "search_experiments", lambda *args, **given: search(*args, **given | {"max_results": 1})
+    )
+    experiments = ("0", client.create_experiment("e"))
+    found = [client.create_run(experiment, tags=tags).info.run_id for experiment in experiments]
+    for run in found:
+        client.set_terminated(run)
+    assert set(run_table.load_run_table()["run_id"]) == set(found)
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "", "no/id"])
