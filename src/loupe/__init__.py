@@ -48,7 +48,8 @@ def evaluate(**fields: Any) -> Any:
     """Score models and baselines, as `loupe evaluate`.
 
     Returns:
-        A dict with the content of the file that `loupe evaluate --out scores.json` writes.
+        A dict with the content of the file that `loupe evaluate --out scores.json` writes. An undefined score,
+        such as the SSIM of images below 11x11 pixels, is NaN in the dict and null in the file.
     """
     return _run("evaluate", fields)
 

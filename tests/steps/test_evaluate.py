@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
+from loupe.data import sources
 from loupe.errors import UsageError
+from loupe.evaluation import protocols
 from loupe.steps import evaluate
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import compute_filter_weights
@@ -101,6 +103,23 @@ def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
     with pytest.raises(UsageError) as refused:
         parse_settings("evaluate", given | {"degrade": "jpeg"})
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("given", [{"label_size": 90}, {"protocol": "classical"}])
+@pytest.mark.parametrize("name", ["sample", "caltech256", "a,b"])
+def test_a_folder_of_photos_can_have_the_name_of_a_source_or_a_comma(name, given, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "download", lambda *_, **__: pytest.fail("a source was downloaded"))
+    shutil.copytree(photos, name)
+    settings = parse_settings("evaluate", {"photos": name, "quiet": True} | given)
+    images = protocols.open_images(settings, Fraction(3, 2), "rec601")
+    assert {row["path"] for row in images.pairs.rows} == {"0/coffee.png", "1/chelsea.png", "0/rocket.jpg"}
+    assert (images.name, images.description) == (name.replace(",", "-"), name)
+
+
+def test_photos_that_do_not_exist_are_refused():
+    with pytest.raises(UsageError, match=r"^photos: must be a folder, tar file or image that exists, got 'nowhere'$"):
+        evaluated(photos="nowhere", model="tiny")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,16 @@
 """The report step: pages from a store or a results table, and refusal without results."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 from jobs import list_runs, loupe, open_store
 
-from loupe.report import results
+from loupe.config import parse_settings
+from loupe.data import dataset, preparation
+from loupe.errors import LoupeError, UsageError
+from loupe.report import assembly, results
+from loupe.steps import report
 
 TINY = """
 [study]
@@ -33,7 +40,7 @@ beats = [{hidden = "none"}]
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ([], "loupe sweep sweeps/activation.toml"),
+        ([], "got none in MLflow; to create runs: loupe sweep sweeps/activation.toml"),
         (["--from", "nowhere.parquet"], "nowhere.parquet"),
     ],
 )
@@ -43,6 +50,21 @@ def test_report_without_results_is_refused_in_one_line(tmp_path, arguments, word
     assert len(lines) == 1
     assert word in lines[0]
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("error", [UsageError, LoupeError])
+def test_a_report_without_the_model_of_the_best_run_has_no_images_of_networks(error, monkeypatch, capsys):
+    def load_deleted_model(row):
+        raise error(f"model: {row['name']} cannot be loaded")
+
+    best = pd.Series({"dataset": "photos-1f", "settings.scale": "3:2", "run_id": "1", "name": "best"})
+    monkeypatch.setattr(assembly, "find_best_run", lambda rows: best)
+    monkeypatch.setattr(preparation, "find_dataset", lambda *_: "data/photos-1f")
+    monkeypatch.setattr(dataset, "Dataset", lambda location: SimpleNamespace(load_pairs=lambda *_: None))
+    monkeypatch.setattr(report, "_load_network", load_deleted_model)
+    assert report._draw_images(parse_settings("report", {}), pd.DataFrame()) == ()
+    printed = capsys.readouterr().out
+    assert printed == "the report has no images of networks because model: best cannot be loaded\n"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -165,6 +166,30 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_answers_wrongly(
     assert len(buffer.list_unsent()) == 1  # `loupe sync` uploads it
 
 
+def test_the_thread_ends_without_an_error_if_its_request_ends_after_the_buffer_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends, may_end, errors = threading.Event(), threading.Event(), list[object]()
+
+    def send_slowly(*record: object) -> None:
+        sends.set()
+        may_end.wait(10)
+
+    monkeypatch.setattr(delivery, "RECORD_HANDLERS", {"metrics": send_slowly})
+    monkeypatch.setattr(delivery, "is_reachable", lambda: True)
+    monkeypatch.setattr(delivery, "PROBE_TIMEOUT_S", 0)
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    buffer = create(tmp_path / f"run{SUFFIX}")
+    uploader = delivery.RunUploader(buffer, quiet=True)
+    uploader._wake.set()
+    assert sends.wait(10)
+    assert not uploader.finish(0)
+    buffer.close()
+    may_end.set()
+    uploader._thread.join()
+    assert not errors
+
+
 def test_a_run_that_another_process_uploads_is_skipped(
     tmp_path: Path, local_store: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +262,39 @@ def test_a_record_that_its_handler_does_not_accept_does_not_end_the_upload_of_ot
     assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
     assert [file.name for file in (tmp_path / "all").iterdir()] == [f"1{SUFFIX}"]
     assert f"1{SUFFIX} is not uploaded" in capsys.readouterr().out
+
+
+def test_a_run_that_was_deleted_on_the_server_does_not_end_the_upload_of_others(
+    tmp_path: Path, local_store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = local_store.create_run("0").info.run_id
+    buffer = RunBuffer.create(tmp_path / "all" / f"1{SUFFIX}", DESCRIPTION | {"run_id": run_id})
+    buffer.append("tags", {"a": "b"})
+    buffer.close()
+    local_store.delete_run(run_id)
+    create(tmp_path / "all" / f"2{SUFFIX}").close()
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
+    assert not (tmp_path / "all").exists()
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line == (
+        f"tracking: run {run_id} (one) was deleted on the server; {tmp_path / 'all' / f'1{SUFFIX}'} is removed"
+    )
+
+
+def test_a_record_that_the_server_rejects_does_not_end_the_upload_of_others(
+    tmp_path: Path, local_store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = create(tmp_path / "all" / f"1{SUFFIX}")
+    buffer.append("metrics", {"values": {"a?b": 0.5}, "time": 1, "step": 0})  # MLflow refuses this name
+    buffer.append("tags", {"a": "c"})
+    buffer.close()
+    create(tmp_path / "all" / f"2{SUFFIX}").close()
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
+    assert f"1{SUFFIX} is not uploaded completely: " in capsys.readouterr().out
+    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1  # without the rejected record
+    (kept,) = [found for found in local_store.search_experiments() if found.name == "kept"]
+    runs = local_store.search_runs([kept.experiment_id])
+    assert sorted((run.data.metrics["mae"], run.data.tags["a"]) for run in runs) == [(0.5, "b"), (0.5, "c")]
 
 
 def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_store: mlflow.MlflowClient) -> None:

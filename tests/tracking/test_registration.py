@@ -58,6 +58,20 @@ def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
     assert register() == "1"
 
 
+def test_a_version_that_the_user_created_is_kept(run_id: str) -> None:
+    client = mlflow.MlflowClient()
+    logged = client.create_logged_model("0", "model", run_id)
+    client.finalize_logged_model(logged.model_id, "READY")
+    reference = models.ModelReference.from_logged_model(logged.model_id, "model")
+    client.create_registered_model("loupe")
+    for _ in range(2):
+        client.create_model_version("loupe", reference.uri, run_id, model_id=logged.model_id)
+    client.set_registered_model_alias("loupe", "champion", "2")
+    assert registration.register_model(reference, Fraction(3, 2), "a network", {}).version == 1
+    assert list_versions("loupe") == [(1, run_id), (2, run_id)]
+    assert int(client.get_model_version_by_alias("loupe", "champion").version) == 2
+
+
 def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_model(
     run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

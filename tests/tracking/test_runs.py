@@ -24,7 +24,7 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import sync
-from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, runs
+from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, run_table, runs
 
 
 @pytest.fixture
@@ -289,6 +289,42 @@ def test_a_failed_run_says_why_and_the_next_try_removes_the_reason(client: mlflo
     assert run_notes.ERROR_TAG not in found.data.tags
     assert found.data.tags[run_notes.NOTE_TAG] == "My **note**"
     assert "loupe.continues" not in found.data.tags
+
+
+def test_the_table_has_the_runs_of_all_experiments_if_the_store_returns_them_in_pages(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, tags = mlflow.MlflowClient.search_experiments, {"loupe.step": "train", "loupe.smoke": "false"}
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "search_experiments", lambda *args, **given: search(*args, **given | {"max_results": 1})
+    )
+    experiments = ("0", client.create_experiment("e"))
+    found = [client.create_run(experiment, tags=tags).info.run_id for experiment in experiments]
+    for run in found:
+        client.set_terminated(run)
+    assert set(run_table.load_run_table()["run_id"]) == set(found)
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "", "no/id"])
+def test_a_missing_run_is_refused_with_the_name_of_the_setting(run_id: str, client: mlflow.MlflowClient) -> None:
+    with pytest.raises(UsageError, match=f"^resume: must be a run in sqlite:.*, got '{run_id}'$"):
+        runs.get_run(run_id, "resume")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [("RUNNING", "has ended, got .*, which is still running"), ("FINISHED", "was interrupted")]
+)
+def test_a_run_that_another_process_has_resumed_meanwhile_is_not_opened(
+    status: str, reason: str, client: mlflow.MlflowClient
+) -> None:
+    run = str(client.create_run("0", tags=liveness.make_process_tags()).info.run_id)
+    client.update_run(run, status)
+    with (
+        pytest.raises(UsageError, match=f"^resume: must be a run that {reason}"),
+        runs.open_step_run(parse_settings("train", {}), "train", continues=run),
+    ):
+        pass
+    assert get_status(client, run) == status
 
 
 @pytest.mark.parametrize(("given", "expected"), [("my name", "my name"), ("bold-asp-123", "register x")])

@@ -16,8 +16,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from loupe.errors import LoupeError
-from loupe.tracking import liveness, resolver, server, store
+from loupe.errors import LoupeError, UsageError
+from loupe.tracking import liveness, resolver, runs, server, store
 from loupe.tracking.resolver import resolve_model
 
 NAME, SCALE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", Fraction(3, 2)
@@ -129,6 +129,17 @@ def test_a_model_by_its_uri_is_an_error_if_the_server_is_bad(name: str, bad_serv
         resolve_model(name).get(SCALE)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("bad_server", ["error", "page"], indirect=True)
+def test_a_run_does_not_count_as_missing_if_the_server_is_bad(
+    bad_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STARTUP_TIMEOUT_S", 0)
+    monkeypatch.setenv(NAME, "0")
+    with pytest.raises(LoupeError, match=r"^tracking: http://.* (is unreachable|cannot be used: .*)$") as caught:
+        runs.get_run("0" * 32, "resume")
+    assert not isinstance(caught.value, UsageError)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql", "mysql+pymysql", "postgresql+psycopg2"])

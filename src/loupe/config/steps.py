@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
-from loupe.config.training import DATASET, SCALE_RULE, THREADS
+from loupe.config.training import DATASET, SCALE_RULE, THREADS, validate_scale
 
 UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
 
@@ -25,7 +25,8 @@ class Register(RunSettings):
     gate: Text = field(
         None,
         "prepared dataset, or photos to prepare, on which the new model is compared with the champion",
-        rule="a dataset or a source; default: the one that the registry has recorded, or else that of the training",
+        rule="a dataset or a source; default: the dataset recorded in the registry, or else the dataset of the "
+        "training",
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
@@ -35,6 +36,11 @@ class Register(RunSettings):
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
+
+    @model_validator(mode="after")
+    def _validate_scale(self) -> "Register":
+        validate_scale(self.scale)
+        return self
 
     @model_validator(mode="after")
     def _validate_run(self) -> "Register":

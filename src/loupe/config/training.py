@@ -20,6 +20,12 @@ THREADS = "CPU threads for training; 0: one per core"
 INTERVALS = ("decay_steps", "eval_every")  # fields that are None until `flops` is converted to `steps`
 
 
+def validate_scale(scale: Fraction) -> None:
+    """Raise ValueError if networks of a scale factor are not trained."""
+    if scale not in TRAINED_SCALES:
+        raise ValueError(f"scale: must be {SCALE_RULE}, got {format_value(scale)}")
+
+
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:
     """Return a function that computes the default of a field: None with `flops`, else `share(steps)`, at least 1."""
     return lambda data: None if data.get("flops") is not None else max(1, round(share(data.get("steps", 0))))
@@ -42,8 +48,7 @@ class Train(DatasetSettings):
 
     @model_validator(mode="after")
     def _validate_scale(self) -> "Train":
-        if self.scale not in TRAINED_SCALES:
-            raise ValueError(f"scale: must be {SCALE_RULE}, got {format_value(self.scale)}")
+        validate_scale(self.scale)
         return self
 
 

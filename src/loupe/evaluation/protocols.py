@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import pandas as pd
 
@@ -59,21 +60,26 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
     if scale == 1:
         _validate_restoration(settings)
     if settings.protocol == "classical":
-        source = settings.photos or "sample"
-        photos = list_photos(parse_settings("preprocess", {"source": source} | shared))
-        return _describe_photos(WholePhotos(photos, scale, settings.quiet), source, {"protocol": "classical"})
+        photos = list_photos(parse_settings("preprocess", {"source": _list_sources(settings)} | shared))
+        whole = WholePhotos(photos, scale, settings.quiet)
+        return _describe_photos(whole, settings.photos or "sample", {"protocol": "classical"})
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         description = f"{settings.split} of {dataset.folder.name}"
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
-    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": settings.photos}
+    given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": _list_sources(settings)}
     if scale == 1:  # inputs that equal the labels; `score_qualities` compresses these inputs
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
     return _describe_photos(preparation.prepare_in_memory(label_settings, scale), settings.photos, texts)
+
+
+def _list_sources(settings: Evaluate) -> list[str]:
+    """Return the sources for preprocess. An absolute path is not a name such as `sample`; a list is not split."""
+    return ["sample"] if settings.photos is None else [str(Path(settings.photos).absolute())]
 
 
 def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str, str]) -> Images:

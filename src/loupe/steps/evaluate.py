@@ -100,7 +100,7 @@ def _validate_files(settings: Evaluate) -> None:
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
     if settings.photos and not Path(settings.photos).exists():
-        raise UsageError(f"photos: must be a folder or tar that exists, got {settings.photos!r}")
+        raise UsageError(f"photos: must be a folder, tar file or image that exists, got {settings.photos!r}")
 
 
 def _load_model(

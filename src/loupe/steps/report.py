@@ -74,7 +74,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
     table = run_table.load_run_table()
     if table.empty:
         raise UsageError(
-            "report: must have finished runs, got none in MLflow; first run: loupe sweep sweeps/activation.toml"
+            "report: must have finished runs, got none in MLflow; to create runs: loupe sweep sweeps/activation.toml"
         )
     # Storing can change the table slightly. Use the stored table, so that `--from` writes the same report.
     with tempfile.TemporaryDirectory() as folder:
@@ -101,22 +101,32 @@ def _read_claims(settings: Report, rows: "pd.DataFrame") -> "list[ClaimRuns]":
 
 
 def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, ...]":
-    """Draw results of stored networks on test photos; return () without a scored run or its dataset."""
-    from loupe.config.fields import parse_scale
+    """Draw results of stored networks on test photos; print the reason and return () if that is impossible."""
     from loupe.data import preparation
-    from loupe.data.dataset import Dataset
-    from loupe.evaluation import figures, scoring
     from loupe.report import assembly
-    from loupe.report.charts import encode_png
-    from loupe.report.contents import ReportImage
-    from loupe.upscalers import ridge
 
     best = assembly.find_best_run(rows)
     location = None if best is None else preparation.find_dataset(settings.data_dir, best["dataset"])
     if location is None:
         reason = "no run has test scores" if best is None else f"{best['dataset']} is not in {settings.data_dir}"
-        print_line(f"the report has no images of networks because {reason}", settings.quiet)
-        return ()
+    else:
+        try:
+            return _draw_networks(best, rows, location)
+        except LoupeError as error:  # such as a model that was deleted
+            reason = str(error)
+    print_line(f"the report has no images of networks because {reason}", settings.quiet)
+    return ()
+
+
+def _draw_networks(best: "pd.Series", rows: "pd.DataFrame", location: str) -> "tuple[ReportImage, ...]":
+    """Draw results of the network of the run `best`, of baselines and of the networks of the image `story`."""
+    from loupe.config.fields import parse_scale
+    from loupe.data.dataset import Dataset
+    from loupe.evaluation import figures, scoring
+    from loupe.report.charts import encode_png
+    from loupe.report.contents import ReportImage
+    from loupe.upscalers import ridge
+
     dataset, scale = Dataset(location), parse_scale(best["settings.scale"])
     pairs = dataset.load_pairs("test", scale)
     final = _load_network(best)

@@ -92,16 +92,13 @@ def load_resumed_settings(settings: Train) -> Train:
             default.
     """
     from loupe.data import storage
-    from loupe.tracking import liveness, runs
+    from loupe.tracking import runs
 
     run_id = str(settings.resume)
     run = runs.get_run(run_id, "resume")
     if run.data.tags.get("loupe.step") != "train":
         raise UsageError(f"resume: must be a train run, got {run_id}")
-    if run.info.status == "FINISHED":
-        raise UsageError(f"resume: must be a run that was interrupted, got {run_id}, which has finished")
-    if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
-        raise UsageError(f"resume: must be a run that has ended, got {run_id}, which is still running")
+    runs.validate_interrupted(run)
     stored = runs.read_settings(run)
     given = {name: format_value(getattr(settings, name)) for name in settings.model_fields_set}
     if not given.keys() & {"data_dir", "dataset"}:

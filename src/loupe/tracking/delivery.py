@@ -14,6 +14,7 @@ from typing import Any
 
 import mlflow
 import requests
+from mlflow.entities import LifecycleStage
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
@@ -106,7 +107,8 @@ def _close_run(run_id: str, status: str) -> None:
 def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes, delete their files, and return the number of runs.
 
-    A run that the server does not have is created. A damaged file is kept and reported.
+    A run that the server does not have is created. The file of a run that was deleted on the server is removed and
+    reported. A damaged file is kept and reported, also if the server rejects its records.
 
     Raises:
         LoupeError: the server is unreachable.
@@ -118,6 +120,10 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
                 uploaded += is_locked and _upload_buffered_run(file, quiet)
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # a damaged record
             print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
+        except SERVER_ERRORS as error:
+            if is_unreachable_error(error):
+                raise
+            print_line(f"tracking: {file} is not uploaded completely: {describe_error(error)}", quiet)
         except OSError:
             if file.exists():  # a missing file was uploaded by another process
                 raise
@@ -127,7 +133,10 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 
 
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run, delete its file, and return True; return False if the process of the run is alive."""
+    """Upload a run, delete its file, and return True.
+
+    If the process of the run is alive, or the run was deleted on the server, return False.
+    """
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.list_unsent()
     for name, kind in DESCRIPTION_TYPES.items():
@@ -142,6 +151,11 @@ def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     run = _find_run(description["run_id"])
     # A network file system may not show the lock of another machine. Therefore the heartbeat is also checked.
     if run is not None and not has_ended and liveness.is_alive(run.data.tags):
+        return False
+    if run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED:  # MLflow rejects all its records
+        buffer.remove()
+        run_text = f"run {run.info.run_id} ({description['name']})"
+        print_line(f"tracking: {run_text} was deleted on the server; {file} is removed", quiet)
         return False
     run_id = str(run.info.run_id) if run else _create_run(buffer)
     upload_records(buffer)
@@ -228,6 +242,8 @@ class RunUploader:
                 self._has_wrong_answer = is_wrong_answer(error)
                 if not is_unreachable_error(error):
                     self._error = error
+            if self._closing.is_set():  # the buffer may be closed
+                return
             if self.buffer.is_sent():
                 pause = 0.0
                 continue

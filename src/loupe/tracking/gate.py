@@ -24,7 +24,6 @@ from loupe.photos.networks import load_bundled
 from loupe.tracking import models, runs
 from loupe.tracking.candidates import Candidate, make_dataset_settings, open_training_dataset
 from loupe.upscalers import bundled
-from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import UpscalingModel
 
 MAX_PHOTOS = 1000  # if there are more photos, those with the smallest content hashes are used
@@ -135,7 +134,7 @@ def compare_with_champion(
     """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
     If the champion is missing (None), the bundled network replaces it. The training photos of the bundled network are
-    not excluded. Lanczos replaces a missing bundled network.
+    not excluded.
     """
     defender, name = _load_defender(champion, candidate.scale)
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
@@ -159,10 +158,8 @@ def _load_defender(champion: Any, scale: Fraction) -> tuple[UpscalingModel, str]
             return KerasUpscaler(models.load_keras(reference)), reference.name
         except UsageError as error:
             print_error(f"{error}; the new model is compared with the bundled network")
-    if scale in bundled.list_scales(bundled.DEFAULT_SIZE):
-        loaded = load_bundled(bundled.DEFAULT_SIZE, scale, threads=0)
-        return loaded.model, loaded.name
-    return FilterUpscaler("lanczos", scale), "lanczos"
+    loaded = load_bundled(bundled.DEFAULT_SIZE, scale, threads=0)
+    return loaded.model, loaded.name
 
 
 def _open_dataset(champion: Any, settings: Register) -> Dataset | None:

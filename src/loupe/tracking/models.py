@@ -15,7 +15,7 @@ from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from loupe.config.fields import CHAMPION
 from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.tracking import records
-from loupe.tracking.store import create_store
+from loupe.tracking.store import MISSING_CODES, create_store
 from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # path in a logged model
@@ -23,7 +23,6 @@ ONNX_FILE = "onnx/model.onnx"  # path in a logged model; `register` adds this fi
 TEST_SUMMARY = "test-summary.json"  # artifact of a train run: the result of `scoring.summarise`
 EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: its comparison with the champion at the registration
 NO_EVIDENCE = "not compared with another model by `loupe register`"
-MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a model is missing, or a URI is malformed
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files
 REGISTERED_NAMES = {

@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,16 +104,15 @@ def create_registered_model(name: str, description: str) -> None:
 def create_version_once(search: Callable[[], Any], create: Callable[[], Any]) -> Any:
     """Create a model version if `search` finds none, and return the oldest version.
 
-    Concurrent calls can create several versions. Each call deletes all versions except for the oldest.
+    Concurrent calls can create several versions. Each call deletes its own version unless that is the oldest.
     """
 
     def find() -> list[Any]:
         return sorted(search(), key=lambda version: int(version.version))
 
-    if not find():
-        create()
-    oldest, *others = find()
-    for version in others:
-        with suppress(MlflowException):  # already deleted
-            mlflow.MlflowClient().delete_model_version(version.name, version.version)
+    if found := find():
+        return found[0]
+    own, oldest = create(), find()[0]
+    if int(own.version) != int(oldest.version):
+        mlflow.MlflowClient().delete_model_version(own.name, own.version)
     return oldest

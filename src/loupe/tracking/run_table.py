@@ -25,7 +25,7 @@ def load_run_table() -> pd.DataFrame:
     create_store()
     client = mlflow.MlflowClient()
     rows: list[dict[str, Any]] = []
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
     token: str | None = None
     while True:
         page = client.search_runs(

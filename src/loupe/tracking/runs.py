@@ -18,11 +18,18 @@ from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals, is_signalled
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import UsageError, mask_secrets
+from loupe.errors import LoupeError, UsageError, mask_secrets
 from loupe.tracking import delivery, liveness, logged_models, run_notes, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
-from loupe.tracking.store import check_store, create_store, search_runs, set_experiment
+from loupe.tracking.store import (
+    MISSING_CODES,
+    check_store,
+    create_store,
+    describe_failure,
+    search_runs,
+    set_experiment,
+)
 
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
@@ -45,6 +52,9 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
 
     Yields:
         The run's id.
+
+    Raises:
+        UsageError: the run to open again has finished or is still running.
     """
     is_joined, is_nested = "MLFLOW_RUN_ID" in os.environ, mlflow.active_run() is not None
     if not is_nested:
@@ -52,7 +62,9 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
     reopened_id = continues if continues and not is_joined else None
     tags = build_tags(settings, settings.STEP)
     if reopened_id:
-        mlflow.set_experiment(experiment_id=mlflow.get_run(reopened_id).info.experiment_id)
+        run = mlflow.get_run(reopened_id)
+        validate_interrupted(run)  # another process may have resumed or finished the run since the step started
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
     elif continues:
         tags["loupe.continues"] = continues
     name = mask_secrets(_choose_name(settings, name, reopened_id or os.environ.get("MLFLOW_RUN_ID")))
@@ -244,12 +256,28 @@ def find_commit() -> str:
 
 
 def get_run(run_id: str, field: str) -> Any:
-    """Return a run; if it does not exist, raise UsageError with `field`, the setting that contains the id."""
+    """Return a run.
+
+    Raises:
+        UsageError: the run does not exist. The message names `field`, the setting that contains the id.
+        LoupeError: the store cannot be used.
+    """
     create_store()
+    server.check_reachable(server.STARTUP_TIMEOUT_S)
     try:
         return mlflow.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in MISSING_CODES:
+            raise LoupeError(describe_failure(error)) from None
         raise UsageError(f"{field}: must be a run in {mlflow.get_tracking_uri()}, got {run_id!r}") from None
+
+
+def validate_interrupted(run: Any) -> None:
+    """Raise UsageError if a run cannot be resumed because it has finished or is still running."""
+    if run.info.status == "FINISHED":
+        raise UsageError(f"resume: must be a run that was interrupted, got {run.info.run_id}, which has finished")
+    if run.info.status == "RUNNING" and liveness.is_alive(run.data.tags):
+        raise UsageError(f"resume: must be a run that has ended, got {run.info.run_id}, which is still running")
 
 
 def find_best_run(scale: str, include_smoke: bool) -> Any:
