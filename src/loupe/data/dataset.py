@@ -14,6 +14,7 @@ import numpy as np
 
 from loupe.config.fields import format_value
 from loupe.data import storage
+from loupe.data.array_files import map_array
 from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
 from loupe.data.manifest_check import find_fault
 from loupe.data.pairs import Pairs
@@ -145,13 +146,13 @@ class Dataset:
         file = self._fetch_shard(name)
         try:
             if name not in self._maps:
-                self._maps[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+                self._maps[name] = map_array(file)
             images = self._maps[name]
             if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
                 raise ValueError(f"it contains {images.dtype} {images.shape}")
             if len(images) <= last:
                 raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
-        except (OSError, ValueError, EOFError) as error:
+        except ValueError as error:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         file_map: Any = images.base
         file_map.madvise(mmap.MADV_RANDOM)  # by default, Linux reads megabytes around each image

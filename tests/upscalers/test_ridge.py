@@ -1,0 +1,49 @@
+"""Ridge weights are stored in the dataset that they were fitted on, and other files are refused."""
+
+import io
+import zipfile
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from loupe.config import parse_settings
+from loupe.data.preparation import prepare
+from loupe.errors import LoupeError
+from loupe.upscalers import ridge
+
+SCALE = Fraction(3, 2)
+
+
+@pytest.fixture
+def dataset(photo_folder, tmp_path):
+    settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
+    return prepare(parse_settings("preprocess", settings))
+
+
+def make_zip():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("weights.npy", b"")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x03\x04", make_zip(), b"\x93NUMPY\x01\x00\x09\x00{'descr':", b"\x93NUMPY\x01\x00\x06\x00{[]:1}"],
+    ids=["empty", "cut zip", "zip", "cut header", "list as a key"],
+)
+def test_files_that_are_not_arrays_are_refused(content, tmp_path):
+    (tmp_path / "ridge.npy").write_bytes(content)
+    with pytest.raises(LoupeError, match=r"^ridge: .* is not a ridge of 3:2: ") as caught:
+        ridge.load_weights(tmp_path / "ridge.npy", SCALE)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_dataset_at_the_same_location_are_not_used(dataset):
+    weights = ridge.load_or_fit(dataset, SCALE)
+    (file,) = dataset.folder.glob("ridge-*")
+    np.save(file, weights + 1)
+    np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights + 1)
+    dataset.digest = "0123456789ab"
+    np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights)
