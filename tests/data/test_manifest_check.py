@@ -67,7 +67,8 @@ def test_other_columns_are_refused(dataset):
 @pytest.mark.parametrize(
     "metadata",
     [
-        [], 3, "text", {"digest": 3}, {"digest": "../1f"}, {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
+        [], 3, "text", {"digest": 3}, {"digest": "../1f"},
+        {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
         {"shards": {}}, {"shards": {"../labels-00000.npy": "0"}},
         {"settings": {"scales": "x", "luminance": "rec601", "source": "sample"}},
         {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample"}},

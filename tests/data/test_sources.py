@@ -240,4 +240,4 @@ def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(listed, photo_f
 
     monkeypatch.setattr(os, "listdir", refuse)
     error = refused(listed, photo_folder)
-    assert error == f"source: must be readable, got the folder {str(photo_folder)!r}: Permission denied"
+    assert error == f"source: must be readable, got {str(photo_folder)!r}: Permission denied"

@@ -152,7 +152,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
         except OSError as error:
             if folder == root:
-                raise UsageError(f"source: must be readable, got the folder {str(root)!r}: {error.strerror}") from None
+                raise UsageError(f"source: must be readable, got {str(root)!r}: {error.strerror}") from None
             files[folder] = f"cannot be read: {error.strerror}"
             continue
         for file in map(folder.joinpath, names):
