@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loupe.config import parse_settings
+from loupe.data import dataset as data
 from loupe.data.preparation import prepare
 from loupe.errors import LoupeError
 from loupe.upscalers import ridge
@@ -47,3 +48,13 @@ def test_weights_of_another_dataset_at_the_same_location_are_not_used(dataset):
     np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights + 1)
     dataset.digest = "0123456789ab"
     np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights)
+
+
+def test_weights_of_a_shard_that_is_found_damaged_in_the_background_are_not_stored(dataset, monkeypatch):
+    monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", 0)
+    for file in dataset.folder.glob("labels-*"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(LoupeError, match="is missing or changed"):
+        ridge.load_or_fit(dataset, SCALE)
+    assert not list(dataset.folder.glob("ridge-*"))

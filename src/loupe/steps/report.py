@@ -126,6 +126,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, 
         "comparison": figures.plot_comparison(methods | {"the best network": final}, pairs, "concatenate"),
         "story": figures.plot_sheet(networks, pairs),
     }
+    dataset.finish_verification()
     return tuple(ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items())
 
 

@@ -59,6 +59,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     if not file.exists():
         remove_leftovers(dataset.folder)
         weights = fit(dataset.load_pairs("train", scale))
+        dataset.finish_verification()
         stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
