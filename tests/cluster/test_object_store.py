@@ -135,6 +135,10 @@ def test_damaged_local_copy_is_downloaded_again_and_damaged_shard_is_refused(pho
     copy = dataset.folder / "labels-00002.npy"
     content = copy.read_bytes()
     copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(LoupeError, match="run the step again"):  # the first pairs use the damaged file
+        dataset.load_pairs("train", SCALE)
+    copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    dataset = Dataset(dataset.location)
     dataset.load_pairs("train", SCALE)
     assert copy.read_bytes() == content
     store.pipe(f"{dataset.location}/labels-00002.npy", content[:-100])

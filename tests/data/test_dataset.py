@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -265,6 +266,120 @@ def test_a_process_hashes_each_shard_once_until_it_changes(copy):
             file.write(bytes([last ^ 1]))
         with pytest.raises(LoupeError, match="labels-00000"):
             dataset.load_pairs("all", Fraction(2))
+
+
+def damage(file):
+    """Change the last byte of a file in place."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def load_and_verify(dataset):
+    dataset.load_pairs("train", Fraction(2))
+    dataset.finish_verification()
+
+
+def refuse_background(dataset):
+    """Load the training split, and return the error that the background verification raises."""
+    pairs = dataset.load_pairs("train", Fraction(2))
+    with pytest.raises(LoupeError) as caught:
+        dataset.finish_verification()
+    for part in (pairs.select(np.arange(1)), pairs.compress_inputs(50)):
+        with pytest.raises(LoupeError):
+            part.raise_if_damaged()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def background(monkeypatch):
+    """All shards are verified in the background."""
+    monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", 0)
+
+
+def test_a_damaged_shard_is_found_in_the_background(background, copy):
+    dataset = Dataset(copy)
+    for split in SHARES:
+        dataset.load_pairs(split, Fraction(2)).raise_if_damaged()
+    dataset.finish_verification()
+    damage(copy / "labels-00000.npy")
+    for damaged in (Dataset(copy), dataset):
+        assert "labels-00000.npy is missing or changed" in refuse_background(damaged)
+
+
+@pytest.mark.parametrize("harm", [damage, lambda file: os.truncate(file, 500)], ids=["changed", "cut"])
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_damaged_copy_of_a_url_is_not_used_and_downloaded_again(
+    is_used, harm, background, prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    dataset = Dataset(prepared.as_uri())
+    intact = dataset.load_pairs("train", Fraction(2)).copy_to_memory()
+    dataset.finish_verification()
+    harm(dataset.folder / "labels-00000.npy")
+    user = dataset if is_used else Dataset(prepared.as_uri())
+    with pytest.raises(LoupeError, match=r"labels-00000\.npy' was damaged or deleted.* run the step again"):
+        load_and_verify(user)
+    next_run = Dataset(prepared.as_uri())
+    assert all(map(np.array_equal, next_run.load_pairs("train", Fraction(2)).copy_to_memory(), intact))
+    next_run.finish_verification()
+
+
+def test_a_damaged_shard_at_a_url_is_refused(background, copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path / "cache"))
+    damage(copy / "labels-00000.npy")
+    for _ in range(2):
+        assert "labels-00000.npy is missing or changed" in refuse_background(Dataset(copy.as_uri()))
+
+
+def test_a_copy_that_another_process_replaces_is_not_counted_as_intact(background, prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(data, "HASH_THREADS", 0)  # `finish_verification` verifies all shards
+    Dataset(prepared.as_uri()).load_pairs("train", Fraction(2))
+    dataset = Dataset(prepared.as_uri())
+    damage(dataset.folder / "labels-00000.npy")
+    dataset.load_pairs("train", Fraction(2))
+    shutil.copy(prepared / "labels-00000.npy", tmp_path / "new")
+    os.replace(tmp_path / "new", dataset.folder / "labels-00000.npy")
+    with pytest.raises(LoupeError, match="run the step again"):
+        dataset.finish_verification()
+
+
+def test_a_verified_copy_of_a_url_may_be_deleted(background, prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    dataset = Dataset(prepared.as_uri())
+    for _ in range(2):
+        load_and_verify(dataset)
+        (dataset.folder / "labels-00000.npy").unlink()
+
+
+def fail_to_read(file):
+    raise OSError(5, "Input/output error", str(file))
+
+
+@pytest.mark.parametrize("first_bytes", [0, data.VERIFY_FIRST_BYTES])
+def test_a_shard_that_cannot_be_read_is_reported_with_the_reason(first_bytes, copy, monkeypatch):
+    monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", first_bytes)
+    monkeypatch.setattr(data, "hash_file", fail_to_read)
+    with pytest.raises(LoupeError, match=r"\.npy' cannot be read: Input/output error$"):
+        load_and_verify(Dataset(copy))
+
+
+EXIT = """
+import sys, threading
+from fractions import Fraction
+from loupe.data import dataset
+dataset.VERIFY_FIRST_BYTES = 0
+dataset.hash_file = lambda file: threading.Event().wait()
+dataset.Dataset(sys.argv[1]).load_pairs("train", Fraction(2))
+sys.exit(3)
+"""
+
+
+def test_a_process_exits_without_waiting_for_the_background(prepared):
+    done = subprocess.run([sys.executable, "-c", EXIT, prepared], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_a_damaged_shard_of_another_scale_is_ignored(copy):

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from loupe.data import download as downloads
 from loupe.data.download import download
 from loupe.errors import LoupeError
 
@@ -17,7 +18,7 @@ MEGABYTE = 1 << 20
 SIZE = 5 * MEGABYTE + 123
 CONTENT = random.Random(0).randbytes(SIZE)
 MD5 = hashlib.md5(CONTENT).hexdigest()
-REFUSED = -1
+REFUSED, EMPTY = -1, -2
 
 
 @dataclass
@@ -41,6 +42,11 @@ def served():
             amount = behaviour.plan.pop(0) if behaviour.plan else SIZE
             if amount == REFUSED:
                 self.send_error(503)
+                return
+            if amount == EMPTY:
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and behaviour.knows_ranges else 0
             self.send_response(206 if start else 200)
@@ -122,6 +128,30 @@ def test_the_download_stops_after_max_tries_if_the_server_refuses(served, tmp_pa
     assert len(served.ranges) == 4
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "photos.tar").exists()
+
+
+def test_a_server_that_sends_an_empty_file_is_reported(served, tmp_path):
+    served.plan = [EMPTY] * 9
+    with pytest.raises(LoupeError, match=f"stopped at 0 of {SIZE} bytes: the server sent no data$"):
+        fetch(tmp_path / "photos.tar", served, tries=2)
+
+
+def test_two_downloads_of_a_file_make_one_request(served, tmp_path, monkeypatch):
+    target, append = tmp_path / "photos.tar", downloads._append
+    second = threading.Thread(target=download, args=(target, served.url, MD5, SIZE, True))
+
+    def append_during_second_download(*arguments):
+        if not second.ident:
+            second.start()
+            second.join(0.1)  # without a lock, the second download appends to the same file meanwhile
+        return append(*arguments)
+
+    monkeypatch.setattr(downloads, "_append", append_during_second_download)
+    fetch(target, served)
+    second.join()
+    assert target.read_bytes() == CONTENT
+    assert served.ranges == [None]
+    assert names_in(tmp_path) == ["photos.tar"]
 
 
 def test_a_server_that_does_not_answer_raises_an_error(tmp_path):

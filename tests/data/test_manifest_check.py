@@ -67,7 +67,8 @@ def test_other_columns_are_refused(dataset):
 @pytest.mark.parametrize(
     "metadata",
     [
-        [], 3, "text", {"digest": 3}, {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
+        [], 3, "text", {"digest": 3}, {"digest": "../1f"},
+        {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
         {"shards": {}}, {"shards": {"../labels-00000.npy": "0"}},
         {"settings": {"scales": "x", "luminance": "rec601", "source": "sample"}},
         {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample"}},
@@ -99,6 +100,33 @@ def test_shards_with_other_arrays_are_refused(array, dataset):
     shards = json.loads(dataset.table.schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
     with pytest.raises(LoupeError, match="must be a shard: it contains"):
         load(rewrite(dataset, {"shards": shards}))
+
+
+def make_array_file(header):
+    """Return a .npy file with this text as header."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+ARRAY_FILES = {
+    "empty": b"",
+    "text": b"text",
+    "zip": b"PK\x03\x04" + bytes(100),
+    "cut header": make_array_file(b"{'descr': ("),
+    "list as a key": make_array_file(b"{[]:1}"),
+    "nested header": make_array_file(b"(" * 5000),
+    "objects": make_array_file(b"{'descr': '|O', 'fortran_order': False, 'shape': (9,)}"),
+    "too large": make_array_file(b"{'descr': '|u1', 'fortran_order': False, 'shape': (9%060d,)}" % 0),
+}
+
+
+@pytest.mark.parametrize("name", ARRAY_FILES)
+def test_files_that_are_not_arrays_are_refused(name, dataset):
+    shard = dataset.folder / "labels-00000.npy"
+    shard.write_bytes(ARRAY_FILES[name])
+    shards = json.loads(dataset.table.schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
+    with pytest.raises(LoupeError, match="must be a shard: ") as caught:
+        load(rewrite(dataset, {"shards": shards}))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "labels-00000.npy"])

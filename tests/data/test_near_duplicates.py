@@ -71,6 +71,12 @@ def test_groups_do_not_depend_on_the_order_and_are_found_among_many_photos():
     assert find_groups(hashes[order], thumbnails[order]) == groups
 
 
+def test_white_photos_with_a_small_dark_object_are_grouped():
+    images = np.full((3, SIDE, SIDE), 255, "float32")
+    images[:2, 3, 4] = 0  # the third image has no contrast
+    assert find_groups(np.array([b"1", b"2", b"3"]), normalise_thumbnails(images)) == {"1": "1", "2": "1"}
+
+
 def test_groups_are_connected_through_pairs_of_several_merges():
     """The result of several merges equals the components of all pairs together."""
     rng = np.random.default_rng(0)

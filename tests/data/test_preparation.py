@@ -21,7 +21,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, prepare_in_memory, reopen
-from loupe.data.shards import hash_file
+from loupe.data.shards import PixelSums, hash_file
 from loupe.data.sources import list_photos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import create_partial
@@ -106,6 +106,12 @@ def test_the_manifest_contains_the_hash_of_every_shard_and_the_statistics(photo_
     values = np.load(folder / "labels-00000.npy") / 127.5 - 1
     expected = {"mean": values.mean(), "std": values.std()}
     assert facts(folder)["statistics"]["labels"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("value", range(0, 256, 5))
+def test_the_standard_deviation_of_equal_pixels_is_zero(value):
+    sums = PixelSums(22_500, 22_500 * (value / 127.5 - 1), 22_500 * (value / 127.5 - 1) ** 2)
+    assert sums.compute_statistics()["std"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_same_call_again_changes_nothing(photo_folder, preprocess):

@@ -226,3 +226,18 @@ def test_links_are_listed_and_not_followed(listed, photo_folder, tmp_path, crops
     photos = listed(photo_folder)
     assert {photo.path: photo.reason for photo in photos if photo.reason} == links
     assert [fact for fact in facts(photos) if fact[2]] == before
+
+
+def test_a_file_that_disappears_during_the_listing_is_ignored(listed, photo_folder, monkeypatch):
+    before, list_names = facts(listed(photo_folder)), os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*list_names(folder), "000_deleted.jpg"])
+    assert facts(listed(photo_folder)) == before
+
+
+def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(listed, photo_folder, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    error = refused(listed, photo_folder)
+    assert error == f"source: must be readable, got {str(photo_folder)!r}: Permission denied"

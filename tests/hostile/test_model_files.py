@@ -389,7 +389,7 @@ def test_train_refuses_to_resume_from_a_hostile_checkpoint(name, status, reason,
 
 def test_hostile_ridge_file_is_refused(hostile_store, canary):
     folder = next((hostile_store[0] / "data").glob("photos-*"))
-    file = folder / "ridge-3x2.npy"
+    file = folder / f"ridge-3x2-{folder.name.rpartition('-')[2]}.npy"
     for content in (np.array([Payload(canary)], dtype=object), np.zeros((3, 3), "float32")):
         np.save(file, content, allow_pickle=True)
         error = run_step(

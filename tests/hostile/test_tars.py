@@ -68,11 +68,13 @@ def long_name(size):
 
 WRONG_SIZES = {
     "more than the tar contains": (member("2.png", size=10**9).tobuf(tarfile.GNU_FORMAT), "unexpected end of data"),
+    "more than a system can seek": (member("2.png", size=2**60).tobuf(tarfile.GNU_FORMAT), "unexpected end of data"),
     "more than any file contains": (member("2.png", size=2**87).tobuf(tarfile.GNU_FORMAT), ""),
     "negative": (member("2.png", size=-BLOCK).tobuf(tarfile.GNU_FORMAT), "a size of -512 bytes"),
     "negative, in the extended header": (pax("-512"), "a size of -512 bytes"),
     "name of a gigabyte": (long_name(2**30), "a header of 1073741824 bytes"),
     "name of negative length": (long_name(-BLOCK), ""),
+    "chain of long names": ((long_name(BLOCK) + b"a" * BLOCK) * 1500, "maximum recursion depth exceeded"),
 }
 
 

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
+from loupe.data import dataset as data
 from loupe.data import sources
-from loupe.errors import UsageError
+from loupe.data.preparation import prepare
+from loupe.errors import LoupeError, UsageError
 from loupe.evaluation import protocols
 from loupe.steps import evaluate
 from loupe.upscalers import bundled
@@ -84,6 +86,22 @@ def test_degraded_photos_are_scored_at_each_quality(folder, monkeypatch, capsys)
     artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert artifacts == {"psnr.png", "psnr.txt", "comparison.png", "scores.json", "summary.json"}
     assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/psnr.txt") in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scores_of_a_shard_that_is_found_damaged_in_the_background_are_not_logged(folder, monkeypatch):
+    dataset = prepare(parse_settings("preprocess", {"source": "photos", "label_size": 30, "quiet": True}))
+    monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", 0)
+    for file in dataset.folder.glob("labels-*"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    weights = compute_filter_weights("lanczos", Fraction(3, 2))
+    monkeypatch.setattr(evaluate, "_load_ridge", lambda *_: weights)
+    given = {"model": "bicubic", "dataset": dataset.location, "split": "all", "quiet": True}
+    with pytest.raises(LoupeError, match="is missing or changed"):
+        evaluate.run(parse_settings("evaluate", given))
+    (run,) = mlflow.search_runs(filter_string="attributes.status = 'FAILED'", output_format="list")
+    assert not run.data.metrics
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from loupe.config import parse_settings
 from loupe.data import preparation
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import load_bundled
 from loupe.steps import register
 from loupe.tracking import gate, models
@@ -26,12 +26,18 @@ TASK = {"luminance": "rec601", "shrink": "lanczos", "degrade": "none"}
 class PhotoSet:
     """A dataset in memory: `splits` are the splits of its photos by number."""
 
+    is_damaged = False
+
     def __init__(self, real_crop, splits, name="photos-1f", **settings):
         self.folder, self.digest, self.location, self.settings = Path(name), "1f", name, TASK | settings
         self._splits, self._cut = splits, real_crop
 
     def read_photo_hashes(self, splits):
         return np.array([f"{number:064}" for number, split in self._splits.items() if split in splits], dtype=str)
+
+    def finish_verification(self):
+        if self.is_damaged:
+            raise LoupeError("dataset: a shard is damaged")
 
     def load_pairs(self, split, scale):
         assert split == "all"
@@ -61,6 +67,12 @@ def test_the_first_model_must_beat_the_bundled_network_and_not_only_nearest(data
     assert result.mae > result.defender_mae
     assert result.photos == PHOTOS
     assert compare(load_bundled("base", SCALE).model, dataset, dataset).is_better
+
+
+def test_scores_of_damaged_images_do_not_decide(dataset):
+    dataset.is_damaged = True
+    with pytest.raises(LoupeError, match="a shard is damaged"):
+        compare(FilterUpscaler("bilinear", SCALE), dataset, dataset)
 
 
 @pytest.mark.parametrize(

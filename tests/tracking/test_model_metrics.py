@@ -1,9 +1,18 @@
 """A logged model has the final metrics of its run, linked to the dataset: a search for models uses them."""
 
+from pathlib import Path
+
 import keras
 import mlflow
+import pytest
 
-from loupe.tracking import logged_models, models, records
+from loupe.config import parse_settings
+from loupe.data import dataset as data
+from loupe.data.preparation import prepare
+from loupe.errors import LoupeError
+from loupe.models.builder import build_ridge
+from loupe.tracking import logged_models, models, records, training_runs
+from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
 
 DATASET = {"name": "photos-1f", "digest": "1f", "source_type": "local", "source": "{}", "context": "training"}
@@ -69,3 +78,19 @@ def test_a_search_by_metric_and_dataset_finds_the_better_model_first(run_id: str
         output_format="list",
     )
     assert [model.source_run_id for model in found] == [run_id, other]
+
+
+def test_scores_of_a_shard_that_is_found_damaged_in_the_background_are_not_logged(
+    run_id: str, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
+    dataset, settings = prepare(parse_settings("preprocess", given)), parse_settings("train", {"network": "ridge"})
+    weights = ridge.load_or_fit(dataset, settings.scale)
+    monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", 0)
+    for file in dataset.folder.glob("labels-*"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    model = build_ridge(weights, settings.scale, "rec601")
+    with records.log_to_run(run_id), pytest.raises(LoupeError, match="is missing or changed"):
+        training_runs.log_result(model, settings, dataset, weights, [])
+    assert not mlflow.MlflowClient().get_run(run_id).data.metrics

@@ -3,7 +3,8 @@
 import json
 import mmap
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 
 from loupe.config.fields import format_value, parse_scale
 from loupe.data import storage
+from loupe.data.array_files import map_array
 from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
 from loupe.data.manifest_check import find_fault
 from loupe.data.pairs import Pairs
@@ -25,7 +27,9 @@ HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. Shards are verified by their checksums.
+    """A prepared dataset. Shards are verified by their checksums, and large sets of shards in the background.
+
+    Before the results of a step are stored, the step calls `finish_verification`.
 
     Args:
         location: the folder or URL that `prepare` created.
@@ -71,6 +75,10 @@ class Dataset:
         self.skip_reasons: dict[str, int] = metadata["skip_reasons"]
         self._shards: dict[str, str] = metadata["shards"]
         self._maps: dict[str, np.ndarray] = {}  # open shards by file name
+        self._inodes: dict[str, int] = {}  # of files from a URL that are used before they are verified
+        self._unverified: deque[str] = deque()  # file names of the shards that are verified in the background
+        self._threads: list[threading.Thread] = []
+        self._errors: list[Exception] = []
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -96,7 +104,7 @@ class Dataset:
         Raises:
             UsageError: the dataset has no inputs of this scale factor, or the split is empty.
             LoupeError: a shard is missing or differs from its checksum. Shards that are verified in the background do
-                not raise this error here; see `Pairs.raise_if_damaged`.
+                not raise this error here; see `finish_verification`.
         """
         if scale not in self.scales:
             raise UsageError(
@@ -120,7 +128,7 @@ class Dataset:
         shards, positions = (self._index[name].take(numbers).to_numpy() for name in ("shard", "row"))
         shard_numbers, stack_numbers = np.unique(shards, return_inverse=True)
         names = [[name_shard(kind, number) for number in shard_numbers] for kind in (name_inputs(scale), "labels")]
-        raise_if_damaged = self._verify_shards([name for kind in names for name in kind])
+        self._verify_shards([name for kind in names for name in kind])
         last_positions = np.zeros(len(shard_numbers), np.int64)  # position of the last image to read, per shard
         np.maximum.at(last_positions, stack_numbers, positions)
         inputs, labels = (
@@ -128,7 +136,7 @@ class Dataset:
             for kind in names
         )
         index = np.stack([stack_numbers, positions], axis=1).astype(np.int32)
-        return Pairs(rows, (inputs, labels), index, scale, raise_if_damaged)
+        return Pairs(rows, (inputs, labels), index, scale, self.raise_if_damaged)
 
     def read_photo_hashes(self, splits: Sequence[str]) -> np.ndarray:
         """Return the content hashes of the photos of these splits, sorted."""
@@ -140,49 +148,71 @@ class Dataset:
         for name in self._shards if storage.is_url(self.location) else ():
             self._verify_shard(name)
 
+    def raise_if_damaged(self) -> None:
+        """Raise LoupeError if the background verification of any opened shard has failed until now."""
+        if self._errors:
+            raise self._errors[0]
+
+    def is_verified(self) -> bool:
+        """Return whether all opened shards are verified; raise LoupeError if one is damaged."""
+        self.raise_if_damaged()
+        return not self._unverified and not any(thread.is_alive() for thread in self._threads)
+
+    def finish_verification(self) -> None:
+        """Wait until all opened shards are verified, and raise LoupeError if one is damaged."""
+        self._verify_waiting()
+        for thread in self._threads:
+            thread.join()
+        self.raise_if_damaged()
+
     def _open_shard(self, name: str, last: int) -> np.ndarray:
         """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image `last` is missing."""
         file = self._fetch_shard(name)
         try:
-            if name not in self._maps:
-                self._maps[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            images = self._maps[name]
+            images = self._maps.get(name)
+            if images is None:
+                images = map_array(file)
             if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
                 raise ValueError(f"it contains {images.dtype} {images.shape}")
             if len(images) <= last:
                 raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
-        except (OSError, ValueError, EOFError) as error:
+        except ValueError as error:
+            self._verify_shard(name)  # for a damaged file, it raises an error with the remedy
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
+        self._maps[name] = images
         file_map: Any = images.base
         file_map.madvise(mmap.MADV_RANDOM)  # by default, Linux reads megabytes around each image
         return images
 
-    def _verify_shards(self, names: list[str]) -> Callable[[], None]:
-        """Verify shards, in the background if they have more than VERIFY_FIRST_BYTES in total.
-
-        Returns:
-            A function that raises LoupeError if a damaged shard was found in the background.
-        """
-        files = [self._fetch_shard(name) for name in names]
-        errors: list[LoupeError] = []
-
-        def verify_all() -> None:
+    def _verify_shards(self, names: list[str]) -> None:
+        """Verify shards, in the background if they have more than VERIFY_FIRST_BYTES in total."""
+        states = {name: self._fetch_shard(name).stat() for name in names}
+        if sum(state.st_size for state in states.values()) <= VERIFY_FIRST_BYTES:
             with ThreadPoolExecutor(HASH_THREADS) as pool:
-                try:
-                    list(pool.map(self._verify_shard, names))
-                except LoupeError as error:
-                    errors.append(error)
+                list(pool.map(self._verify_shard, names))
+            return
+        if storage.is_url(self.location):
+            for name, state in states.items():
+                self._inodes.setdefault(name, state.st_ino)
+        self._unverified.extend(names)
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for _ in range(HASH_THREADS - len(self._threads)):
+            # Python would wait at its exit for other threads, and for those of a ThreadPoolExecutor.
+            thread = threading.Thread(target=self._verify_waiting, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
-        def raise_if_damaged() -> None:
-            if errors:
-                raise errors[0]
-
-        if sum(file.stat().st_size for file in files) > VERIFY_FIRST_BYTES:
-            threading.Thread(target=verify_all, daemon=True).start()
-        else:
-            verify_all()
-        raise_if_damaged()
-        return raise_if_damaged
+    def _verify_waiting(self) -> None:
+        """Verify the shards of `_unverified` until none is left or one is damaged; store the error."""
+        while not self._errors:
+            try:
+                name = self._unverified.popleft()
+            except IndexError:
+                return
+            try:
+                self._verify_shard(name)
+            except Exception as error:  # a shard that could not be verified must not count as intact
+                self._errors.append(error)
 
     def _fetch_shard(self, name: str) -> Path:
         """Return the local file of a shard; download it if it is missing."""
@@ -192,17 +222,33 @@ class Dataset:
         return file
 
     def _verify_shard(self, name: str) -> None:
-        """Compare a shard with its checksum; download a damaged shard again."""
-        file = self._fetch_shard(name)
-        if not self._is_intact(file) and not (storage.fetch_file(self.location, file) and self._is_intact(file)):
-            raise self._describe_damage(name)
+        """Compare a shard with its checksum; download a damaged shard again.
+
+        Raises:
+            LoupeError: the shard is damaged or cannot be read, or pairs use the damaged file.
+        """
+        file, damaged_map = self._fetch_shard(name), None
+        if not self._is_intact(file):
+            damaged_map = self._maps.pop(name, None)
+            if not (storage.fetch_file(self.location, file) and self._is_intact(file)):
+                raise self._describe_damage(name)
+        # Another process can also replace a damaged file.
+        inode = file.stat().st_ino
+        if damaged_map is not None or self._inodes.get(name, inode) != inode:
+            raise LoupeError(
+                f"dataset: {str(file)!r} was damaged or deleted, and is downloaded again; run the step again"
+            )
+        self._inodes.pop(name, None)
 
     def _describe_damage(self, name: str) -> LoupeError:
         shard = storage.join_path(self.location, name)
         return LoupeError(f"dataset: {shard} is missing or changed; remove {self.location} and prepare it again")
 
     def _is_intact(self, file: Path) -> bool:
-        return file.is_file() and _hash_once(file) == self._shards[file.name]
+        try:
+            return file.is_file() and _hash_once(file) == self._shards[file.name]
+        except OSError as error:
+            raise LoupeError(f"dataset: {str(file)!r} cannot be read: {error.strerror or error}") from None
 
 
 _hashes: dict[tuple[Any, ...], str] = {}

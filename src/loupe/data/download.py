@@ -7,6 +7,7 @@ from pathlib import Path
 from loupe.cli.progress import ProgressBar
 from loupe.errors import LoupeError
 from loupe.imaging.atomic import publish
+from loupe.imaging.file_locks import lock_file
 
 CHUNK_BYTES = 1 << 20
 MAX_TRIES = 8  # consecutive connections without data
@@ -17,7 +18,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     """Download `url` to `target`, unless `target` exists.
 
     An interrupted download is kept as `target` + `.part`, and continued by the next call with range requests. The
-    folder of `target` is created. `size` is in bytes.
+    folder of `target` is created. `size` is in bytes. If another process downloads the file, wait until it has ended.
 
     Raises:
         LoupeError: the server sends no data in MAX_TRIES consecutive tries, or the file has another checksum.
@@ -25,6 +26,13 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(target.with_name(f"{target.name}.lock")):
+        if not target.exists():
+            _download(target, url, md5, size, quiet)
+    return target
+
+
+def _download(target: Path, url: str, md5: str, size: int, quiet: bool) -> None:
     part = target.with_name(target.name + ".part")
     failures = 0
     with ProgressBar(f"downloading {target.name}", size, quiet, unit="bytes") as bar:
@@ -32,6 +40,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
             reason = _append(url, part, received, bar)
             failures = 0 if _get_size(part) > received else failures + 1
             if failures >= MAX_TRIES:
+                reason = reason or "the server sent no data"
                 raise LoupeError(f"download of {url} stopped at {received} of {size} bytes: {reason}")
             if failures:
                 time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)))
@@ -41,7 +50,6 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
         part.unlink()
         raise LoupeError(f"download of {url}: md5 must be {md5}, got {checksum}; the file was deleted")
     publish(part, target)
-    return target
 
 
 def _get_size(file: Path) -> int:

@@ -11,8 +11,9 @@ from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
 
-# Names with a slash are refused, because they could lead out of the folder of the dataset.
+# Names and digests with a slash are refused, because they could lead out of the folder of the dataset.
 SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
+DIGEST = re.compile(r"[0-9a-f]{1,64}")
 REQUIRED_SETTINGS = ("luminance", "scales", "source")
 
 
@@ -50,6 +51,8 @@ def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
     missing = [name for name in REQUIRED_SETTINGS if name not in metadata["settings"]]
     if missing:
         return f"the setting {missing[0]} is missing"
+    if not DIGEST.fullmatch(metadata["digest"]):
+        return f"the digest must be hexadecimal, got {metadata['digest']!r}"
     wrong = next((name for name in metadata["shards"] if not SHARD_NAME.fullmatch(name)), None)
     if wrong is not None:
         return f"the names of shards must be like labels-00000.npy, got {wrong!r}"

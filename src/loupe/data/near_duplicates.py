@@ -44,7 +44,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         For each photo with near-duplicates, its content hash and the smallest content hash of its group.
     """
     hashes, chosen = np.unique(hashes, return_index=True)
-    indices = np.flatnonzero(thumbnails[chosen].max(axis=(1, 2)))  # photos with contrast
+    indices = np.flatnonzero(thumbnails[chosen].any(axis=(1, 2)))  # photos with contrast
     hashes, thumbnails = hashes[indices], thumbnails[chosen[indices]]
     features = _compute_features(thumbnails)
     smallest = np.arange(len(hashes))  # per photo, the smallest index of a photo in its group

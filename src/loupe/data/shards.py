@@ -177,7 +177,8 @@ class PixelSums:
     def compute_statistics(self) -> dict[str, float]:
         """Return the mean and the standard deviation of the values."""
         mean = self.values / self.count
-        return {"mean": round(float(mean), 6), "std": round(float(np.sqrt(self.squares / self.count - mean**2)), 6)}
+        variance = max(0.0, self.squares / self.count - mean**2)  # for equal values, rounding can make it negative
+        return {"mean": round(mean, 6), "std": round(math.sqrt(variance), 6)}
 
 
 class Shard:

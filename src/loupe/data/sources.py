@@ -150,15 +150,23 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
         folder = folders.pop()
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-            modes = {name: (folder / name).lstat().st_mode for name in names}
         except OSError as error:
+            if folder == root:
+                raise UsageError(f"source: must be readable, got {str(root)!r}: {error.strerror}") from None
             files[folder] = f"cannot be read: {error.strerror}"
             continue
-        for name, mode in modes.items():
+        for file in map(folder.joinpath, names):
+            try:
+                mode = file.lstat().st_mode
+            except FileNotFoundError:  # deleted since the listing of its folder
+                continue
+            except OSError as error:
+                files[file] = f"cannot be read: {error.strerror}"
+                continue
             if stat.S_ISDIR(mode):
-                folders.append(folder / name)
+                folders.append(file)
             else:
-                files[folder / name] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
+                files[file] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
     if not any(_is_image(file.name) for file, reason in files.items() if not reason):
         raise UsageError(f"source: must contain an image, got the folder {str(root)!r}")
     for file, reason in files.items():

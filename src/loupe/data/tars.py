@@ -40,10 +40,14 @@ def list_members(location: str) -> list[Member]:
     members, outside = [], ""
     try:
         raw: Any = storage.open_file(location)
+        end = raw.seek(0, io.SEEK_END)
+        raw.seek(0)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.size < 0:  # tarfile would read the same headers forever
                     raise tarfile.ReadError(f"a size of {member.size} bytes")
+                if tar.offset > end:  # seeking far beyond the end would raise OSError
+                    raise tarfile.ReadError("unexpected end of data")
                 if not member.isdir():
                     link = member.issym() or member.islnk()
                     position = member.offset_data, member.size
@@ -55,7 +59,7 @@ def list_members(location: str) -> list[Member]:
             stream.seek(tar.offset)
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
     if outside:
         raise UsageError(f"source: names in a tar must not point outside of the tar, got {outside!r} in {location!r}")

@@ -74,7 +74,7 @@ def _count_values(part: Any) -> int:
     """Return the number of values of an HDF5 dataset; raise ValueError for unusual storage."""
     if part.dtype != "float32" or part.chunks or part.external or part.is_virtual or part.shape is None:
         raise ValueError(
-            f"{WEIGHTS} must contain only float32 arrays without chunks and external files, got {part.name[:80]!r}"
+            f"{WEIGHTS} must contain only float32 arrays without chunks or external files, got {part.name[:80]!r}"
         )
     if part.id.get_storage_size() != part.size * part.dtype.itemsize:
         size = part.size * part.dtype.itemsize

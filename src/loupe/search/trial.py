@@ -166,6 +166,8 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             dataset_inputs.log_dataset(dataset, "training", "validation")
             with context.stopwatch:
                 points = _fit(context, model, (train, validation), checkpoint)
+                with context.stopwatch.pause():
+                    dataset.finish_verification()
                 metrics = training_runs.log_diagnostics(model, settings, points, train, validation)
                 values = [metrics[objective] for objective in study.sweep.objectives]
                 violated = _set_constraints(context, metrics)

@@ -52,6 +52,8 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_model_tags(loaded.name, loaded.device)
         records.log_model_inputs(network.model_id for network in networks.values())
         table = protocols.score_images(settings, methods, pairs)
+        if images.dataset:
+            images.dataset.finish_verification()
         photos = scoring.count_photos(table)
         dataset_inputs.log_images(images, photos)
         _draw_figures(settings, methods, short_names[settings.model], pairs)

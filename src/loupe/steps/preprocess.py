@@ -63,6 +63,7 @@ def _draw_figures(dataset: Dataset) -> list[Path]:
         from loupe.evaluation import figures
 
         pairs = dataset.load_pairs("all", dataset.scales[0], limit=FIGURE_PHOTOS)
+        dataset.finish_verification()
         for file, function in zip(files, FIGURES.values(), strict=True):
             with write_atomically(file) as partial:
                 getattr(figures, function)(pairs).savefig(partial, dpi=100, format="png")

@@ -136,6 +136,7 @@ def _draw_networks(best: "pd.Series", rows: "pd.DataFrame", location: str) -> "t
         "comparison": figures.plot_comparison(methods | {"the best network": final}, pairs, "concatenate"),
         "story": figures.plot_sheet(networks, pairs),
     }
+    dataset.finish_verification()
     return tuple(ReportImage(name, encode_png(figure), CAPTIONS[name]) for name, figure in drawings.items())
 
 

@@ -72,6 +72,7 @@ def run(settings: Train) -> Training:
         dataset_inputs.log_dataset(dataset, "training", "validation", "test")
         training_runs.log_ridge(ridge_weights, settings)
         fit = training_runs.fit_network(model, settings, train, validation, checkpoint)
+        dataset.finish_verification()
         seconds = fit.seconds or building_seconds
         diagnostics = training_runs.log_diagnostics(model, settings, fit.points, train, validation)
         mae = diagnostics["val/best_mae"]

@@ -140,6 +140,7 @@ def compare_with_champion(
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
     pairs = _select_unseen(gate, datasets, candidate.scale)
     table = scoring.score({"challenger": challenger, "defender": defender}, pairs, names=("mae",))
+    gate.finish_verification()
     # The rows of both methods are in the order of the images, so they can be subtracted.
     rows, other = (table[table["method"] == method] for method in ("challenger", "defender"))
     difference = rows["mae"].to_numpy() - other["mae"].to_numpy()

@@ -113,6 +113,7 @@ def log_result(
     comparison = summary["model"]["over"][simplest]
     # The 2016 study scored random patches. The difference between two draws shows how precise such scores are.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
+    dataset.finish_verification()
     records.log_metrics(
         scoring.to_metrics(summary)
         | {"test/gain": comparison["gain"], f"test/{simplest}_wins": comparison["baseline_wins"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from loupe.config.fields import format_value, get_block_sides
+from loupe.data.array_files import map_array
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, describe_error
@@ -50,32 +51,35 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
-    """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them."""
-    file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}.npy"
-    if not file.exists():
-        remove_leftovers(dataset.folder)
-        weights = fit(dataset.load_pairs("train", scale))
+    """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them.
+
+    The name of the file contains the digest, because another dataset can replace the one at this location. Weights are
+    not stored while shards are verified in the background.
+    """
+    file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}-{dataset.digest}.npy"
+    if file.exists():
+        return load_weights(file, scale)
+    remove_leftovers(dataset.folder)
+    weights = fit(dataset.load_pairs("train", scale))
+    if dataset.is_verified():
         stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
-    return load_weights(file, scale)
+    return weights
 
 
 def load_weights(file: Path, scale: Fraction) -> np.ndarray:
     """Load ridge weights from a file; raise LoupeError if they are not for this scale factor."""
     q, p = get_block_sides(scale)
     try:
-        if not file.is_file():  # opening a FIFO would block
-            raise ValueError("it is not a file")
-        weights = np.load(file, allow_pickle=False)
+        weights = map_array(file)
         if weights.shape != ((q + 2 * MARGIN) ** 2, p * p) or weights.dtype != np.float32:
             raise ValueError(f"it contains {weights.dtype} {weights.shape}")
-    except (OSError, ValueError, EOFError, AttributeError, MemoryError) as error:
-        # AttributeError: for a zip archive, np.load returns an object without a shape.
+    except ValueError as error:
         raise LoupeError(
             f"ridge: {str(file)!r} is not a ridge of {format_value(scale)}: {describe_error(error)}"
         ) from None
-    return weights
+    return np.array(weights)
 
 
 def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
