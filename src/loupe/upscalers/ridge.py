@@ -53,8 +53,8 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them.
 
-    The name of the file contains the digest, because another dataset can replace the one at this location. Weights are
-    not stored while shards are verified in the background.
+    The name of the file contains the digest, because another dataset can replace the one at this location. While
+    shards are verified in the background, the weights are not stored.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}-{dataset.digest}.npy"
     if file.exists():
