@@ -37,7 +37,7 @@ SIZE_DESCRIPTION = re.compile(r'<\?xml[^>]*>\s*(<!--.*?-->\s*)?<OME|<OME|ImageJ=
 
 
 class RawText(str):
-    """Text of a tag, one character per byte, as Pillow reads it. Pillow would write ? for the UTF-8 of cameras."""
+    """Text of a tag, one character per byte, as Pillow reads it. Pillow would write non-ASCII characters as `?`."""
 
     def encode(self, encoding: str = "", errors: str = "") -> bytes:
         """Return the original bytes."""

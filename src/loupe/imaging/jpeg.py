@@ -19,7 +19,7 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
     Pillow would need all pixels in memory.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written. An exception of the strips is raised unchanged.
     """
     import pyvips
 
@@ -58,7 +58,7 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
 
 
 def add_metadata(image: Any, metadata: Metadata) -> Any:
-    """Set the metadata of a pyvips image in place; return the image, or a copy with the resolution."""
+    """Set EXIF, XMP, IPTC and profile of a pyvips image in place; return the image, or a copy with the resolution."""
     import pyvips
 
     blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}

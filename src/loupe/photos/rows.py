@@ -22,7 +22,8 @@ class Rows(Protocol):
 
     Args:
         size: width and height.
-        extent: the width and height before `size` was rounded up: at 3:2, 5 pixels become 7.5, and `size` has 8.
+        extent: the width and height before `size` was rounded up: at 3:2, 5 pixels become 7.5, and `size` has 8. If
+            `size` was rounded down, `extent` is equal to `size`.
     """
 
     size: tuple[int, int]

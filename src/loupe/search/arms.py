@@ -102,7 +102,7 @@ def _select_points(
             each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
-        # The first seed chose the point. Its loss is the minimum over the points, which would favour arms with many.
+        # The first seed chose the point. Its loss is the minimum over the points: more points would favour an arm.
         candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
 

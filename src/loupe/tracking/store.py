@@ -25,7 +25,7 @@ from loupe.tracking.locations import get_sqlite_file, make_artifact_location, ma
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 CHECK_TIMEOUT_S = 20.0
-MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # it does not exist, or its id is malformed
+MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # an object is missing, or its id is malformed
 
 
 def create_store() -> None:

@@ -26,8 +26,9 @@ MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # refused: training_info
 SET_FIELDS = frozenset((1, 2))
 GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_annotation, sparse_initializer
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
-ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))  # refused: graphs, sparse tensors, types, references
-TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, external data
+# Refused fields of attributes: texts, graphs, lists of tensors, sparse tensors, types, references
+ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))
+TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, doubles, uint64, external data
 # Field numbers, one line per message: model, set of operators, graph, node, attribute, tensor
 GRAPH, OPERATOR_SETS = 7, 8
 SET_DOMAIN = 1
