@@ -22,8 +22,8 @@ def build_network(
     `settings.initial_weights`.
 
     Raises:
-        UsageError: training crops are larger than the dataset's inputs, no layer has weights of the same shapes as
-            the layer at its position in `initial`, or the network cannot be exported.
+        UsageError: training crops are larger than the dataset's inputs, no layer can copy the weights of `initial`
+            (see `builder.copy_matching_weights`), or the network cannot be exported.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
