@@ -33,7 +33,7 @@ from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 VERSION = 2  # of the prepared data; increase it with every change of labels, inputs or splits
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`
 MAX_SHARD_BYTES = 96 * 2**20  # of labels per shard
-TILES_PER_PHOTO = 24  # estimated number of tiles in a photo of 0.5 megapixels
+TILES_PER_PHOTO = 24  # estimated number of tiles of 150x150 pixels in a photo of 0.5 megapixels
 PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
 MIN_TASKS = 64  # many photos are split into at least this many tasks, so that all cores finish at about the same time
 

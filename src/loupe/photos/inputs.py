@@ -39,7 +39,7 @@ class PhotoList:
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """List the photos of the inputs; each photo is also the file for its result."""
-    # The search skips the folder for results. This one cannot exist.
+    # `find_photos` needs a folder for results, and does not search it. This folder cannot exist.
     found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
