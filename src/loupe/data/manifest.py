@@ -180,7 +180,7 @@ def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -
     Args:
         location: the folder or URL of the dataset.
         tables: the result of `assign_splits`.
-        metadata: digest, settings, statistics and checksums, stored as JSON in the metadata of the file.
+        metadata: version, digest, settings, statistics and checksums, stored as JSON in the metadata of the file.
     """
     import pyarrow as pa
     import pyarrow.parquet

@@ -99,7 +99,8 @@ class ChildProcess:
         function: the function that the child runs, such as `loupe.imaging.reader_process:serve`. Its arguments are
             the list of connections and `options`.
         options: keyword arguments of the function, serialisable as JSON.
-        count: number of connections; only one thread at a time may receive from a connection.
+        count: number of connections. Only one thread at a time may receive from a connection, and meanwhile no other
+            thread may send: `send` resets the timeout of `receive`.
         shows_errors: whether the child writes to the standard error of the parent.
 
     Attributes:

@@ -39,7 +39,9 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """If the profile is for grey images: convert RGB pixels to grey if all are grey, else remove the profile.
+    """Make RGB pixels and a profile for grey images match; return other pixels and profiles unchanged.
+
+    If all pixels are grey, the result has one colour band. Otherwise, the result has no profile.
 
     Args:
         pixels: (height, width, bands).

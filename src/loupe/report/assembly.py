@@ -30,7 +30,9 @@ class ClaimRuns:
 
 
 def select_dataset(table: pd.DataFrame, dataset: str | None) -> pd.DataFrame:
-    """Select the runs on one dataset, by its name or digest; None selects the dataset with the most trials.
+    """Select the runs on one dataset, by its name or digest.
+
+    None selects the dataset with the most trials or, without trials, with the most runs.
 
     Raises:
         UsageError: no run uses the dataset.
@@ -115,7 +117,7 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
 
 
 def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> ClaimResult:
-    """Add the text and figure of `claim.surprise` if the claim has the outcome that it names."""
+    """Add the text and figure of `claim.surprise` if the claim has the outcome `surprise.outcome`."""
     verdict = result.verdict
     surprise, weakest = verdict.claim.surprise, verdict.weakest
     if surprise is None or weakest is None or verdict.outcome != surprise.outcome:

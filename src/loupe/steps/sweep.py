@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Sweep) -> str | None:
-    """Run a sweep; return the id of the best trial's run, or None."""
+    """Run a sweep; return the id of the best run, or None if no trial is complete; see `_register_best`."""
     from loupe.search import study_results, worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
