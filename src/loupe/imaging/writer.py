@@ -19,6 +19,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_PIXELS_IN_MEMORY, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.jpeg import write_jpeg
 from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.metadata_selection import PHOTOSHOP_NAME, fit_metadata
 from loupe.imaging.png import encode_png, make_chunks, select_strategy
@@ -118,21 +119,20 @@ def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> Image
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
     large = math.prod(stream.size) > MAX_PIXELS_IN_MEMORY
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
+    pillow_options = _make_pillow_options(name, stream.metadata, options)
     if name == "PNG" and (large or deep_colour):
-        metadata = _make_pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
-            opened.writelines(encode_png(stream, options.compress_level, metadata))
+            opened.writelines(encode_png(stream, options.compress_level, pillow_options))
     elif name == "AVIF" and stream.dtype == np.uint16:
         write_10_bits(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
     elif name == "JPEG" and large:
-        from loupe.imaging.jpeg import write_jpeg
-
-        write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
+        with file.open("wb") as opened:
+            write_jpeg(opened, stream, pillow_options)
     else:
         with file.open("wb") as opened:
             # Pillow would write to the descriptor of a real file and ignore a full disk. `target` has no descriptor.
             target: Any = SimpleNamespace(write=opened.write)
-            _make_image(stream, name).save(target, name, **_make_pillow_options(name, stream.metadata, options))
+            _make_image(stream, name).save(target, name, **pillow_options)
         _write_colour_space(file, name, stream.metadata)
 
 
