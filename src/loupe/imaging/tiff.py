@@ -176,6 +176,6 @@ def _make_metadata_tags(metadata: Metadata, layout: Layout) -> TiffImagePlugin.I
     if metadata.iptc:
         tags[IPTC_TAG] = metadata.iptc
         tags.tagtype[IPTC_TAG] = UNDEFINED
-    if "Comment" in metadata.texts and IMAGE_DESCRIPTION not in tags:
+    if "Comment" in metadata.texts:
         tags[IMAGE_DESCRIPTION] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags
