@@ -506,6 +506,15 @@ def test_pages_of_a_tiff_are_compressed_and_keep_their_metadata(tmp_path, monkey
         )
 
 
+@pytest.mark.parametrize(("limit", "version"), [((3 * 3 + 30 * 15) * 3, 42), ((3 * 3 + 30 * 15) * 3 - 1, 43)])
+def test_a_tiff_with_a_small_first_page_is_a_bigtiff_if_all_pages_need_it(tmp_path, monkeypatch, limit, version):
+    monkeypatch.setattr(tiff, "MAX_PIXEL_BYTES", limit)
+    pages = [Image.new("RGB", size) for size in ((2, 2), (20, 10))]
+    pages[0].save(tmp_path / "small.tif", save_all=True, append_images=pages[1:])
+    assert upscale_job(PhotoJob(tmp_path / "small.tif", tmp_path / "large.tif")).size == (3, 3)
+    assert (tmp_path / "large.tif").read_bytes()[2] == version
+
+
 def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile):
     srgb = ImageCms.createProfile("sRGB")
     profile = ImageCms.getOpenProfile(io.BytesIO(cmyk_profile)) if cmyk_profile else None

@@ -48,6 +48,7 @@ class EncodeOptions:
         attributes_of: the written file gets the permissions of this file; None for the default permissions.
         keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
+        total_bytes: the maximum bytes of the pixels of all pages of a TIFF; 0 if all pages have the same size.
     """
 
     quality: int | None = None
@@ -58,6 +59,7 @@ class EncodeOptions:
     attributes_of: Path | None = None
     keep_times: bool = False
     low_memory: bool = False
+    total_bytes: int = 0
 
     @property
     def avif_subsampling(self) -> str:
@@ -98,7 +100,7 @@ def write_photo(
             write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
         elif name == "TIFF":
             with partial.open("wb") as opened:
-                write_tiff(opened, fitted, count)
+                write_tiff(opened, fitted, count, options.total_bytes)
         elif count == 1:
             _write_one(partial, name, next(fitted), options)
         else:
