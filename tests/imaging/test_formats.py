@@ -506,6 +506,15 @@ def test_pages_of_a_tiff_are_compressed_and_keep_their_metadata(tmp_path, monkey
         )
 
 
+@pytest.mark.parametrize(("limit", "version"), [((3 * 3 + 30 * 15) * 3, 42), ((3 * 3 + 30 * 15) * 3 - 1, 43)])
+def test_a_tiff_with_a_small_first_page_is_a_bigtiff_if_all_pages_need_it(tmp_path, monkeypatch, limit, version):
+    monkeypatch.setattr(tiff, "MAX_PIXEL_BYTES", limit)
+    pages = [Image.new("RGB", size) for size in ((2, 2), (20, 10))]
+    pages[0].save(tmp_path / "small.tif", save_all=True, append_images=pages[1:])
+    assert upscale_job(PhotoJob(tmp_path / "small.tif", tmp_path / "large.tif")).size == (3, 3)
+    assert (tmp_path / "large.tif").read_bytes()[2] == version
+
+
 def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile):
     srgb = ImageCms.createProfile("sRGB")
     profile = ImageCms.getOpenProfile(io.BytesIO(cmyk_profile)) if cmyk_profile else None
@@ -809,6 +818,46 @@ def test_metadata_too_long_for_a_jpeg_are_omitted_and_reported(photo, tmp_path, 
     assert found[0x8298] == "Somebody"
     assert found.get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
     assert upscale_job(PhotoJob(job.photo, tmp_path / "large.png")).omitted == []
+
+
+def make_camera_metadata(is_empty: bool) -> Metadata:
+    """Make metadata with a rating and a maker note at position 74, or no metadata."""
+    if is_empty:
+        return Metadata()
+    tags = load_exif(exif().tobytes())
+    tags.note_position, tags[0x4746] = 74, 5
+    del tags[0x0112]  # Pillow omits the orientation of an AVIF
+    return Metadata(tags, SRGB, XMP, (300, 150), {"Comment": "Grüße"}, iptc=b"\x1c\x02\x50\x00\x06Nobody")
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_streamed_jpeg_has_the_metadata_of_a_whole_jpeg(tmp_path, monkeypatch, bands, is_empty):
+    pixels, segments = np.full((31, 45, bands), 90, "uint8"), []
+    for limit in (10**9, 0):
+        monkeypatch.setattr(writer, "MAX_PIXELS_IN_MEMORY", limit)
+        stream = ImageStream(SIZE, bands, pixels.dtype, iter([pixels]), make_camera_metadata(is_empty))
+        assert write_photo(tmp_path / "large.jpg", [stream]) == []
+        with Image.open(tmp_path / "large.jpg") as image:
+            segments.append(image.applist)
+            assert np.abs(np.asarray(image).reshape(pixels.shape).astype(int) - 90).max() <= 1
+    assert segments[0] == segments[1]
+    assert len(segments[0]) == (1 if is_empty else 6)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_an_avif_with_10_bits_has_the_metadata_of_an_avif_with_8_bits(tmp_path, bands, is_empty):
+    found = []
+    for dtype, grey in (("uint8", 90), ("uint16", 90 * 257)):
+        pixels = np.full((31, 45, bands), grey, dtype)
+        stream = ImageStream(SIZE, bands, pixels.dtype, iter([pixels]), make_camera_metadata(is_empty))
+        write_photo(tmp_path / "large.avif", [stream])
+        with Image.open(tmp_path / "large.avif") as image:
+            found.append([image.info.get(name) for name in ("exif", "xmp", "icc_profile")])
+            assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 90).max() <= 2
+    assert found[0] == found[1]
+    assert (found[0][0] is None) == is_empty
 
 
 def upscale_job(job: PhotoJob) -> Outcome:

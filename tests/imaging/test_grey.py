@@ -52,6 +52,15 @@ def test_orientation_is_applied_to_the_grey_pixels(suffix, orientation, photo, m
     check(encode(photo, suffix, orientation), "rec709", monkeypatch)
 
 
+def test_a_transparent_grey_value_is_white_with_8_and_16_bits():
+    values = np.array([[20, 60], [60, 20]], "uint16")
+    for image, transparent in ((values.astype("uint8"), 20), (values * 257, 20 * 257)):
+        content = encode(Image.fromarray(image), "PNG", transparency=transparent)
+        for luminance in (None, "rec709"):
+            found = grey.GreyPhoto(content, lambda size: None).read(luminance)
+            assert found.tolist() == [[255, 60], [60, 255]]
+
+
 def test_rows_longer_than_a_strip_are_split(monkeypatch):
     monkeypatch.setattr(grey, "STRIP_PIXELS", 7)
     values = np.arange(20, dtype="uint8").reshape(2, 10)

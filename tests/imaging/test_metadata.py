@@ -241,6 +241,22 @@ def test_positions_in_exif_and_on_a_map_are_scaled(image, tmp_path):
     assert 34264 not in exif
 
 
+@pytest.mark.parametrize(
+    ("placement", "horizontal", "vertical"),
+    [
+        (Placement((48, 32), (96, 96), (96, 96)), {0xA20E: 2000}, {0xA20F: 3000}),
+        (Placement((48, 32), (32, 96), (32, 96), 6), {0xA20F: 2000}, {0xA20E: 1000}),
+    ],
+)
+def test_one_focal_plane_resolution_is_scaled_on_its_own(placement, horizontal, vertical):
+    for tag, expected in ((0xA20E, horizontal), (0xA20F, vertical)):
+        exif = Image.Exif()
+        exif.get_ifd(EXIF_IFD)[tag] = 1000.0
+        exif[EXIF_IFD] = exif.get_ifd(EXIF_IFD)
+        assert place_exif(exif, placement) == []
+        assert exif.get_ifd(EXIF_IFD) == expected
+
+
 def test_the_other_tags_survive_one_damaged_tag(image, tmp_path):
     entries = [(271, 2, b"Testcam\0"), (282, 2, b"72\0\0"), (283, 2, b"wide\0\0"), (315, 2, b"Nobody\0")]
     data, table = b"", struct.pack("<H", len(entries))
@@ -281,6 +297,16 @@ def test_iptc_is_kept_from_every_place_and_named_without_a_place(image, tmp_path
         assert upscale(tmp_path / name, tmp_path / "large.webp")[1] == ["IPTC"]
 
 
+@pytest.mark.parametrize("first", ["iptc", "8bim"])
+def test_photoshop_resources_without_iptc_are_named_and_do_not_replace_iptc(image, tmp_path, first):
+    contents = {"iptc": make_iptc_resource(IPTC), "8bim": b"8BIM\x04\x0c\0\0\0\0\0\x02ab"}
+    raw = PngImagePlugin.PngInfo()
+    for kind in sorted(contents, key=lambda kind: kind != first):
+        raw.add_text(f"Raw profile type {kind}", f"\n{kind}\n{len(contents[kind]):8}\n{contents[kind].hex()}\n")
+    image.save(tmp_path / "raw.png", pnginfo=raw)
+    assert upscale(tmp_path / "raw.png", tmp_path / "large.gif")[1] == ["IPTC", "texts (Raw profile type 8bim)"]
+
+
 @pytest.mark.parametrize("keyword", ["exif", "APP1"])
 def test_raw_profiles_of_a_png_are_read_and_written_once(image, tmp_path, keyword):
     exif = Image.Exif()
@@ -312,6 +338,18 @@ def test_texts_of_a_png_become_the_user_comment_or_are_named(image, tmp_path):
     info.add_itxt("long", "ü" * MAX_SEGMENT_BYTES)
     image.save(tmp_path / "small.png", pnginfo=info)
     assert upscale(tmp_path / "small.png", tmp_path / "large.jpg")[1] == ["user comment (too long for .jpg)"]
+
+
+def test_a_tiff_keeps_the_comment_of_a_jpeg_next_to_a_description(image, tmp_path):
+    exif = Image.Exif()
+    exif[270] = "OLYMPUS DIGITAL CAMERA"
+    image.save(tmp_path / "small.jpg", exif=exif, comment="a hill")
+    large, omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.tif")
+    assert (large.getexif()[270], omitted) == ("OLYMPUS DIGITAL CAMERA", [])
+    assert large.getexif().get_ifd(EXIF_IFD)[USER_COMMENT] == b"ASCII\0\0\0Comment: a hill"
+    exif[EXIF_IFD] = {USER_COMMENT: b"ASCII\0\0\0a tree"}
+    image.save(tmp_path / "small.jpg", exif=exif, comment="a hill")
+    assert upscale(tmp_path / "small.jpg", tmp_path / "large.tif")[1] == ["texts (Comment)"]
 
 
 @pytest.mark.parametrize(

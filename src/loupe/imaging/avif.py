@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.maker_note import PREFIX
 
 HEAD_BYTES = 2**16  # a file is searched for the properties of the image only up to this position
 UNSPECIFIED, SRGB = (2, 2), (1, 13)  # codes of primaries and transfer function (ITU-T H.273)
@@ -20,6 +21,9 @@ FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
+LOCATION = struct.Struct(">IHI")  # position, number of parts and offset of the first part; its length follows
+UNKNOWN_LAYOUT = "unknown layout of the AVIF file that libvips wrote"
+EXIF_OFFSET = struct.pack(">I", len(PREFIX))  # precedes EXIF in an AVIF: the position of the TIFF header
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
@@ -81,12 +85,13 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
     """Write an image, uint16, as an AVIF with 10 bits per sample."""
     import pyvips
 
-    from loupe.imaging.jpeg import add_metadata
-
     pixels, metadata = np.concatenate([*stream.strips]), stream.metadata
     height, width, bands = pixels.shape
     image = pyvips.Image.new_from_memory(pixels.data, width, height, bands, "ushort")
-    image = add_metadata(image.copy(interpretation="rgb16" if bands > 2 else "grey16"), metadata)
+    image = image.copy(interpretation="rgb16" if bands > 2 else "grey16")
+    for field, data in {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}.items():
+        if data:
+            image.set_type(pyvips.GValue.blob_type, field, data)
     keep = pyvips.enums.ForeignKeep
     options: dict[str, Any] = {
         "bitdepth": BITS,
@@ -96,9 +101,27 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
+    if metadata.exif is not None:
+        content = _replace_exif(content, metadata.exif.tobytes())
     if not metadata.icc:
         content = set_cicp(content, metadata.colour_chunks.get(b"cICP", bytes([*SRGB, 0, 1])))
     file.write_bytes(content)
+
+
+def _replace_exif(content: bytes, exif: bytes) -> bytes:
+    """Append EXIF bytes to an AVIF that libvips wrote, and set the location of its EXIF to them.
+
+    If libvips wrote these EXIF bytes, it would move the maker note and omit tags.
+    """
+    item = EXIF_OFFSET + exif
+    start = content.find(EXIF_OFFSET + PREFIX, content.index(b"mdat"))
+    location = content.find(LOCATION.pack(max(0, start), 1, 0), content.index(b"iloc"))
+    if start < 0 or location < 0:
+        raise OSError(UNKNOWN_LAYOUT)
+    changed = bytearray(content + struct.pack(">I4s", 8 + len(item), b"mdat") + item)
+    LOCATION.pack_into(changed, location, len(content) + 8, 1, 0)
+    struct.pack_into(">I", changed, location + LOCATION.size, len(item))
+    return bytes(changed)
 
 
 def set_cicp(content: bytes, chunk: bytes) -> bytes:
@@ -131,7 +154,7 @@ def _insert_colour_box(head: bytearray) -> bytes:
     # The number of properties of the first image, and the index of the new property
     head[associations : associations + 1] = bytes([head[associations] + 1, property_count + 1])
     if head[locations : locations + 2] != LOCATION_SIZES:
-        raise OSError("unknown layout of the AVIF file that libvips wrote")
+        raise OSError(UNKNOWN_LAYOUT)
     for item in range(int.from_bytes(head[locations + 2 : locations + 4], "big")):
         position = locations + 4 + LOCATION_BYTES * item + 4
         struct.pack_into(">I", head, position, int.from_bytes(head[position : position + 4], "big") + growth)

@@ -100,10 +100,14 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB", "LA", "RGBA"):
         return image
     if image.mode.startswith("I;16"):
-        return Image.fromarray(to_8_bits(np.asarray(image).astype("uint16")))
+        deep = np.asarray(image).astype("uint16")
+        grey = Image.fromarray(to_8_bits(deep))
+        if isinstance(transparent := image.info.get("transparency"), int):
+            grey.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype("uint8")))
+        return grey
     if image.mode in ("I", "F"):
         raise PhotoError(f"pixels must have a known range, got Pillow's mode {image.mode!r}")
-    if image.mode in ("P", "PA", "La", "RGBa"):
-        transparent = image.mode != "P" or "transparency" in image.info
-        return image.convert("RGBA" if transparent else "RGB")
+    if image.mode in ("P", "PA", "RGBa"):
+        has_transparency = image.mode != "P" or "transparency" in image.info
+        return image.convert("RGBA" if has_transparency else "RGB")
     return image.convert("L" if image.mode == "1" else "RGB")

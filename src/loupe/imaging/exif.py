@@ -138,10 +138,11 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
                 del nested[tag]
                 omitted.append("subject area")
     try:
-        resolutions = [float(nested[tag]) for tag in FOCAL_PLANE_RESOLUTIONS if tag in nested]
-        ordered = resolutions[::-1] if placement.is_rotated and len(resolutions) == 2 else resolutions
-        for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=False):
-            nested[tag] = TiffImagePlugin.IFDRational(value * scale)
+        resolutions = [nested.pop(tag, None) for tag in FOCAL_PLANE_RESOLUTIONS]
+        ordered = resolutions[::-1] if placement.is_rotated else resolutions
+        for tag, value, scale in zip(FOCAL_PLANE_RESOLUTIONS, ordered, placement.scales, strict=True):
+            if value is not None:
+                nested[tag] = TiffImagePlugin.IFDRational(float(value) * scale)
     except (TypeError, ValueError, ArithmeticError):
         omitted.append("focal-plane resolution")
         for tag in FOCAL_PLANE_RESOLUTIONS:

@@ -1,22 +1,30 @@
 """Writes a JPEG while its rows are computed."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from PIL import Image
 
 from loupe.imaging.image_data import ImageStream
-from loupe.imaging.metadata import Metadata, make_iptc_resource
-from loupe.imaging.metadata_selection import PHOTOSHOP_NAME
 from loupe.imaging.png import encode_png
 
+START_BYTES = 2  # the marker at the start of a JPEG
+QUANTIZATION_TABLE = b"\xff\xdb"  # marker of the first segment after the metadata
 
-def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
+
+def write_jpeg(file: IO[bytes], stream: ImageStream, options: dict[str, Any]) -> None:
     """Encode a grey or RGB image with libvips, which reads the rows as an uncompressed PNG.
 
-    Pillow would need all pixels in memory.
+    Pillow would need all pixels in memory. But Pillow encodes the metadata, because libvips moves the maker note,
+    adds EXIF tags, and omits other tags and the comment.
+
+    Args:
+        file: the file to write.
+        stream: the image, uint8 or uint16.
+        options: the quality and the metadata, as options of Pillow's JPEG writer.
 
     Raises:
         OSError: the file cannot be written. An exception of the strips is raised unchanged.
@@ -24,12 +32,13 @@ def write_jpeg(file: Path, stream: ImageStream, quality: int) -> None:
     import pyvips
 
     errors: list[BaseException] = []
-    source = pyvips.SourceCustom()
+    source, target = pyvips.SourceCustom(), pyvips.TargetCustom()
     parts = encode_png(replace(stream, dtype=np.dtype("uint8")), compress_level=0, options={})
     source.on_read(_make_reader(parts, errors))
+    target.on_write(_make_writer(file, _encode_metadata(options), errors))
     try:
         image = pyvips.Image.new_from_source(source, "", access="sequential", unlimited=True)
-        add_metadata(image.copy(), stream.metadata).jpegsave(str(file), Q=quality, subsample_mode="off")
+        image.jpegsave_target(target, Q=options["quality"], subsample_mode="off", keep="none")
     except pyvips.Error as error:
         if not errors:
             raise OSError(" ".join(str(error).split())) from None
@@ -57,18 +66,30 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
     return read
 
 
-def add_metadata(image: Any, metadata: Metadata) -> Any:
-    """Set EXIF, XMP, IPTC and profile of a pyvips image in place; return the image, or a copy with the resolution."""
-    import pyvips
+def _make_writer(file: IO[bytes], start: bytes, errors: list[BaseException]) -> Callable[[bytes], int]:
+    """Return a write function for libvips, which writes `start` in place of the first START_BYTES.
 
-    blobs = {"icc-profile-data": metadata.icc, "xmp-data": metadata.xmp}
-    if metadata.exif is not None:
-        blobs["exif-data"] = b"Exif\0\0" + metadata.exif.tobytes().removeprefix(b"Exif\0\0")
-    if metadata.iptc:
-        blobs["iptc-data"] = PHOTOSHOP_NAME + make_iptc_resource(metadata.iptc)
-    for field, data in blobs.items():
-        if data:
-            image.set_type(pyvips.GValue.blob_type, field, data)
-    if metadata.dpi:  # libvips counts pixels per millimetre
-        image = image.copy(xres=metadata.dpi[0] / 25.4, yres=metadata.dpi[1] / 25.4)
-    return image
+    The function adds exceptions to `errors`, because libvips does not raise them.
+    """
+
+    def write(block: bytes) -> int:
+        nonlocal start
+        try:
+            file.write(start + block[START_BYTES:] if start else block)
+        except BaseException as error:
+            errors.append(error)
+            return -1
+        start = b""
+        return len(block)
+
+    return write
+
+
+def _encode_metadata(options: dict[str, Any]) -> bytes:
+    """Return the start of a JPEG of Pillow, up to the first quantization table."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "JPEG", **options)
+    content, end = file.getvalue(), START_BYTES
+    while content[end : end + 2] != QUANTIZATION_TABLE:
+        end += 2 + int.from_bytes(content[end + 2 : end + 4], "big")
+    return content[:end]

@@ -113,7 +113,7 @@ def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:
             if kind in ("iptc", "8bim"):
                 kind, content = "iptc", _find_iptc(content)
             kind = "icc" if kind == "icm" else kind
-            if kind in ("exif", "xmp", "iptc", "icc"):
+            if kind in ("exif", "xmp", "iptc", "icc") and content:
                 found[kind] = content.removeprefix(XMP_NAME)
                 del texts[keyword]
     return found

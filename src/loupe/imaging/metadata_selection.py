@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from loupe.imaging.exif import EXIF_IFD, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
+from loupe.imaging.exif import EXIF_IFD, IMAGE_DESCRIPTION, MAKER_NOTE, MAKER_NOTE_NAME, ORIENTATION
 from loupe.imaging.formats import EXTENSIONS
 from loupe.imaging.metadata import XMP_NAME, Metadata, make_iptc_resource
 
@@ -37,6 +37,8 @@ def fit_metadata(metadata: Metadata, name: str) -> Metadata:
     format stores EXIF.
     """
     kinds = METADATA_KINDS[name]
+    if name == "TIFF" and metadata.exif is not None and IMAGE_DESCRIPTION in metadata.exif:
+        kinds = kinds - {"comment"}  # a TIFF stores the comment as the image description
     omitted = [*metadata.omitted]
     exif, xmp, iptc, texts, dpi = metadata.exif, metadata.xmp, metadata.iptc, metadata.texts, metadata.dpi
     stored_texts = {

@@ -65,21 +65,23 @@ BIG_TIFF = Layout(
 )
 
 
-def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int) -> None:
+def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int, total_bytes: int = 0) -> None:
     """Write the header, then the strips and the directory of each page.
 
     Args:
         file: the file to write.
         pages: the pages, uint8 or uint16.
-        count: the number of pages. If `count` pages of the first page's size have more than MAX_PIXEL_BYTES, the file
-            is a BigTIFF.
+        count: the number of pages.
+        total_bytes: the maximum bytes of the pixels of all pages; 0 if all pages have the size of the first page. If
+            this is more than MAX_PIXEL_BYTES, the file is a BigTIFF.
     """
     layout, link = TIFF, 0  # `link`: position of the offset of the next directory
     for page in pages:
         row_bytes = page.size[0] * page.bands * page.dtype.itemsize
         note, note_position = b"", 0
         if not link:
-            layout = BIG_TIFF if row_bytes * page.size[1] * count > MAX_PIXEL_BYTES else TIFF
+            total_bytes = total_bytes or row_bytes * page.size[1] * count
+            layout = BIG_TIFF if total_bytes > MAX_PIXEL_BYTES else TIFF
             link = layout.link
             file.write(layout.header)
             exif = page.metadata.exif
@@ -176,6 +178,6 @@ def _make_metadata_tags(metadata: Metadata, layout: Layout) -> TiffImagePlugin.I
     if metadata.iptc:
         tags[IPTC_TAG] = metadata.iptc
         tags.tagtype[IPTC_TAG] = UNDEFINED
-    if "Comment" in metadata.texts and IMAGE_DESCRIPTION not in tags:
+    if "Comment" in metadata.texts:
         tags[IMAGE_DESCRIPTION] = RawText(metadata.texts["Comment"].encode().decode("latin-1"))
     return tags

@@ -19,6 +19,7 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.formats import DEEP_FORMATS, MAX_PIXELS_IN_MEMORY, get_format
 from loupe.imaging.gif import write_gif
 from loupe.imaging.image_data import ImageStream
+from loupe.imaging.jpeg import write_jpeg
 from loupe.imaging.metadata import Metadata, make_iptc_resource
 from loupe.imaging.metadata_selection import PHOTOSHOP_NAME, fit_metadata
 from loupe.imaging.png import encode_png, make_chunks, select_strategy
@@ -47,6 +48,7 @@ class EncodeOptions:
         attributes_of: the written file gets the permissions of this file; None for the default permissions.
         keep_times: whether the written file also gets the times of `attributes_of`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
+        total_bytes: the maximum bytes of the pixels of all pages of a TIFF; 0 if all pages have the same size.
     """
 
     quality: int | None = None
@@ -57,6 +59,7 @@ class EncodeOptions:
     attributes_of: Path | None = None
     keep_times: bool = False
     low_memory: bool = False
+    total_bytes: int = 0
 
     @property
     def avif_subsampling(self) -> str:
@@ -97,7 +100,7 @@ def write_photo(
             write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
         elif name == "TIFF":
             with partial.open("wb") as opened:
-                write_tiff(opened, fitted, count)
+                write_tiff(opened, fitted, count, options.total_bytes)
         elif count == 1:
             _write_one(partial, name, next(fitted), options)
         else:
@@ -118,21 +121,20 @@ def _fit_image(image: ImageStream, name: str, omitted: dict[str, None]) -> Image
 def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOptions) -> None:
     large = math.prod(stream.size) > MAX_PIXELS_IN_MEMORY
     deep_colour = stream.dtype == np.uint16 and stream.bands > 1
+    pillow_options = _make_pillow_options(name, stream.metadata, options)
     if name == "PNG" and (large or deep_colour):
-        metadata = _make_pillow_options(name, stream.metadata, options)
         with file.open("wb") as opened:
-            opened.writelines(encode_png(stream, options.compress_level, metadata))
+            opened.writelines(encode_png(stream, options.compress_level, pillow_options))
     elif name == "AVIF" and stream.dtype == np.uint16:
         write_10_bits(file, stream, options.quality or DEFAULT_QUALITY[name], options.avif_subsampling)
     elif name == "JPEG" and large:
-        from loupe.imaging.jpeg import write_jpeg
-
-        write_jpeg(file, stream, options.quality or DEFAULT_QUALITY[name])
+        with file.open("wb") as opened:
+            write_jpeg(opened, stream, pillow_options)
     else:
         with file.open("wb") as opened:
             # Pillow would write to the descriptor of a real file and ignore a full disk. `target` has no descriptor.
             target: Any = SimpleNamespace(write=opened.write)
-            _make_image(stream, name).save(target, name, **_make_pillow_options(name, stream.metadata, options))
+            _make_image(stream, name).save(target, name, **pillow_options)
         _write_colour_space(file, name, stream.metadata)
 
 

@@ -198,6 +198,7 @@ class _Processor:
                         overwrite=self._options.overwrite or self._options.in_place,
                         attributes_of=job.photo if self._options.in_place or self._options.keep_times else None,
                         keep_times=self._options.keep_times,
+                        total_bytes=self._count_pixels(photo.page_sizes) * photo.pixel_bytes,
                     )
                     needed, purpose = self._estimate_memory(photo, job.out, encoding)
                     if needed > self._budget.total:
@@ -208,6 +209,10 @@ class _Processor:
         finally:
             reader.close()
             self._idle_readers.put(reader)
+
+    def _count_pixels(self, sizes: Sequence[Size]) -> int:
+        """Return the number of pixels of the results of images of these sizes."""
+        return sum(math.prod(self._options.transform.compute_size(size)) for size in sizes)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
         """Return the estimated memory for a photo, and a description of the result."""
