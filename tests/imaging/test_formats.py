@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+import tifffile
 from PIL import Image, ImageCms, ImageDraw, PngImagePlugin, TiffImagePlugin
 from whole_images import open_photo
 
@@ -26,7 +27,8 @@ from loupe.imaging.formats import validate_output
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.page_sizes import list_page_sizes
-from loupe.imaging.reader import read_photo
+from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
+from loupe.imaging.reader import read_photo, read_pillow_image
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob, find_photos
 from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
@@ -36,6 +38,7 @@ from loupe.tracking.resolver import resolve_model
 
 SIZE = (45, 31)
 LARGE = (68, 47)  # at 3:2
+UNSUITABLE_PROFILE = "colour profile (damaged or unsuitable)"  # in `Metadata.omitted`
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -339,8 +342,6 @@ def test_pages_of_a_tiff_keep_their_sizes_and_modes(photo, tmp_path):
 
 def write_tiff_kinds(folder: Path, colours: np.ndarray) -> dict[str, int | str]:
     """Write TIFFs with `colours`, uint8 (height, width, 3); return the bands of each, or the reason for a failure."""
-    import tifffile
-
     grey, alpha = colours[..., 1], np.full(colours.shape[:2], 255, "uint8")
     alpha[:, :10] = 0
     cmyk = np.dstack([255 - colours, np.zeros_like(grey)])
@@ -461,8 +462,6 @@ def test_jpeg_xl_and_jpeg_2000_are_read(photo, tmp_path):
 
 
 def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
-    import tifffile
-
     colours = np.asarray(photo.convert("RGB"))
     for name, types in {"last": (0, 1, 1), "before": (1, 0), "pages": (2, 2), "only": (1,)}.items():
         with tifffile.TiffWriter(tmp_path / f"{name}.tif") as file:
@@ -572,6 +571,36 @@ def test_16_bit_cmyk_equals_8_bit_cmyk_to_rounding(photo, tmp_path, cmyk_profile
     differences = np.abs(fine.pixels / 257 - coarse.pixels)
     assert differences.mean() < 0.5
     assert differences.max() < (3 if profiled else 1.01)  # two colour engines
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_cmyk_with_alpha_is_converted_by_its_profile(photo, tmp_path, cmyk_profile, dtype):
+    inks = np.asarray(photo.convert("CMYK"))
+    alpha = np.full(inks.shape[:2], 128, "uint8")
+    for name, bands, extra in (("opaque", inks, ()), ("soft", np.dstack([inks, alpha]), (2,))):
+        pixels = bands.astype(dtype) * np.array(257 if dtype == "uint16" else 1, dtype)
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif", pixels, photometric="separated", extrasamples=extra, iccprofile=cmyk_profile
+        )
+    opaque, soft = (next(read_photo(tmp_path / f"{name}.tif").images) for name in ("opaque", "soft"))
+    assert (soft.pixels[..., 3] == 128 * 257).all()
+    differences = np.abs(soft.pixels[..., :3] / 257 - opaque.pixels / (257 if dtype == "uint16" else 1))
+    assert differences.max() < 3  # two colour engines
+    assert soft.metadata.icc == opaque.metadata.icc
+    assert UNSUITABLE_PROFILE not in soft.metadata.omitted
+
+
+@pytest.mark.parametrize("first", ["rgb", "separated"])
+def test_a_page_of_a_tiff_does_not_get_the_profile_of_an_earlier_page(photo, tmp_path, cmyk_profile, first):
+    pages = {mode: np.asarray(photo.convert(mode)) for mode in ("RGB", "CMYK")}
+    profile = make_profile(ADOBE_RGB, ADOBE_GAMMA) if first == "rgb" else cmyk_profile
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as file:
+        file.write(pages["RGB" if first == "rgb" else "CMYK"], photometric=first, iccprofile=profile)
+        file.write(pages["RGB"], photometric="rgb")
+    images = [image.metadata for image in read_photo(tmp_path / "pages.tif").images]
+    assert images[0].icc
+    assert not images[1].icc
+    assert UNSUITABLE_PROFILE not in images[1].omitted
 
 
 @pytest.fixture
@@ -738,6 +767,9 @@ def test_a_transparent_grey_of_2_or_4_bits_becomes_alpha(tmp_path, bits, row, hi
     page = next(read_photo(file).images)
     assert page.pixels[0, :, 1].tolist() == [255, 255, 0, 255]
     assert np.asarray(open_photo(file))[0, :, 1].tolist() == [255, 255, 0, 255]
+    with Image.open(file) as image:
+        for _ in range(2):
+            assert read_pillow_image(image).pixels[0, :, 1].tolist() == [255, 255, 0, 255]
 
 
 def test_12_bit_grey_is_scaled_to_the_full_range(tmp_path):

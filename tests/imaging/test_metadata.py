@@ -24,7 +24,7 @@ from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile, make_srgb_profile
-from loupe.imaging.reader import read_photo
+from loupe.imaging.reader import read_photo, read_pillow_image
 from loupe.imaging.writer import write_photo
 from loupe.imaging.xmp import place_xmp, remove_links
 from loupe.photos.sizes import Target
@@ -457,6 +457,8 @@ def test_the_orientation_of_a_jpeg_xl_is_not_applied_again(image, tmp_path):
     image.save(tmp_path / "photo.jxl", exif=exif.tobytes())
     result, _ = upscale(tmp_path / "photo.jxl", tmp_path / "large.jpg")
     assert (result.size, result.getexif()[274]) == ((96, 64), 1)
+    with Image.open(tmp_path / "photo.jxl") as opened:
+        assert read_pillow_image(opened).pixels.shape[:2] == (32, 48)
 
 
 def test_a_description_of_the_original_size_is_left_out(image, tmp_path):

@@ -95,7 +95,7 @@ def test_dataset_is_the_named_one_or_the_most_frequent(table):
 
 
 def test_duplicate_claim_numbers_are_refused(table):
-    with pytest.raises(UsageError, match=r"claim 18: must be in one file, got sweeps/dropout\.toml and"):
+    with pytest.raises(UsageError, match=r"claim 18: must have a number .*, got it in sweeps/dropout\.toml and"):
         make_report(table, [SWEEPS / "dropout.toml"] * 2)
 
 
@@ -123,7 +123,12 @@ def test_scores_contain_a_network_with_upscaled_inputs(table):
     entered = table.head(1).assign(**{"settings.pre_upscale": "lanczos", "metrics.val/input_mae": 0.034})
     entered["metrics.val/best_mae"] = 0.04
     scores = make_report(pd.concat([table, entered], ignore_index=True), []).best_scores
-    assert (scores["network"], scores["filter"], scores["input"]) == ("0.04000", "lanczos", "0.03400")
+    names = ("network", "filter", "input")
+    assert tuple(scores[name] for name in names) == ("0.04000", "lanczos", "0.03400")
+    # Runs on another dataset than that of the report do not count.
+    other = pd.concat([table, entered.assign(dataset="other-1", digest="1")], ignore_index=True)
+    scores = make_report(other, []).best_scores
+    assert [scores[name] for name in names] == [DASH] * 3
 
 
 SURPRISE = {"outcome": "does not hold", "text": "{first} and {second} after {first_steps} and {second_steps} steps"}

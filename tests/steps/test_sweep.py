@@ -6,9 +6,11 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import optuna
 import psutil
@@ -18,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from loupe.config import parse_settings
 from loupe.search import sweep_loader
 
 pytestmark = pytest.mark.xdist_group("sweep")  # one process: the tests share a dataset and finished sweeps
@@ -327,6 +330,28 @@ def test_reused_best_trial_without_a_network_is_trained_again_and_registered(tmp
     assert trained.data.params["activation"] == activation
     assert trained.data.metrics["val/best_mae"] == other.data.metrics["val/best_mae"]
     assert open_store(tmp_path).get_model_version("loupe", "1").run_id == trained.info.run_id
+
+
+def test_reused_best_trial_is_trained_again_on_the_dataset_of_this_sweep(monkeypatch):
+    from loupe.search import study_results
+    from loupe.steps import register, sweep, train
+    from loupe.tracking import logged_models, records, runs
+
+    # A stub, because the module imports TensorFlow.
+    monkeypatch.setitem(sys.modules, "loupe.tracking.training_runs", ModuleType("training_runs"))
+    earlier = {"network": "ridge", "data_dir": "earlier", "dataset": "sample"}
+    trained, registered, tags = [], [], {}
+    monkeypatch.setattr(runs, "get_run", lambda *_: None)
+    monkeypatch.setattr(runs, "read_settings", lambda *_: dict(earlier))
+    monkeypatch.setattr(logged_models, "find_model", lambda run_id: None)
+    monkeypatch.setattr(records, "log_tags", tags.update)
+    monkeypatch.setattr(train, "run", lambda given: trained.append(given) or SimpleNamespace(run_id="new"))
+    monkeypatch.setattr(register, "run", lambda given: registered.append(given.run))
+    settings = parse_settings("sweep", {"sweep": "x.toml", "data_dir": "mine", "quiet": True})
+    assert sweep._register_best(settings, ["old"], SimpleNamespace(location="mine/photos-1f"), "old") == "new"
+    assert [(given.dataset, given.data_dir) for given in trained] == [("mine/photos-1f", "mine")]
+    assert registered == ["new"]
+    assert tags == {study_results.BEST_RUN_TAG: "new"}
 
 
 def test_name_of_a_study_with_another_search_space_is_refused(finished_sweep, dataset):

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
 
@@ -85,6 +86,17 @@ def test_a_model_is_better_only_if_the_interval_is_below_zero(maes, interval, is
     result = gate.GateResult(mae, "small", defender, mae - defender, interval, 9 if interval else 7, "photos-1f")
     assert result.is_better == is_better
     assert ("95 % interval" if interval else "no interval with fewer than 8 photos") in result.reason
+
+
+def test_a_champion_that_cannot_be_downloaded_does_not_count_as_missing(dataset, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no answer of the object store")
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", fail)
+    champion = SimpleNamespace(name="loupe", version="1", source="s3://models/1", run_id="1")
+    with pytest.raises(LoupeError, match="model: loupe version 1 cannot be loaded: no answer of the object store"):
+        compare(FilterUpscaler("bilinear", SCALE), dataset, dataset, champion)
 
 
 def test_photos_that_a_model_was_trained_or_selected_on_are_not_compared(dataset, real_crop, monkeypatch):

@@ -228,10 +228,11 @@ def test_a_model_that_was_registered_by_hand_becomes_champion_only_by_hand_and_i
     assert "the model was deleted; the bundled network is used" in streams.err
 
 
-def test_only_the_scale_factor_with_an_unusable_champion_has_this_reason(monkeypatch):
+@pytest.mark.parametrize("error_class", [UsageError, LoupeError])  # LoupeError: such as a full disk
+def test_only_the_scale_factor_with_an_unusable_champion_has_this_reason(error_class, monkeypatch):
     def load(find, options):
         if not loaded:
-            raise UsageError("model: 'models:/loupe@champion' cannot be loaded")
+            raise error_class("model: 'models:/loupe@champion' cannot be loaded")
 
     loaded = []
     monkeypatch.setattr(resolver, "has_store", lambda: True)
@@ -253,17 +254,48 @@ def test_a_wrong_answer_of_the_store_is_a_failure_and_not_a_wrong_usage(monkeypa
     assert not isinstance(caught.value, UsageError)
 
 
-@pytest.mark.parametrize(("files", "expected"), [([], UsageError), (["data/model.keras"], LoupeError)])
-def test_a_failed_download_is_not_a_missing_file(files, expected, monkeypatch):
-    def fail(uri, dst_path):
-        raise mlflow.exceptions.MlflowException("no answer")
+# Clients of object stores raise errors that are neither MlflowException nor OSError.
+@pytest.mark.parametrize("error_class", [mlflow.exceptions.MlflowException, RuntimeError])
+@pytest.mark.parametrize(
+    ("files", "expected"), [([], UsageError), (["data/model.keras"], LoupeError), (None, LoupeError)]
+)
+def test_a_failed_download_is_not_a_missing_file(files, expected, error_class, monkeypatch):
+    def fail(*_, **__):
+        raise error_class("no answer")
+
+    def list_artifacts(artifact_uri):
+        return fail() if files is None else [SimpleNamespace(path=file) for file in files]
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", fail)
-    found = [SimpleNamespace(path=file) for file in files]
-    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", lambda artifact_uri: found)
+    monkeypatch.setattr(mlflow.artifacts, "list_artifacts", list_artifacts)
     with pytest.raises(LoupeError, match=r"^model: good cannot be loaded: (no answer|it does not contain)") as caught:
         models.load_keras(models.ModelReference("good", "models:/m-1"))
     assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_full_disk_or_memory_is_not_a_wrong_file(error, tmp_path, monkeypatch):
+    def fail(file):
+        raise error
+
+    file = tmp_path / "network.keras"
+    file.touch()
+    monkeypatch.setattr("loupe.models.keras_file.load", fail)
+    cause = "No space left on device" if str(error) else "MemoryError"
+    with pytest.raises(LoupeError, match=rf"^model: good cannot be loaded: .*{cause}") as caught:
+        models.load_keras(models.ModelReference("good", str(file)))
+    assert not isinstance(caught.value, UsageError)
+
+
+def test_the_error_for_a_deleted_model_names_the_model_once(monkeypatch):
+    def fail(*_):
+        raise mlflow.exceptions.MlflowException("", error_code=mlflow.protos.databricks_pb2.RESOURCE_DOES_NOT_EXIST)
+
+    monkeypatch.setattr(models, "create_store", lambda: None)
+    monkeypatch.setattr(mlflow.models, "get_model_info", lambda uri: SimpleNamespace(model_id="m-1"))
+    monkeypatch.setattr(mlflow.MlflowClient, "get_logged_model", fail)
+    with pytest.raises(UsageError, match=r"^model: models:/loupe/1 cannot be loaded: the model was deleted$"):
+        models.find_model("models:/loupe/1")
 
 
 def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experiment(names, monkeypatch):

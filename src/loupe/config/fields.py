@@ -25,6 +25,7 @@ DEVICE = (
     "the CPU"
 )
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
+URI_SCHEMES = ("models:/", "runs:/")  # of models in MLflow
 BUNDLED_SIZES = ("tiny", "small", "base", "large")
 
 

@@ -24,8 +24,8 @@ MAX_SKIPPED = 5000  # maximum number of thumbnails and masks in a TIFF; opening 
 WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
 # Compressions that libvips decodes. For other compressions, libvips often returns black pixels.
 VIPS_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32946, 32773, WEBP_COMPRESSION)
-WHITE_IS_ZERO, LAB = 0, 8  # values of PHOTOMETRIC
-VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, 5, 6, LAB)  # 1: grey, 2: RGB, 3: palette, 5: CMYK, 6: YCbCr
+WHITE_IS_ZERO, CMYK, LAB = 0, 5, 8  # values of PHOTOMETRIC
+VIPS_PHOTOMETRIC = (WHITE_IS_ZERO, 1, 2, 3, CMYK, 6, LAB)  # 1: grey, 2: RGB, 3: palette, 6: YCbCr
 PNG_PREFIX = b"\x89PNG"
 JPEG_PREFIX = b"\xff\xd8\xff"
 UNSIGNED, SIGNED, FLOAT, UNDEFINED = 1, 2, 3, 4  # values of SAMPLE_FORMAT
@@ -36,6 +36,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
     def _setup(self) -> None:
         self._is_unknown = False
+        self.info.pop("icc_profile", None)  # Pillow keeps the profile of the page that was read before
         try:
             super()._setup()
         except (KeyError, SyntaxError):
@@ -52,6 +53,11 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
         unusual = not self._get_formats() <= {UNSIGNED, UNDEFINED} or self._get(COMPRESSION, 1) == WEBP_COMPRESSION
         return self._is_unknown or unusual or max(self._get(BITS_PER_SAMPLE, (1,))) > 12
 
+    def get_photometric(self) -> int:
+        """Return the kind of the colours (PhotometricInterpretation)."""
+        kind: int = self._get(PHOTOMETRIC, WHITE_IS_ZERO)
+        return kind
+
     def get_extra_samples(self) -> tuple[int, ...]:
         """Return the kinds of the bands after the colours (ExtraSamples)."""
         return tuple(self._get(EXTRA_SAMPLES, ()))
@@ -59,7 +65,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
     def validate_for_vips(self) -> None:
         """Raise PhotoError if libvips does not decode the current page correctly."""
         bits, formats = {*self._get(BITS_PER_SAMPLE, (1,))}, self._get_formats()
-        compression, colours = self._get(COMPRESSION, 1), self._get(PHOTOMETRIC, WHITE_IS_ZERO)
+        compression, colours = self._get(COMPRESSION, 1), self.get_photometric()
         is_float = formats == {FLOAT}
         if compression not in VIPS_COMPRESSIONS:
             reason = f"compression {compression}"

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from loupe.imaging.avif import fill_lowest_bits, read_bits
 from loupe.imaging.conversion import to_pixels
 from loupe.imaging.decoder import PhotoError, expand_12_bit_values, get_raw_mode, has_12_bit_grey, to_8_bit_mode
-from loupe.imaging.opening import TiffImage
+from loupe.imaging.opening import CMYK, LAB, TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
@@ -34,7 +34,10 @@ def needs_vips(image: Image.Image) -> bool:
 def read_profile(image: Image.Image) -> bytes:
     """Return the colour profile of an image; b"" if it is missing, damaged or unsuitable."""
     icc = image.info.get("icc_profile") or b""
-    spaces = ("CMYK",) if image.mode == "CMYK" else ("RGB", "GRAY", *("Lab",) * (image.mode == "LAB"))
+    kind = {"CMYK": CMYK, "LAB": LAB}.get(image.mode)
+    if isinstance(image, TiffImage):
+        kind = image.get_photometric()  # the mode of a page that Pillow cannot decode is not its colour space
+    spaces = ("CMYK",) if kind == CMYK else ("RGB", "GRAY", *("Lab",) * (kind == LAB))
     return icc if icc and open_profile(icc, *spaces) else b""
 
 
@@ -85,7 +88,7 @@ def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarra
             if not cmyk:
                 image = image.icc_export(output_profile="srgb", intent="relative", depth=16)
             elif profiled:
-                image = image.icc_transform("srgb", embedded=True, intent="relative", depth=16)
+                image = _convert_profiled_cmyk_to_srgb(image)
             else:
                 image = _convert_cmyk_to_rgb(image)
         pixels = image.numpy().reshape(image.height, image.width, image.bands)
@@ -156,6 +159,14 @@ def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in UPSIDE_DOWN:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _convert_profiled_cmyk_to_srgb(image: Any) -> Any:
+    """Convert CMYK to 16-bit sRGB by its profile, except alpha, which `icc_transform` would scale wrongly."""
+    colours = image[:4].icc_transform("srgb", embedded=True, intent="relative", depth=16)
+    if image.bands == 4:
+        return colours
+    return colours.bandjoin((image[4] * (257 if image.format == "uchar" else 1)).cast("ushort"))
 
 
 def _convert_cmyk_to_rgb(image: Any) -> Any:

@@ -104,19 +104,11 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         # Call needs_vips before getexif, which may decode a PNG and so hide its bit depth.
         by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(path))
         by_vips |= image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
-        scale_transparent_value(image)
-        use_raw_profiles(image)
-        if isinstance(image.info.get("exif"), bytes):
-            content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
-            if image.info["truncated_tags"]:
-                image.getexif().load(content)
+        _correct_info(image)
         # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
         validate_pixel_count(image.width * image.height * count)
-        if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
-            # Unless `image.jpeg`, the decoder has rotated the pixels: ignore the orientation (ISO/IEC 18181-2).
-            image.getexif()[ORIENTATION] = 1
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
@@ -136,6 +128,7 @@ def read_pillow_image(image: Image.Image) -> ImageData:
     """Convert a Pillow image to upright pixels with the colour profile; can raise PhotoError."""
     with translate_errors():
         _validate_not_empty(image)
+        _correct_info(image)
         pixels, icc = match_profile(*decode_by_pillow(image, read_profile(image)))
         upright = make_upright(pixels, image.getexif().get(ORIENTATION, 1))
         return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
@@ -156,6 +149,19 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
             pixel_bytes = max(pixel_bytes, get_pixel_bytes(pages, by_vips))
     images = _read_images(_OpenFile(image, path, strip), numbers, needs_vips(image))
     return Photo("TIFF", len(sizes), sizes[0], None, images, False, tuple(sizes), decoding_bytes, pixel_bytes)
+
+
+def _correct_info(image: Image.Image) -> None:
+    """Correct the transparent value, the profile and the EXIF tags of an opened image in place."""
+    scale_transparent_value(image)
+    use_raw_profiles(image)
+    if isinstance(image.info.get("exif"), bytes):
+        content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
+        if image.info["truncated_tags"]:
+            image.getexif().load(content)
+    if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
+        # Unless `image.jpeg`, the decoder has rotated the pixels: ignore the orientation (ISO/IEC 18181-2).
+        image.getexif()[ORIENTATION] = 1
 
 
 def _validate_not_empty(image: Image.Image) -> None:

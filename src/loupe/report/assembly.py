@@ -55,7 +55,7 @@ def build_report(
 
     Args:
         table: all runs.
-        rows: the runs on one dataset, from which the best network is chosen.
+        rows: the runs on one dataset, from which the best networks are chosen.
         claims: the claims with their runs, which may be on further datasets.
         images: results of networks for test photos.
 
@@ -73,7 +73,7 @@ def build_report(
         curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
         claims=_check_claims(claims),
         best_network=_describe_run(best),
-        best_scores=read_scores(best) | read_pre_upscaled_scores(table),
+        best_scores=read_scores(best) | read_pre_upscaled_scores(rows),
         study_network=_describe_run(study_run),
         study_scores=read_scores(study_run),
         study_curve=charts.draw_training("study-curve", study_run, STUDY_BASELINES),
@@ -106,7 +106,8 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
         other = results.get(claim.number)
         if other is not None:
             raise UsageError(
-                f"claim {claim.number}: must be in one file, got {other.sweep_file} and {claim_runs.sweep_file}"
+                f"claim {claim.number}: must have a number that no other claim has, got it in {other.sweep_file} "
+                f"and {claim_runs.sweep_file}"
             )
         verdict, runs = check_claim(claim, arms), select_runs(claim, arms)
         groups = f"seeds and {claim.worst_over}" if claim.worst_over else "seeds"

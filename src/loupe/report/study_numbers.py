@@ -40,15 +40,15 @@ def _format_rate(rate: str | None) -> str:
     return DASH if rate is None else f"{float(rate):.2g}".replace("e-0", "e-")
 
 
-def read_pre_upscaled_scores(table: pd.DataFrame) -> dict[str, str]:
+def read_pre_upscaled_scores(rows: pd.DataFrame) -> dict[str, str]:
     """Read the scores of the best network whose setting `pre_upscale` is a filter, as texts.
 
     Returns:
         `network`: the validation mae of the network. `filter`: the filter. `input`: the validation mae of the filter.
     """
     column = "settings.pre_upscale"
-    has_filter = table[column].notna() & (table[column] != "none") if column in table else None
-    run = None if has_filter is None else _find_best(table, "metrics.val/input_mae", has_filter)
+    has_filter = rows[column].notna() & (rows[column] != "none") if column in rows else None
+    run = None if has_filter is None else _find_best(rows, "metrics.val/input_mae", has_filter)
     if run is None:
         return dict.fromkeys(("network", "filter", "input"), DASH)
     names = {"network": "val/best_mae", "input": "val/input_mae"}

@@ -167,10 +167,9 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
 
     for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
-        texts = runs.read_settings(run, "data_dir", "dataset")
-        unmasked = {"data_dir": settings.data_dir, "dataset": dataset.location}
-        texts |= {name: text for name, text in unmasked.items() if is_masked(texts[name])}
-        train_settings = parse_settings("train", texts | {"quiet": True})
+        # An earlier sweep may have trained the network: its `dataset` may now mean other photos, or be a masked URL.
+        location = {"data_dir": settings.data_dir, "dataset": dataset.location}
+        train_settings = parse_settings("train", runs.read_settings(run) | location | {"quiet": True})
         if logged_models.find_model(run_id) is None:
             if run_id == best_run:  # an earlier sweep trained this run's network, and has deleted it
                 best_run = train.run(train_settings).run_id

@@ -7,14 +7,12 @@ from typing import Any
 import mlflow
 
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import format_value
+from loupe.config.fields import URI_SCHEMES, format_value
 from loupe.config.steps import Register
 from loupe.data import preparation
 from loupe.data.dataset import Dataset
 from loupe.errors import UsageError
 from loupe.tracking import logged_models, models, runs
-
-URI_SCHEMES = ("models:/", "runs:/")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-from loupe.config.fields import CHAMPION
+from loupe.config.fields import CHAMPION, URI_SCHEMES
 from loupe.errors import LoupeError, UsageError, describe_error
 from loupe.tracking import records
 from loupe.tracking.store import MISSING_CODES, create_store
@@ -107,7 +107,7 @@ def load_keras(reference: ModelReference) -> Any:
 
     Raises:
         UsageError: the file cannot be loaded, contains code, or does not take grey images.
-        LoupeError: MLflow fails.
+        LoupeError: MLflow, its storage, the disk or the memory fails.
     """
     from loupe.models import keras_file
 
@@ -119,8 +119,11 @@ def load_keras(reference: ModelReference) -> Any:
     except LoupeError:
         raise
     except Exception as error:
+        # A full disk or memory must not count as a wrong file: `register` replaces a champion whose file is wrong.
+        error_class = LoupeError if isinstance(error, OSError | MemoryError) else UsageError
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
-        raise UsageError(f"model: {reference.name} cannot be loaded: {describe_error(ValueError(cause))}") from None
+        cause = describe_error(ValueError(cause or type(error).__name__))
+        raise error_class(f"model: {reference.name} cannot be loaded: {cause}") from None
 
 
 def find_model(name: str) -> ModelReference:
@@ -129,7 +132,7 @@ def find_model(name: str) -> ModelReference:
     Args:
         name: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/MODEL_ID`, `runs:/RUN_ID/NAME`, or a file.
     """
-    if name.startswith(("runs:/", "models:/")):
+    if name.startswith(URI_SCHEMES):
         create_store()
         try:
             info = mlflow.models.get_model_info(name)
@@ -139,9 +142,10 @@ def find_model(name: str) -> ModelReference:
             if found.run_id is None:
                 return found
             return replace(found, name=f"{mlflow.get_run(found.run_id).info.run_name} ({name})")
+        except UsageError:  # of `from_logged_model`
+            raise
         except Exception as error:  # a damaged MLmodel or a wrong answer of a server can cause any error
-            is_missing = isinstance(error, UsageError) or getattr(error, "error_code", "") in MISSING_CODES
-            error_class = UsageError if is_missing else LoupeError
+            error_class = UsageError if getattr(error, "error_code", "") in MISSING_CODES else LoupeError
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if Path(name).is_file():
         return ModelReference(name, name)
@@ -208,11 +212,11 @@ def download_keras_file(reference: ModelReference, folder: str) -> Path:
     """Download the `.keras` file of a model; raise UsageError if it does not exist, LoupeError if MLflow fails."""
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
-    except (MlflowException, OSError) as error:
-        reason = describe_error(error)
+    except Exception as error:  # clients of object stores, such as botocore, have their own classes of errors
+        reason, error_class = describe_error(error), LoupeError
     # A failed download must not count as a missing file: `register` replaces a champion whose file is missing.
-    with suppress(MlflowException, OSError):
+    with suppress(Exception):
         files = mlflow.artifacts.list_artifacts(artifact_uri=f"{reference.uri}/{Path(KERAS_FILE).parent}")
         if Path(KERAS_FILE).name not in [Path(file.path).name for file in files]:
-            raise UsageError(f"model: {reference.name} cannot be loaded: it does not contain {KERAS_FILE}")
-    raise LoupeError(f"model: {reference.name} cannot be loaded: {reason}")
+            reason, error_class = f"it does not contain {KERAS_FILE}", UsageError
+    raise error_class(f"model: {reference.name} cannot be loaded: {reason}")

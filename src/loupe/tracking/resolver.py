@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
-from loupe.config.fields import BUNDLED_SIZES, CHAMPION
+from loupe.config.fields import BUNDLED_SIZES, CHAMPION, URI_SCHEMES
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.tracking.locations import get_sqlite_file
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 BUNDLED, RIDGE = "bundled", "ridge"
 NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
-REGISTRY_SCHEMES = ("models:/", "runs:/")
 LOOKUP_TIMEOUT_S = 5.0  # maximum time to find and download a model of MLflow
 FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file, which MLflow opens slowly
 
@@ -92,7 +91,7 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
         return make_networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:
         return make_networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
-    loaded = (_load_from_mlflow if name.startswith(REGISTRY_SCHEMES) else _load_file)(name, options)
+    loaded = (_load_from_mlflow if name.startswith(URI_SCHEMES) else _load_file)(name, options)
     return make_networks([loaded.model.geometry.scale], lambda _: loaded)
 
 
@@ -128,7 +127,7 @@ class ChampionLoader:
             except StoreError as error:
                 print_error(f"{error}; the bundled networks are used")
                 self._reason, self._is_usable = "the store cannot be used", False
-            except (UsageError, ModuleNotFoundError) as error:
+            except (LoupeError, ModuleNotFoundError) as error:
                 print_error(f"{error}; the bundled network is used")
                 reason = "the champion cannot be used"
         loaded = load_bundled(bundled.DEFAULT_SIZE, scale, self._options.threads, self._options.device)
