@@ -49,7 +49,7 @@ def run(settings: Train) -> Training:
     """
     from loupe.tracking import runs
 
-    runs.tag_project_run()
+    runs.begin_step()
     if settings.resume:
         settings = load_resumed_settings(settings)
     if settings.threads:  # TensorFlow reads the variable when it is imported
