@@ -172,7 +172,7 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_answers_wrongly(
 def test_the_end_of_a_run_raises_the_first_error_and_does_not_wait_for_records_that_always_fail(
     second: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(error: Exception) -> None:
+    def fail(error: Exception) -> object:
         raise error
 
     first = MlflowException("first", INVALID_PARAMETER_VALUE)

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import mlflow
@@ -57,7 +58,7 @@ def test_an_incomplete_model_is_not_registered(run_id: str) -> None:
 
 
 def test_a_sweep_deletes_models_outside_the_best_trials_unless_they_are_registered(run_id: str) -> None:
-    client, ids = mlflow.MlflowClient(), {}
+    client, ids = mlflow.MlflowClient(), dict[str, str]()
     for name in ("best", "champion", "other"):
         tags = {MLFLOW_PARENT_RUN_ID: run_id, "loupe.step": "trial"}
         ids[name] = str(client.create_run("0", tags=tags).info.run_id)
@@ -68,7 +69,7 @@ def test_a_sweep_deletes_models_outside_the_best_trials_unless_they_are_register
             registration.register_model(reference, Fraction(2), "", {})
     ranking = [SimpleNamespace(user_attrs={"run": ids["best"]}), SimpleNamespace(user_attrs={"run": ids["champion"]})]
     settings = SimpleNamespace(has_front=False, study=SimpleNamespace(keep=1))
-    study = SimpleNamespace(sweep=settings, parent=run_id, rank_trials=lambda: ranking)
+    study: Any = SimpleNamespace(sweep=settings, parent=run_id, rank_trials=lambda: ranking)
     assert study_results.delete_other_models(study) == [ids["best"]]
     assert [name for name in ids if logged_models.find_model(ids[name])] == ["best", "champion"]
 
