@@ -451,6 +451,12 @@ def test_initial_weights_differ_between_layers_and_seeds() -> None:
     assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True) if a.any())
 
 
+def test_seeds_of_initial_weights_have_32_bits() -> None:
+    settings = parse_settings("train", narrow("perceptron", bias_initializer="as_weights", seed=2**31 - 1))
+    initializers = builder._make_initializer_factory(settings)(1, 1)
+    assert all(0 <= initializer.seed < 2**32 for initializer in initializers.values())
+
+
 def test_copy_matching_weights_copies_layers_of_the_same_shapes() -> None:
     one, same, other_scale = (
         built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))

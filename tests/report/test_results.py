@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from loupe.errors import UsageError
@@ -34,11 +36,14 @@ def test_missing_values_survive_writing_and_reading(tmp_path):
     assert found["metrics.val/mae"].tolist()[1] == 1.0
 
 
-@pytest.mark.parametrize("content", [None, b"text", "other"])
+@pytest.mark.parametrize("content", [None, b"text", "other", "not UTF-8"])
 def test_other_files_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "runs.parquet"
     if content == "other":
         pd.DataFrame({"run_id": ["a"], "name": ["b"]}).to_parquet(path)
+    elif content == "not UTF-8":
+        texts = pa.array([b"\xff"]).view(pa.string())
+        pyarrow.parquet.write_table(pa.table(dict.fromkeys(results.RUN_COLUMNS, texts)), path)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match="from: ") as caught:

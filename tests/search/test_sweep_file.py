@@ -665,6 +665,13 @@ def test_find_runs_uses_old_runs_in_seconds_until_there_are_as_many_runs_in_flop
         assert (len(found), old_count) == (4, 0 if count == len(new) else 4)
 
 
+@pytest.mark.parametrize(("seconds", "count"), [("none", 1), ("30.0", 0)])
+def test_find_runs_uses_no_old_runs_with_an_unknown_budget_in_seconds(seconds, count, write):
+    sweep = write(GRID)
+    row = row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00", **{"settings.seconds": seconds})
+    assert len(found_arms.find_runs(sweep, pd.DataFrame([row]))) == count
+
+
 def test_find_runs_needs_the_first_seed_of_a_tuned_arm(write):
     sweep = write(TUNED)
     first = next(sweep.iterate_points())

@@ -1,7 +1,10 @@
-"""The hash of the training code, which ignores prose, and trials that fail."""
+"""The hash of the training code, trials that fail, and trials with initial weights."""
 
+import ast
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -10,18 +13,29 @@ from mlflow.utils.proto_json_utils import parse_dict
 from optuna.trial import TrialState
 
 import loupe
-from loupe.search import trial
+from loupe.config import parse_settings
+from loupe.search import training_code, trial
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import TRAINING_CODE, hash_training_code
-from loupe.search.trial_attributes import REASON
-from loupe.tracking import server
+from loupe.search.trial_attributes import REASON, RESUMED_RUN
+from loupe.steps import train
+from loupe.tracking import models, server, trials
+from loupe.training import variant
+from loupe.upscalers import ridge
 
 PACKAGE = Path(loupe.__file__).parent
 SWEEP = {
     "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
     "search": {"activation": ["tanh", "relu"]},
 }
+# Modules that the training code imports, but that do not change the trained weights. The key of a trial contains the
+# values of all settings. The hash contains the results of `fields.get_block_sides`.
+OTHER_MODULES = {
+    "cli/progress.py", "config/base.py", "config/fields.py", "config/networks.py", "config/training.py",
+    "data/manifest_check.py", "data/shards.py", "data/storage.py", "errors.py", "imaging/atomic.py",
+    "imaging/child_process.py", "imaging/limits.py", "upscalers/non_local_means.py", "upscalers/onnx.py",
+}  # fmt: skip
 CODE = '''"""A module."""
 
 
@@ -87,6 +101,31 @@ def test_a_number_in_any_training_file_changes_the_hash(name, package):
     assert hash_of(package) == before
 
 
+def list_imports(file):
+    """Return the files of Loupe's modules that a file imports, also inside functions, relative to the package."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    files = {Path(*name.split(".")[1:]).with_suffix(".py") for name in names if name.startswith("loupe.")}
+    return {file.as_posix() for file in files if (PACKAGE / file).is_file()}
+
+
+def test_every_module_that_the_training_code_imports_is_hashed_or_does_not_change_weights():
+    paths = [PACKAGE / name for name in TRAINING_CODE]
+    files = {file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path])}
+    hashed = {file.relative_to(PACKAGE).as_posix() for file in files}
+    assert set().union(*map(list_imports, files)) - hashed == OTHER_MODULES
+
+
+def test_block_sides_change_the_hash(package, monkeypatch):
+    before = hash_of(package)
+    monkeypatch.setattr(training_code, "get_block_sides", lambda scale: (4, 4))
+    assert hash_of(package) != before
+
+
 def test_missing_training_file_is_an_error(package):
     (package / "data" / "dataset.py").unlink()
     with pytest.raises(FileNotFoundError):
@@ -109,3 +148,55 @@ def test_a_wrong_answer_of_the_tracking_server_fails_the_trial_and_not_the_worke
     study.enqueue_missing(1)
     with pytest.raises(ZeroDivisionError):
         trial.run_trial(study.claim_trial({}), study, None)
+
+
+def claim_trial(settings):
+    """Return the context of a trial that continues the run `1`."""
+    study = SweepStudy(SweepFile.model_validate(SWEEP), optuna.storages.InMemoryStorage(), "digest", "parent")
+    study.enqueue_missing(1)
+    claimed = study.claim_trial({})
+    claimed.set_user_attr(RESUMED_RUN, "1")
+    claimed.suggest_categorical("activation", ["tanh", "relu"])
+    job = SimpleNamespace(fresh=False, digest="digest", parent="parent")
+    return trial.TrialContext(claimed, study, job, parse_settings("train", settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_reused"),
+    [({}, True), ({"network": "ridge"}, True), ({"initial_weights": "champion"}, False)],
+    ids=["none", "ridge", "champion"],
+)
+def test_a_trial_with_initial_weights_reuses_no_result_because_these_weights_can_change(
+    settings, is_reused, monkeypatch
+):
+    monkeypatch.setattr(trials, "get_ended_run", lambda run_id: None)
+    monkeypatch.setattr(trials, "find_finished_run", lambda key: "finished run")
+    assert (trial._find_result(claim_trial(settings)) is not None) == is_reused
+
+
+class BuiltError(Exception):
+    """The network is built."""
+
+
+@pytest.mark.parametrize("step", ["train", "trial"])
+def test_a_resumed_training_does_not_need_the_initial_weights(step, monkeypatch):
+    def build_network(*given):
+        raise BuiltError(given[-1])
+
+    def find_deleted_model(name):
+        raise AssertionError(name)
+
+    dataset = SimpleNamespace(load_pairs=lambda *given: None, settings={"luminance": "rec601"})
+    checkpoint = {"weights/0": 1}
+    monkeypatch.setattr(models, "find_model", find_deleted_model)
+    monkeypatch.setattr(ridge, "load_or_fit", lambda *given: None)
+    for module in (trial, variant):
+        monkeypatch.setattr(module, "build_network", build_network)
+    monkeypatch.setattr(trial, "open_dataset", lambda job: dataset)
+    monkeypatch.setattr(trials, "load_checkpoint", lambda run_id: checkpoint)
+    monkeypatch.setattr(trials, "open_trial_run", lambda *given: nullcontext("2"))
+    monkeypatch.setattr(train, "_open_dataset", lambda settings: (dataset, checkpoint))
+    monkeypatch.setattr(train, "load_resumed_settings", lambda settings: settings)
+    settings = {"initial_weights": "deleted.keras", "resume": "1"}
+    with pytest.raises(BuiltError, match=r"^None$"):
+        trial._train(claim_trial(settings)) if step == "trial" else train.run(parse_settings("train", settings))

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.utils.rest_utils import verify_rest_response
 
 from loupe.tracking import delivery, liveness
@@ -164,6 +166,27 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_answers_wrongly(
     assert not uploader.finish(60)
     assert time.monotonic() - start < 10
     assert len(buffer.list_unsent()) == 1  # `loupe sync` uploads it
+
+
+@pytest.mark.parametrize("second", [MlflowException("second", INVALID_PARAMETER_VALUE), ValueError("second")])
+def test_the_end_of_a_run_raises_the_first_error_and_does_not_wait_for_records_that_always_fail(
+    second: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> object:
+        raise error
+
+    first = MlflowException("first", INVALID_PARAMETER_VALUE)
+    handlers = {"metrics": lambda *record: fail(first), "tags": lambda *record: fail(second)}
+    monkeypatch.setattr(delivery, "RECORD_HANDLERS", handlers)
+    monkeypatch.setattr(delivery, "is_reachable", lambda: True)
+    monkeypatch.setattr(delivery, "FIRST_PAUSE_S", 0.1)
+    buffer = create(tmp_path / f"run{SUFFIX}")
+    buffer.append("tags", {"a": "b"})
+    uploader = delivery.RunUploader(buffer, quiet=True)
+    start = time.monotonic()
+    with pytest.raises(MlflowException, match="first"):
+        uploader.finish(60)
+    assert time.monotonic() - start < 30
 
 
 def test_the_thread_ends_without_an_error_if_its_request_ends_after_the_buffer_was_closed(

@@ -1,10 +1,17 @@
-"""Models of runs whose process was killed while it logged them: only a complete model is used."""
+"""Models of runs: only a complete model is used, and a sweep keeps registered models."""
 
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import keras
 import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from loupe.search import study_results
 from loupe.tracking import logged_models, models, records, registration
 from loupe.upscalers.geometry import Geometry
 
@@ -48,3 +55,40 @@ def test_an_incomplete_model_is_not_registered(run_id: str) -> None:
     reference = models.ModelReference.from_logged_model(complete.model_id, "model")
     version = registration.register_model(reference, Fraction(2), "", {})
     assert version.source == complete.artifact_location
+
+
+def test_a_sweep_deletes_models_outside_the_best_trials_unless_they_are_registered(run_id: str) -> None:
+    client, ids = mlflow.MlflowClient(), dict[str, str]()
+    for name in ("best", "champion", "other"):
+        tags = {MLFLOW_PARENT_RUN_ID: run_id, "loupe.step": "trial"}
+        ids[name] = str(client.create_run("0", tags=tags).info.run_id)
+        model = client.create_logged_model("0", name="model", source_run_id=ids[name])
+        client.finalize_logged_model(model.model_id, "READY")
+        if name == "champion":
+            reference = models.ModelReference.from_logged_model(model.model_id, "model")
+            registration.register_model(reference, Fraction(2), "", {})
+    ranking = [SimpleNamespace(user_attrs={"run": ids["best"]}), SimpleNamespace(user_attrs={"run": ids["champion"]})]
+    settings = SimpleNamespace(has_front=False, study=SimpleNamespace(keep=1))
+    study: Any = SimpleNamespace(sweep=settings, parent=run_id, rank_trials=lambda: ranking)
+    assert study_results.delete_other_models(study) == [ids["best"]]
+    assert [name for name in ids if logged_models.find_model(ids[name])] == ["best", "champion"]
+
+
+def test_a_model_of_another_experiment_is_missing_only_if_it_was_deleted(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    model = client.create_logged_model(client.create_experiment("other"), name="model", source_run_id=run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, 0)])
+    assert logged_models.find_model(run_id).model_id == model.model_id
+
+    def refuse(*given: object) -> None:
+        raise MlflowException("no permission", databricks_pb2.PERMISSION_DENIED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_logged_model", refuse)
+        with pytest.raises(MlflowException, match="no permission"):
+            logged_models.find_model(run_id)
+    client.delete_logged_model(model.model_id)
+    assert logged_models.find_model(run_id) is None

@@ -12,6 +12,7 @@ from loupe.data.preparation import prepare
 from loupe.errors import LoupeError
 from loupe.models.builder import build_ridge
 from loupe.tracking import logged_models, models, records, training_runs
+from loupe.tracking.record_handlers import RECORD_HANDLERS
 from loupe.upscalers import ridge
 from loupe.upscalers.geometry import Geometry
 
@@ -63,6 +64,20 @@ def test_linking_again_adds_only_the_metrics_that_were_logged_since(run_id: str)
             records.log_record("model metrics", {"step": 20})
     assert metrics_of_model(run_id) == {"val/mae": [0.1], "loss": [1.0], "val/best_mae": [0.1], "test/mae": [0.11]}
     assert len(mlflow.MlflowClient().get_metric_history(run_id, "test/mae")) == 1
+
+
+def test_metrics_are_linked_without_a_dataset_or_not_at_all_if_the_server_rejected_the_dataset_or_the_model(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with records.log_to_run(run_id):
+        records.log_metrics({"val/mae": 0.1})
+        records.log_record("model metrics", {"step": 0})
+    monkeypatch.setitem(RECORD_HANDLERS, "input", lambda *record: None)
+    log(run_id, MAES, {})
+    model = logged_models.find_model(run_id)
+    assert {(metric.key, metric.value, metric.dataset_name) for metric in model.metrics} == {
+        ("val/mae", 0.1, None), ("loss", 1.0, None)
+    }  # fmt: skip
 
 
 def test_a_search_by_metric_and_dataset_finds_the_better_model_first(run_id: str) -> None:

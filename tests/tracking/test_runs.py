@@ -24,7 +24,17 @@ from loupe.cli.main import run_step
 from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import sync
-from loupe.tracking import checkpoints, curves, delivery, liveness, records, run_notes, run_table, runs
+from loupe.tracking import (
+    checkpoints,
+    curves,
+    delivery,
+    liveness,
+    record_handlers,
+    records,
+    run_notes,
+    run_table,
+    runs,
+)
 
 
 @pytest.fixture
@@ -56,7 +66,7 @@ def test_changed_tags_of_a_run_are_refused_in_one_line(text: str) -> None:
         runs.read_dataset(run)
 
 
-@pytest.mark.parametrize("text", ["", "{", "7", "[[1]]", '[["a", 1]]', "[[1, {}]]", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "7", "[[1]]", '[["a", 1]]', "[[1, {}]]", "[[Infinity, 1]]", "[" * 100_000])
 def test_a_changed_curve_tag_is_not_used(text: str) -> None:
     run = SimpleNamespace(info=None, data=SimpleNamespace(tags={curves.CURVE_TAG: text}, metrics={}))
     assert curves.read_curve(run) == []
@@ -232,6 +242,26 @@ def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
         assert checkpoints.load_checkpoint(run_id)["weights"].shape == (3,)
     assert (get_status(client, run_id) == "FINISHED") == (killed_by != "_close_run")
     mlflow.end_run()
+
+
+@pytest.mark.parametrize("failing", ["remove_artifact", "delete_tag"])
+def test_a_checkpoint_whose_removal_failed_is_removed_by_the_next_try(
+    failing: str, client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionError
+
+    run_id, remove = create_run(client), record_handlers.RECORD_HANDLERS["remove checkpoint"]
+    with records.log_to_run(run_id):
+        checkpoints.save_checkpoint({"weights": np.zeros(3)}, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(record_handlers if failing == "remove_artifact" else mlflow.MlflowClient, failing, fail)
+        with pytest.raises(ConnectionError):
+            remove(run_id, {}, None)
+    assert checkpoints.has_checkpoint(run_id)
+    remove(run_id, {}, None)
+    assert not checkpoints.has_checkpoint(run_id)
+    assert not client.list_artifacts(run_id)
 
 
 def test_an_answer_of_another_form_fails_the_run_in_one_line(

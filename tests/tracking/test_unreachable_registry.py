@@ -1,6 +1,7 @@
 """Models are looked up in MLflow only if it is installed and has a store, and only for a few seconds."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from loupe.config import parse_settings
 from loupe.errors import LoupeError, UsageError
 from loupe.tracking import liveness, resolver, runs, server, store
 from loupe.tracking.resolver import resolve_model
@@ -140,6 +142,32 @@ def test_a_run_does_not_count_as_missing_if_the_server_is_bad(
     with pytest.raises(LoupeError, match=r"^tracking: http://.* (is unreachable|cannot be used: .*)$") as caught:
         runs.get_run("0" * 32, "resume")
     assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("step", "given"),
+    [
+        ("register", {}),
+        ("register", {"rollback": True}),
+        ("register", {"version": 1}),
+        ("report", {}),
+        ("sweep", {"sweep": "sweeps/activation.toml"}),
+        ("train", {}),
+        ("evaluate", {}),
+    ],
+)
+@pytest.mark.parametrize("bad_server", ["error"], indirect=True)
+def test_a_step_that_needs_the_server_ends_before_it_sends_a_request_of_mlflow(
+    step: str, given: dict[str, object], bad_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(*request: object, **fields: object) -> None:
+        raise AssertionError(request)
+
+    monkeypatch.setattr(server, "STARTUP_TIMEOUT_S", 0)
+    monkeypatch.setattr("mlflow.utils.rest_utils.http_request", send)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "1")
+    with pytest.raises(LoupeError, match=r"^tracking: http://.* is unreachable$"):
+        importlib.import_module(f"loupe.steps.{step}").run(parse_settings(step, given))
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "mssql", "mysql+pymysql", "postgresql+psycopg2"])

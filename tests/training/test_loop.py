@@ -127,6 +127,11 @@ def test_a_training_resumed_from_any_checkpoint_gives_the_same_weights(
             assert_bitwise_equal([end[name] for name in names], [expected[name] for name in names])
 
 
+def test_dropout_seeds_are_32_bits() -> None:
+    assert [optimization.compute_dropout_seed(seed, 2) for seed in (0, 3)] == [2, 3 * optimization.SEED_FACTOR + 2]
+    assert 0 <= optimization.compute_dropout_seed(2**31 - 1, 2) < 2**32
+
+
 def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
     # with one image, no crops and no augmentation, steps differ in dropout only
     alone = {split: part.subsample(1) for split, part in photos.items()}

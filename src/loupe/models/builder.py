@@ -174,7 +174,7 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
             name = {"glorot_uniform": "GlorotUniform", "he_normal": "HeNormal"}[settings.initializer]
             return getattr(keras.initializers, name)(seed=seed)
 
-        seed = next(seeds)
+        seed = next(seeds) % 2**32  # JAX takes no more than 32 bits
         bias = "zeros" if settings.bias_initializer == "zeros" else make_initializer(seed + 1)
         return {"kernel_initializer": make_initializer(seed), "bias_initializer": bias}
 

@@ -67,11 +67,11 @@ def read(path: Path) -> pd.DataFrame:
         raise UsageError(f"from: {RULE}, got {str(path)!r}: the column {wrong_column!r} has an unknown name or type")
     if len(set(table.column_names)) < len(table.column_names):
         raise UsageError(f"from: {RULE}, got {str(path)!r}: several columns have the same name")
-    columns = {}
-    for name in table.column_names:
-        is_number = _get_prefix(name) == METRIC
-        columns[name] = pd.Series(table[name].to_pylist(), dtype=float if is_number else object)
-    return pd.DataFrame(columns)
+    types = {name: float if _get_prefix(name) == METRIC else object for name in table.column_names}
+    try:
+        return pd.DataFrame({name: pd.Series(table[name].to_pylist(), dtype=types[name]) for name in types})
+    except UnicodeDecodeError:
+        raise UsageError(f"from: {RULE}, got {str(path)!r}: a text is not UTF-8") from None
 
 
 def _has_type(field: Any) -> bool:

@@ -127,8 +127,11 @@ def _make_run_key(row: pd.Series) -> str:
 def _make_key(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings, with the defaults of missing fields."""
     fields = dict(texts)
-    if seconds := SECONDS_TO_FLOPS.get(fields.pop("seconds", "none")):
-        fields["flops"] = seconds
+    seconds = fields.pop("seconds", "none")
+    if seconds in SECONDS_TO_FLOPS:
+        fields["flops"] = SECONDS_TO_FLOPS[seconds]
+    elif seconds != "none":  # a run with this budget must not have the key of a run without a budget
+        fields["seconds"] = seconds
     try:
         return _join_settings(parse_settings("train", fields).to_texts())
     except SettingsError:  # an old run can have a field or a value that no longer exists

@@ -49,12 +49,16 @@ def check_failures(study: SweepStudy) -> None:
 
 
 def delete_other_models(study: SweepStudy) -> list[str]:
-    """Delete all models except those of the `keep` best trials or the Pareto front; return the ids of kept runs."""
+    """Delete all models except registered ones and those of the `keep` best trials or the Pareto front.
+
+    Returns:
+        The ids of the runs of the `keep` best trials or the Pareto front.
+    """
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
     for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept_runs:
-            logged_models.delete_models(run.info.run_id)
+            logged_models.delete_unregistered_models(run.info.run_id)
     return kept_runs
 
 

@@ -6,13 +6,20 @@ from functools import cache
 from pathlib import Path
 
 import loupe
+from loupe.config.fields import get_block_sides
+from loupe.config.training import TRAINED_SCALES
 
-# Trained weights depend only on the settings, the dataset and this code.
+# Trained weights depend only on the settings, the dataset, this code and the results of `get_block_sides`.
 TRAINING_CODE = (
+    "config/optimizers.py",
+    "data/array_files.py",
     "data/dataset.py",
+    "data/manifest.py",
     "data/pairs.py",
     "data/patches.py",
     "evaluation/metrics.py",
+    "imaging/conversion.py",
+    "imaging/jpeg_quality.py",
     "models",
     "training",
     "upscalers/baselines.py",
@@ -25,7 +32,8 @@ TRAINING_CODE = (
 @cache
 def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
     """Return a hash of the training code without comments and docstrings."""
-    code = hashlib.sha256()
+    # Most changes of the module of `get_block_sides` do not affect weights. Therefore its results are hashed.
+    code = hashlib.sha256(repr([get_block_sides(scale) for scale in TRAINED_SCALES]).encode())
     for name in TRAINING_CODE:
         path = package / name
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:

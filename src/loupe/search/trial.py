@@ -109,9 +109,14 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; otherwise None."""
-    ended = trials.get_ended_run(context.resumed_run) if context.resumed_run else None
-    return ended if ended or context.job.fresh else trials.find_finished_run(context.key)
+    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; otherwise None.
+
+    A trial with `initial_weights` has no equal trial, because the champion or the file can have changed.
+    """
+    if context.resumed_run and (ended := trials.get_ended_run(context.resumed_run)):
+        return ended
+    must_train = context.job.fresh or getattr(context.settings, "initial_weights", None)
+    return None if must_train else trials.find_finished_run(context.key)
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[float] | None]:
@@ -160,7 +165,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
             train = dataset.load_pairs("train", settings.scale, settings.limit)
             validation = dataset.load_pairs("validation", settings.scale)
             ridge_weights = ridge.load_or_fit(dataset, settings.scale)
-            initial_network = training_runs.load_initial_network(settings)
+            initial_network = None if checkpoint else training_runs.load_initial_network(settings)
             model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, initial_network)
         try:
             dataset_inputs.log_dataset(dataset, "training", "validation")

@@ -35,7 +35,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
     short_names = choose_names(settings)
     _validate_files(settings)
-    runs.tag_project_run()
+    runs.begin_step()
     loaded = _load_model(settings, settings.model, settings.ensemble)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:

@@ -61,7 +61,7 @@ def run(settings: Register) -> Registration:
     """
     from loupe.tracking import runs
 
-    runs.tag_project_run()
+    runs.begin_step()
     result = _move_champion(settings) if settings.rollback or settings.version else _register(settings)
     print_line(str(result), settings.quiet)
     return result

@@ -70,7 +70,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         return results.read(Path(settings.from_))
     from loupe.tracking import run_table, runs
 
-    runs.tag_project_run()
+    runs.begin_step()
     table = run_table.load_run_table()
     if table.empty:
         raise UsageError(

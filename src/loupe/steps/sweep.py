@@ -30,7 +30,7 @@ def run(settings: Sweep) -> str | None:
     from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
     from loupe.web import dashboard
 
-    runs.tag_project_run()
+    runs.begin_step()
     if settings.dashboard:
         dashboard.check_installed()
     file = find_in_checkout(settings.sweep)

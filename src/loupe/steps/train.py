@@ -49,7 +49,7 @@ def run(settings: Train) -> Training:
     """
     from loupe.tracking import runs
 
-    runs.tag_project_run()
+    runs.begin_step()
     if settings.resume:
         settings = load_resumed_settings(settings)
     if settings.threads:  # TensorFlow reads the variable when it is imported
@@ -65,7 +65,7 @@ def run(settings: Train) -> Training:
     dataset.load_pairs("test", settings.scale)  # raises UsageError for an empty split
     start_time = time.perf_counter()
     ridge_weights = ridge.load_or_fit(dataset, settings.scale)
-    initial_network = training_runs.load_initial_network(settings)
+    initial_network = None if checkpoint else training_runs.load_initial_network(settings)
     model = build_network(settings, train, dataset.settings["luminance"], ridge_weights, initial_network)
     building_seconds = time.perf_counter() - start_time
     with runs.open_step_run(settings, describe(settings), settings.resume) as run_id:

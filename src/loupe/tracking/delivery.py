@@ -191,7 +191,7 @@ class RunUploader:
     def __init__(self, buffer: RunBuffer, quiet: bool) -> None:
         self.buffer, self.quiet = buffer, quiet
         self._error: Exception | None = None
-        self._has_wrong_answer = False
+        self._has_wrong_answer = self._always_fails = False
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._upload, daemon=True)
         self._thread.start()
@@ -212,7 +212,7 @@ class RunUploader:
         while (
             not self.buffer.is_sent()
             and time.monotonic() - start < (min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds)
-            and isinstance(self._error, (*SERVER_ERRORS, type(None)))
+            and not self._always_fails
         ):
             self._wake.set()
             time.sleep(0.05)
@@ -233,15 +233,16 @@ class RunUploader:
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
-            self._has_wrong_answer = False
+            self._has_wrong_answer = self._always_fails = False
             try:
                 self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:
                 self._has_wrong_answer = is_wrong_answer(error)
+                self._always_fails = not isinstance(error, SERVER_ERRORS)
                 if not is_unreachable_error(error):
-                    self._error = error
+                    self._error = self._error or error  # a later error can be a result of the first one
             if self._closing.is_set():  # the buffer may be closed
                 return
             if self.buffer.is_sent():

@@ -1,11 +1,12 @@
 """Finds and deletes the logged models of a run."""
 
-from contextlib import suppress
 from typing import Any
 
 import mlflow
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
+
+from loupe.tracking.store import MISSING_CODES
 
 
 def find_model(run_id: str) -> Any:
@@ -16,9 +17,14 @@ def find_model(run_id: str) -> Any:
 
 def delete_models(run_id: str) -> None:
     """Delete the models of a run."""
-    for model in _list_models(run_id):
-        remove_artifact(model.artifact_location, "")
-        mlflow.MlflowClient().delete_logged_model(model.model_id)
+    _delete(_list_models(run_id))
+
+
+def delete_unregistered_models(run_id: str) -> None:
+    """Delete the models of a run, unless the model registry has a version of the run."""
+    models = _list_models(run_id)
+    if models and not mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id}'"):
+        _delete(models)
 
 
 def remove_artifact(artifact_uri: str, name: str) -> None:
@@ -26,6 +32,12 @@ def remove_artifact(artifact_uri: str, name: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     get_artifact_repository(artifact_uri).delete_artifacts(name)
+
+
+def _delete(models: list[Any]) -> None:
+    for model in models:
+        remove_artifact(model.artifact_location, "")
+        mlflow.MlflowClient().delete_logged_model(model.model_id)
 
 
 def _list_models(run_id: str) -> list[Any]:
@@ -39,6 +51,9 @@ def _list_models(run_id: str) -> list[Any]:
     models = {model.model_id: model for model in experiment_models}
     for output in run.outputs.model_outputs if run.outputs else ():
         if output.model_id not in models:
-            with suppress(MlflowException):  # the model was deleted
+            try:
                 models[output.model_id] = client.get_logged_model(output.model_id)
+            except MlflowException as error:  # a missing model was deleted
+                if error.error_code not in MISSING_CODES:
+                    raise
     return list(models.values())

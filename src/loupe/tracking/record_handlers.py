@@ -105,15 +105,18 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link each metric of the run to the model: the value at the best step, or the only value if it is at step 0."""
+    """Link each metric of the run to the model: the value at the best step, or the only value if it is at step 0.
+
+    The model or the dataset is missing if the server rejected its record.
+    """
     client, model = mlflow.MlflowClient(), find_model(run_id)
+    if model is None:
+        return
     run = client.get_run(run_id)
-    dataset = next(
-        found.dataset
-        for found in run.inputs.dataset_inputs
-        for tag in found.tags
-        if (tag.key, tag.value) == (MLFLOW_DATASET_CONTEXT, "training")
-    )
+    link = {"model_id": model.model_id}
+    for found in run.inputs.dataset_inputs:
+        if (MLFLOW_DATASET_CONTEXT, "training") in [(tag.key, tag.value) for tag in found.tags]:
+            link |= {"dataset_name": found.dataset.name, "dataset_digest": found.dataset.digest}
     linked_names = {metric.key for metric in model.metrics or ()}
     metrics = []
     for name in run.data.metrics:
@@ -123,7 +126,6 @@ def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> No
         point = points.get(body["step"]) or (points.get(0) if len(points) == 1 else None)
         # The same point is sent again, with a link. The run gets no second point, because time and step are equal.
         if point is not None:
-            link = {"model_id": model.model_id, "dataset_name": dataset.name, "dataset_digest": dataset.digest}
             metrics.append(Metric(name, point.value, point.timestamp, point.step, **link, run_id=run_id))
     client.log_batch(run_id, metrics=metrics)
 
@@ -144,8 +146,10 @@ def _send_checkpoint(run_id: str, body: dict[str, Any], file: Path | None) -> No
 def _remove_checkpoint(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     run = mlflow.get_run(run_id)
     if CHECKPOINT_TAG in run.data.tags:
-        mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT_TAG)
+        # The tag is deleted last, so that a second try finds it if the process dies between the requests. Until then,
+        # the tag names a missing file, but no step loads the checkpoint of a finished run.
         remove_artifact(run.info.artifact_uri, "checkpoint")
+        mlflow.MlflowClient().delete_tag(run_id, CHECKPOINT_TAG)
 
 
 def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:

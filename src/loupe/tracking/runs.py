@@ -195,6 +195,19 @@ def get_store_folder() -> Path:
     return file.resolve().parent if file else Path.cwd()
 
 
+def begin_step() -> None:
+    """Wait for the server, and write the tags of this process to the run that `mlflow run` created.
+
+    Steps call this function before other requests, because MLflow repeats these for minutes.
+
+    Raises:
+        LoupeError: the store cannot be used.
+    """
+    check_store(writes=False)
+    server.check_reachable(server.STARTUP_TIMEOUT_S)
+    tag_project_run()
+
+
 def tag_project_run() -> None:
     """Write the tags of this process to the run that `mlflow run` created.
 

@@ -16,7 +16,7 @@ import numpy as np
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
 from loupe.errors import UsageError
-from loupe.training.optimization import LOSSES, SEED_FACTOR, get_dropout_states
+from loupe.training.optimization import LOSSES, compute_dropout_seed, get_dropout_states
 
 CALL_SECONDS = 0.5  # target duration of a call; during a call, signals and the progress bar must wait
 MAX_CALL_STEPS = 256
@@ -113,7 +113,7 @@ class CompiledSteps:
                 plane = jnp.broadcast_to(strengths[:, None, None, None], inputs.shape)
                 inputs = jnp.concatenate([inputs, plane], axis=-1)
             for number, position in enumerate(self._dropout_positions):
-                random_state = [SEED_FACTOR * self._seed + number, first + index]
+                random_state = [compute_dropout_seed(self._seed, number), first + index]
                 dtype = others[position].dtype
                 others[position] = jnp.stack([jnp.asarray(value, dtype) for value in random_state])
             compute = jax.value_and_grad(self._compute_loss, has_aux=True)

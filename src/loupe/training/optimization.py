@@ -13,9 +13,7 @@ from loupe.config.training import GradientTrain
 
 LOSSES = {"mse": "mean_squared_error", "mae": "mean_absolute_error"}
 FLOAT32_LAYERS = ("skip", "blocks", "pre_upscale")  # their outputs are pixel values
-# Dropout layer `number` of a network has the seed SEED_FACTOR * seed + number. Trainings with different seeds have no
-# dropout seed in common, because every network has fewer than SEED_FACTOR dropout layers.
-SEED_FACTOR = 1009
+SEED_FACTOR = 1009  # more than the number of dropout layers of a network
 
 
 def compile_model(model: keras.Model, settings: GradientTrain) -> None:
@@ -40,6 +38,14 @@ def build_learning_rate(settings: GradientTrain) -> Any:
     if settings.schedule == "cosine":
         return schedules.CosineDecay(rate, settings.steps)
     return rate
+
+
+def compute_dropout_seed(seed: int, number: int) -> int:
+    """Return the seed of dropout layer `number` in a training with this seed: 32 bits, because JAX takes no more.
+
+    Trainings with different seeds below 4 million have no dropout seed in common.
+    """
+    return (SEED_FACTOR * seed + number) % 2**32
 
 
 def get_dropout_states(model: keras.Model) -> list[Any]:

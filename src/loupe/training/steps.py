@@ -10,7 +10,7 @@ from loupe.cli.progress import ProgressBar
 from loupe.config.training import GradientTrain
 from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
-from loupe.training.optimization import SEED_FACTOR, get_dropout_states, use_training_precision
+from loupe.training.optimization import compute_dropout_seed, get_dropout_states, use_training_precision
 
 LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
 
@@ -26,7 +26,7 @@ class SingleSteps:
         states = get_dropout_states(self._model)
         for step in steps:
             for number, state in enumerate(states):
-                state.assign([SEED_FACTOR * self._seed + number, step])
+                state.assign([compute_dropout_seed(self._seed, number), step])
             loss = self._model.train_on_batch(*self._patches.draw_batch(step, self._size))
             report_losses(step, np.array([float(loss)]))
 

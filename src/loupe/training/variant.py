@@ -35,7 +35,10 @@ def build_network(
     batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
     model = builder.build(settings, input_side, luminance, weights)
     if initial is not None and not builder.copy_matching_weights(model, initial):
-        rule = "must have a layer with weights of the same shapes as the layer at its position in the new network"
+        rule = (
+            "must have at least one layer whose weights have the shapes of the layer at the same position in the new "
+            "network"
+        )
         raise UsageError(f"initial_weights: {rule}, got {settings.initial_weights!r}")
     try:
         builder.measure_costs(model)
