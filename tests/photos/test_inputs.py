@@ -161,6 +161,6 @@ def test_other_files_are_listed_and_images_with_another_extension_are_failures(t
     found = find_photos([str(tree / "a")], tree / "out")
     assert [path.name for path in found.others] == ["icon.ico", "notes.txt", "pipe", "pipe.jpg"]
     assert [(path.name, reason) for path, reason in found.failures] == [
-        ("one.xyz", "is an image, but .xyz is not the extension of an image format"),
+        ("one.xyz", "is an image, but Loupe does not read files with the extension .xyz"),
         ("bare", "is an image, but has no extension"),
     ]

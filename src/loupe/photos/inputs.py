@@ -175,8 +175,8 @@ class _Search:
         elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
         elif _is_image(path):
-            fault = f"{path.suffix} is not the extension of an image format" if path.suffix else "has no extension"
-            self.found.failures.append((path, f"is an image, but {fault}"))
+            unread = f"Loupe does not read files with the extension {path.suffix}"
+            self.found.failures.append((path, f"is an image, but {unread if path.suffix else 'has no extension'}"))
         else:
             self.found.others.append(path)
 
