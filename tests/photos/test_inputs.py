@@ -39,7 +39,7 @@ def test_results_keep_the_folder_structure(tree):
 def test_results_of_several_folders_are_in_folders_of_their_names(tree):
     assert outs(tree, "a/b", "c")["a/b/one.jpg"] == "out/b/one.jpg"
     assert sorted(set(outs(tree, "a/b", "c").values())) == [
-        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one.jpg"
+        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one-2.jpg"
     ]  # fmt: skip
 
 
@@ -50,6 +50,11 @@ def test_equal_names_get_numbers(tree):
     assert sorted(outs(tree, "a/b", "a/one.jpg", extension=".webp").values()) == [
         "out/b/one.jpg.webp", "out/b/two.png.webp", "out/one.jpg.webp"
     ]  # fmt: skip
+
+
+def test_names_that_differ_only_in_case_get_numbers(tree):
+    """A memory card ignores case on every system: the second result would replace the first."""
+    assert list(outs(tree, "a/one.jpg", "c/ONE.JPG").values()) == ["out/one.jpg", "out/ONE-2.JPG"]
 
 
 def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_path):
@@ -68,6 +73,15 @@ def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_
             job.photo.name: job.out.name for job in find_photos([str(tmp_path)], tmp_path / "out", extension).jobs
         }
         assert together | dict(zip(names, results, strict=False)) == together
+
+
+@pytest.mark.parametrize(
+    ("name", "result"), [("..jpg", "..jpg"), ("..png.jpg", "..png.jpg.jpg"), ("...jpg", "...jpg")]
+)
+def test_a_name_that_starts_with_dots_has_a_result(tmp_path, name, result):
+    (tmp_path / name).touch()
+    (job,) = find_photos([str(tmp_path)], tmp_path / "out", ".jpg").jobs
+    assert job.out.name == result
 
 
 @pytest.mark.parametrize("extension", [None, ".jpg", ".webp"])

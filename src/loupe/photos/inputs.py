@@ -135,9 +135,6 @@ class _Search:
         self.found = PhotoList()
         self._results, self._extension, self._suffix = out.resolve(), extension, suffix
         self._names: set[str] = set()
-        existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
-        # If the file system ignores case, a path with swapped case leads to the same folder.
-        self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
         """Add the files in a folder and its subfolders."""
@@ -167,7 +164,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file. If another photo already has the result `out`, the new name ends in a number."""
+        """Add a file. If another photo already has the result `out`, in any case, the new name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -184,10 +181,11 @@ class _Search:
         named = self._name_result(out)
         first = named.with_name(f"{named.stem}{self._suffix}{named.suffix}")
         name, number = first, 2
-        while self._fold(name) in self._names:
+        # The file system of `out` may ignore case, such as a memory card's.
+        while str(name).casefold() in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")
             number += 1
-        self._names.add(self._fold(name))
+        self._names.add(str(name).casefold())
         return name
 
     def _name_result(self, out: Path) -> Path:
@@ -197,14 +195,11 @@ class _Search:
         already has this name then becomes photo.png.jpg.jpg.
         """
         extension = self._extension or choose_extension(out.suffix)
-        inner = out.with_name(out.stem)
+        inner = Path(out.stem)
         is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[extension.lower()]
-        if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == out):
+        if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == Path(out.name)):
             return out
         return out.with_name(out.name + extension)
-
-    def _fold(self, name: Path) -> str:
-        return str(name).casefold() if self._ignores_case else str(name)
 
 
 def _is_image(path: Path) -> bool:
