@@ -148,6 +148,26 @@ def test_the_output_folder_is_not_an_input(tree):
     assert outs(tree, "a", "c", "out", out="out") == before
 
 
+@pytest.mark.parametrize(("pattern", "out"), [("a/**/*.jpg", "a/big"), ("a/*.jpg", "a/big.jpg")])
+def test_results_in_the_output_folder_do_not_match_a_pattern(tree, pattern, out):
+    before = outs(tree, pattern, out=out)
+    for result in before.values():
+        (tree / result).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 3)).save(tree / result)
+    assert outs(tree, pattern, out=out) == before
+
+
+def test_a_pattern_with_matches_only_in_the_output_folder_selects_them(tree):
+    with pytest.raises(UsageError, match="out: must not replace a photo of the inputs"):
+        outs(tree, "a/b/*.jpg", out="a/b")
+
+
+def test_a_pattern_that_matches_a_folder_and_its_files_lists_each_photo_once(tree):
+    assert outs(tree, "a/**") == outs(tree, "a")
+    found = outs(tree, "*")
+    assert (len(found), found["a/b/one.jpg"]) == (6, "out/a/b/one.jpg")
+
+
 def test_an_empty_input_is_an_error(tree):
     with pytest.raises(UsageError, match="inputs: must be"):
         find_photos([""], tree / "out")

@@ -69,7 +69,7 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
-    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
+    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text, out)))
     if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
@@ -89,14 +89,21 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     return found
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, out: Path) -> list[Path]:
+    """Return the path `text`, or the matches of the pattern `text`.
+
+    Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. Matches in a folder
+    that also matches are omitted, because the folder is searched.
+    """
     path = Path(text)
     if text.strip() and (path.exists() or path.is_symlink()):
         return [path]
-    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
     if not matches:
         raise UsageError(f"inputs: must be existing files, folders or patterns, got {text!r}")
-    return [Path(match) for match in matches]
+    matches = [match for match in matches if not _is_within(match, out)] or matches
+    folders = set(matches)
+    return [match for match in matches if folders.isdisjoint(match.parents)]
 
 
 def _validate_file(out: Path, extension: str | None) -> None:
@@ -220,6 +227,6 @@ def _is_image(path: Path) -> bool:
     return True
 
 
-def _is_within(link: Path, folder: Path) -> bool:
+def _is_within(path: Path, folder: Path) -> bool:
     # Path.resolve would fail for a loop of links.
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
