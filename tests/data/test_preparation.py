@@ -250,11 +250,12 @@ def test_a_photo_that_changes_after_listing_ends_the_step(change, photo_folder, 
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_no_files(photo_folder, preprocess, tmp_path):
+@pytest.mark.parametrize("address", ["tcp//nowhere", "tls://127.0.0.1:9", "ucx://127.0.0.1:9"])
+def test_a_scheduler_that_does_not_answer_is_refused_and_leaves_no_files(address, photo_folder, preprocess, tmp_path):
     with pytest.raises(
-        UsageError, match=r"scheduler: must be the address of a running Dask scheduler, got 'tcp//nowhere'"
+        UsageError, match=f"scheduler: must be the address of a running Dask scheduler, got '{address}'"
     ):
-        prepare(preprocess(source=str(photo_folder), scheduler="tcp//nowhere"))
+        prepare(preprocess(source=str(photo_folder), scheduler=address))
     assert list((tmp_path / "data").iterdir()) == []
 
 
