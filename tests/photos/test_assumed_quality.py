@@ -34,9 +34,9 @@ class Conditioned:
         return self._filter(images)
 
 
-def upscale(photo, out, model, jpeg_quality=None):
+def upscale(photo, out, model, jpeg_quality=None, scale=SCALE):
     networks = Networks([SCALE], lambda scale: LoadedModel("m", model))
-    options = ProcessingOptions(UpscaleTransform(Target(SCALE), networks, jpeg_quality), overwrite=True)
+    options = ProcessingOptions(UpscaleTransform(Target(scale), networks, jpeg_quality), overwrite=True)
     (outcome,) = process_jobs([PhotoJob(photo, out)], options, lambda _: None)
     return outcome
 
@@ -69,6 +69,12 @@ def test_other_networks_assume_nothing_and_refuse_a_quality(files):
     assert upscale(files / "a.jpg", files / "out.png", model).assumed_quality is None
     reason = upscale(files / "a.jpg", files / "out.png", model, 50).reason
     assert reason == "jpeg_quality: must be auto if no network adapts to the quality, got 50"
+
+
+def test_a_photo_that_needs_no_network_accepts_a_quality(files):
+    for model in (FilterUpscaler("bicubic", SCALE), Conditioned()):
+        outcome = upscale(files / "a.jpg", files / "out.png", model, 75, scale=Fraction(1))
+        assert (outcome.reason, outcome.assumed_quality) == ("", None)
 
 
 def test_the_assumptions_of_several_photos_are_one_text():

@@ -39,7 +39,7 @@ def test_results_keep_the_folder_structure(tree):
 def test_results_of_several_folders_are_in_folders_of_their_names(tree):
     assert outs(tree, "a/b", "c")["a/b/one.jpg"] == "out/b/one.jpg"
     assert sorted(set(outs(tree, "a/b", "c").values())) == [
-        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one.jpg"
+        "out/b/one.jpg", "out/b/two.png", "out/c/ONE.JPG", "out/c/one-2.jpg"
     ]  # fmt: skip
 
 
@@ -50,6 +50,11 @@ def test_equal_names_get_numbers(tree):
     assert sorted(outs(tree, "a/b", "a/one.jpg", extension=".webp").values()) == [
         "out/b/one.jpg.webp", "out/b/two.png.webp", "out/one.jpg.webp"
     ]  # fmt: skip
+
+
+def test_names_that_differ_only_in_case_get_numbers(tree):
+    """A memory card ignores case on every system: the second result would replace the first."""
+    assert list(outs(tree, "a/one.jpg", "c/ONE.JPG").values()) == ["out/one.jpg", "out/ONE-2.JPG"]
 
 
 def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_path):
@@ -68,6 +73,15 @@ def test_the_name_of_a_result_does_not_depend_on_photos_with_two_extensions(tmp_
             job.photo.name: job.out.name for job in find_photos([str(tmp_path)], tmp_path / "out", extension).jobs
         }
         assert together | dict(zip(names, results, strict=False)) == together
+
+
+@pytest.mark.parametrize(
+    ("name", "result"), [("..jpg", "..jpg"), ("..png.jpg", "..png.jpg.jpg"), ("...jpg", "...jpg")]
+)
+def test_a_name_that_starts_with_dots_has_a_result(tmp_path, name, result):
+    (tmp_path / name).touch()
+    (job,) = find_photos([str(tmp_path)], tmp_path / "out", ".jpg").jobs
+    assert job.out.name == result
 
 
 @pytest.mark.parametrize("extension", [None, ".jpg", ".webp"])
@@ -134,6 +148,26 @@ def test_the_output_folder_is_not_an_input(tree):
     assert outs(tree, "a", "c", "out", out="out") == before
 
 
+@pytest.mark.parametrize(("pattern", "out"), [("a/**/*.jpg", "a/big"), ("a/*.jpg", "a/big.jpg")])
+def test_results_in_the_output_folder_do_not_match_a_pattern(tree, pattern, out):
+    before = outs(tree, pattern, out=out)
+    for result in before.values():
+        (tree / result).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 3)).save(tree / result)
+    assert outs(tree, pattern, out=out) == before
+
+
+def test_a_pattern_with_matches_only_in_the_output_folder_selects_them(tree):
+    with pytest.raises(UsageError, match="out: must not replace a photo of the inputs"):
+        outs(tree, "a/b/*.jpg", out="a/b")
+
+
+def test_a_pattern_that_matches_a_folder_and_its_files_lists_each_photo_once(tree):
+    assert outs(tree, "a/**") == outs(tree, "a")
+    found = outs(tree, "*")
+    assert (len(found), found["a/b/one.jpg"]) == (6, "out/a/b/one.jpg")
+
+
 def test_an_empty_input_is_an_error(tree):
     with pytest.raises(UsageError, match="inputs: must be"):
         find_photos([""], tree / "out")
@@ -161,6 +195,6 @@ def test_other_files_are_listed_and_images_with_another_extension_are_failures(t
     found = find_photos([str(tree / "a")], tree / "out")
     assert [path.name for path in found.others] == ["icon.ico", "notes.txt", "pipe", "pipe.jpg"]
     assert [(path.name, reason) for path, reason in found.failures] == [
-        ("one.xyz", "is an image, but .xyz is not the extension of an image format"),
+        ("one.xyz", "is an image, but Loupe does not read files with the extension .xyz"),
         ("bare", "is an image, but has no extension"),
     ]

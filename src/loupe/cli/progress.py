@@ -85,6 +85,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
+            redirect_stdout=sys.stdout.isatty(),  # lines for a file or a pipe would be printed on the terminal
         )
         self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")

@@ -20,7 +20,7 @@ def connect(address: str) -> Iterator[Any]:
 
     try:
         client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: TLS or UCX is not configured
         raise UsageError(
             f"scheduler: must be the address of a running Dask scheduler, got {address!r} "
             f"({describe_error(error, address)})"

@@ -69,7 +69,7 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
-    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text)))
+    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text, out)))
     if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
@@ -89,14 +89,21 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     return found
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, out: Path) -> list[Path]:
+    """Return the path `text`, or the matches of the pattern `text`.
+
+    Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. Matches in a folder
+    that also matches are omitted, because the folder is searched.
+    """
     path = Path(text)
     if text.strip() and (path.exists() or path.is_symlink()):
         return [path]
-    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) else []
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
     if not matches:
         raise UsageError(f"inputs: must be existing files, folders or patterns, got {text!r}")
-    return [Path(match) for match in matches]
+    matches = [match for match in matches if not _is_within(match, out)] or matches
+    folders = set(matches)
+    return [match for match in matches if folders.isdisjoint(match.parents)]
 
 
 def _validate_file(out: Path, extension: str | None) -> None:
@@ -135,9 +142,6 @@ class _Search:
         self.found = PhotoList()
         self._results, self._extension, self._suffix = out.resolve(), extension, suffix
         self._names: set[str] = set()
-        existing = next(folder for folder in (self._results, *self._results.parents) if folder.exists())
-        # If the file system ignores case, a path with swapped case leads to the same folder.
-        self._ignores_case = os.path.exists(str(existing).swapcase())
 
     def add_folder(self, folder: Path, target: Path) -> None:
         """Add the files in a folder and its subfolders."""
@@ -167,7 +171,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file. If another photo already has the result `out`, the new name ends in a number."""
+        """Add a file. If another photo already has the result `out`, in any case, the new name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -175,8 +179,8 @@ class _Search:
         elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
         elif _is_image(path):
-            fault = f"{path.suffix} is not the extension of an image format" if path.suffix else "has no extension"
-            self.found.failures.append((path, f"is an image, but {fault}"))
+            unread = f"Loupe does not read files with the extension {path.suffix}"
+            self.found.failures.append((path, f"is an image, but {unread if path.suffix else 'has no extension'}"))
         else:
             self.found.others.append(path)
 
@@ -184,10 +188,11 @@ class _Search:
         named = self._name_result(out)
         first = named.with_name(f"{named.stem}{self._suffix}{named.suffix}")
         name, number = first, 2
-        while self._fold(name) in self._names:
+        # The file system of `out` may ignore case, such as a memory card's.
+        while str(name).casefold() in self._names:
             name = first.with_name(f"{first.stem}-{number}{first.suffix}")
             number += 1
-        self._names.add(self._fold(name))
+        self._names.add(str(name).casefold())
         return name
 
     def _name_result(self, out: Path) -> Path:
@@ -197,14 +202,11 @@ class _Search:
         already has this name then becomes photo.png.jpg.jpg.
         """
         extension = self._extension or choose_extension(out.suffix)
-        inner = out.with_name(out.stem)
+        inner = Path(out.stem)
         is_same = READ_FORMATS[out.suffix.lower()] == FORMATS[extension.lower()]
-        if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == out):
+        if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == Path(out.name)):
             return out
         return out.with_name(out.name + extension)
-
-    def _fold(self, name: Path) -> str:
-        return str(name).casefold() if self._ignores_case else str(name)
 
 
 def _is_image(path: Path) -> bool:
@@ -225,6 +227,6 @@ def _is_image(path: Path) -> bool:
     return True
 
 
-def _is_within(link: Path, folder: Path) -> bool:
+def _is_within(path: Path, folder: Path) -> bool:
     # Path.resolve would fail for a loop of links.
-    return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(folder))
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

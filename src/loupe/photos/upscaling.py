@@ -66,16 +66,21 @@ class UpscaleTransform:
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
         """Estimate the bytes for the upscaling."""
-        large = compute_size(size, self.target, self.networks).upscaled
-        scale = choose_scale(size, large, self.networks.scales)
+        large, scale = self._choose_scale(size)
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image; raise PhotoError if `jpeg_quality` is set, but the network does not adapt to it."""
+        """Upscale an image; raise PhotoError if `jpeg_quality` is set, and a network is used that ignores it."""
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)
-        if stream.assumed_quality is None:
+        height, width, _ = image.pixels.shape
+        if stream.assumed_quality is None and self._choose_scale((width, height))[1] is not None:
             rule = "must be auto if no network adapts to the quality"
             raise PhotoError(f"jpeg_quality: {rule}, got {self.jpeg_quality}")
         return stream
+
+    def _choose_scale(self, size: Size) -> tuple[Size, Fraction | None]:
+        """Return the size of the result before the crop, and the network's scale factor, None without a network."""
+        large = compute_size(size, self.target, self.networks).upscaled
+        return large, choose_scale(size, large, self.networks.scales)
