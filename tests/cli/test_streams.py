@@ -1,11 +1,14 @@
 """Closed and full output streams: the step continues. Messages of native code: filtered."""
 
+import io
 import signal
 import subprocess
 import sys
 
 import pytest
 from jobs import ROOT, build_env, list_runs
+
+from loupe.cli import progress
 
 STEP = """
 import sys
@@ -53,6 +56,24 @@ def test_a_closed_or_full_stream_is_no_failure_of_the_step(redirection, expected
     assert "Exception ignored" not in done.stderr
     assert expected in done.stderr
     assert "cannot be written" in done.stderr or not expected
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("output", [io.StringIO, Terminal])
+def test_lines_during_a_progress_bar_are_in_the_standard_output_unless_it_is_a_terminal(output, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", output())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.ProgressBar("working", 2, quiet=False):
+        progress.print_line("a line", quiet=False)
+    assert sys.stdout.getvalue() == ("" if output is Terminal else "a line\n")
+    assert ("a line" in sys.stderr.getvalue()) is (output is Terminal)
 
 
 def test_help_that_nobody_reads_to_its_end_prints_no_error(tmp_path):
