@@ -1,6 +1,7 @@
 """Degraded inputs: drawn from the seed and the photo, with their strength in the manifest and in the batches."""
 
 from fractions import Fraction
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.config.base import SettingsError
+from loupe.config.datasets import Luminance
 from loupe.data import tasks
 from loupe.data.dataset import Dataset
 from loupe.data.degradation import Degradation, draw_degradation, make_inputs
@@ -91,13 +93,16 @@ def test_a_second_compression_has_a_shifted_grid(photo):
 
 
 @pytest.mark.parametrize("shot", [0.0, 1.0])
-@pytest.mark.parametrize("bands", [1, 3])
-def test_noise_has_the_drawn_deviation_in_the_luminance(bands, shot):
+@pytest.mark.parametrize(
+    ("bands", "luminance"), [(1, "rec601"), *((3, luminance) for luminance in get_args(Luminance))]
+)
+def test_noise_has_the_drawn_deviation_in_the_luminance(bands, luminance, shot):
+    given = settings(luminance=luminance)
     grey = np.full((96, 96, 3)[: 1 + (bands == 3) + 1], 127, "uint8")
-    noisy = make_inputs([(grey, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), settings())[0]
+    noisy = make_inputs([(grey, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), given)[0]
     assert noisy.std() == pytest.approx(6, rel=0.05)
     assert noisy.mean() == pytest.approx(127, abs=0.3)
-    dark = make_inputs([(grey // 4, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), settings())[0]
+    dark = make_inputs([(grey // 4, Degradation("box", noise=6.0, shot=shot, seed=3))], Fraction(1), given)[0]
     assert dark.std() == pytest.approx(6 if shot == 0 else 3, rel=0.06)  # Poisson: half at a quarter of the light
 
 

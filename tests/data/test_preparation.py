@@ -16,13 +16,14 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from loupe.config import parse_settings
 from loupe.data import preparation
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, prepare_in_memory, reopen
 from loupe.data.shards import PixelSums, hash_file
-from loupe.data.sources import list_photos
+from loupe.data.sources import SourcePhoto, list_photos
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import create_partial
 from loupe.imaging.grey import GreyPhoto
@@ -200,6 +201,20 @@ def test_settings_without_effect_on_the_result_keep_the_digest(photo_folder, pre
     for same in ({"crop": "centre"}, {"scales": "3:1,3:2,2:1"}, {"limit": "99"}, {"categories": "all"}):
         assert prepare(preprocess(source=source, **same)).digest == digest
     assert prepare(preprocess(source=source, data_dir=str(tmp_path / "elsewhere"))).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("degrade", "luminance", "digest", "is_kept"),
+    [("none", "rec709", "66e3810d8ec3", True), ("jpeg", "rec709", "ec0c82b59929", True),
+     ("camera", "rec601", "47f9ada668f0", True), ("camera", "rec709", "478b69ca5aae", False),
+     ("camera", "relative", "11e930800dea", False)],
+)  # fmt: skip
+def test_datasets_of_older_versions_keep_their_digest_unless_their_noise_was_wrong(
+    degrade, luminance, digest, is_kept
+):
+    settings = parse_settings("preprocess", {"degrade": degrade, "luminance": luminance})
+    photos = [SourcePhoto("photos", "a.jpg", "", "a.jpg", sha256="ab" * 32)]
+    assert (preparation._compute_digest(settings, photos) == digest) is is_kept
 
 
 def test_random_labels_differ_by_the_seed_only(photo_folder, preprocess):

@@ -9,7 +9,7 @@ from PIL import Image
 from loupe.config.datasets import Preprocess
 from loupe.data.labels import FILTERS, shrink_labels
 from loupe.imaging.conversion import compress_jpeg
-from loupe.imaging.luminance import REC_601, compute_luminance
+from loupe.imaging.luminance import compute_luminance, get_weights
 
 GRID = 8  # side of a JPEG block in pixels
 SUBSAMPLINGS = (0, 2)  # Pillow's numbers for 4:4:4 and 4:2:0
@@ -88,7 +88,7 @@ def _degrade(image: np.ndarray, degradation: Degradation, settings: Preprocess) 
     if settings.recompress is not None:
         image = compress_jpeg(image, settings.recompress)
     if degradation.noise:
-        image = _add_noise(image, degradation)
+        image = _add_noise(image, degradation, settings.luminance)
     for number, quality in enumerate(degradation.qualities, 1):
         # To shift the blocks, rows and columns are added before the compression and removed after it.
         rows, columns = degradation.shift if number < len(degradation.qualities) else (0, 0)
@@ -102,11 +102,11 @@ def to_grey(image: np.ndarray, luminance: str) -> np.ndarray:
     return image if image.ndim == 2 else compute_luminance(Image.fromarray(image), luminance)
 
 
-def _add_noise(image: np.ndarray, degradation: Degradation) -> np.ndarray:
+def _add_noise(image: np.ndarray, degradation: Degradation, luminance: str) -> np.ndarray:
     rng = np.random.default_rng(degradation.seed)
     # The luminance is a weighted sum of the channels, which have independent noise. Therefore the deviation in the
     # luminance is the deviation in a channel times the norm of the weights.
-    deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(REC_601)))
+    deviation = degradation.noise / (1.0 if image.ndim == 2 else float(np.linalg.norm(get_weights(luminance))))
     # The number of photons is Poisson-distributed: its variance equals its mean. `max` prevents a division by 0.
     photons_per_grey_value = MID_GREY / max(degradation.shot * deviation**2, 1e-9)
     noisy = rng.poisson(image * photons_per_grey_value) / photons_per_grey_value

@@ -86,6 +86,8 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
         texts.pop("seed")
     if settings.degrade == "none":
         texts.pop("degrade")  # datasets older than this field keep their digest
+    if settings.degrade == "camera" and settings.luminance != "rec601":
+        texts["noise"] = "luminance"  # the noise of older datasets with these settings was too strong
     if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))

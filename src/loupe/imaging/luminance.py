@@ -36,6 +36,11 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     return np.rint(grey * 255).clip(0, 255).astype("uint8")
 
 
+def get_weights(luminance: str) -> np.ndarray:
+    """Return the weights of red, green and blue for `rec601`, `rec709` or `relative`."""
+    return REC_601 if luminance == "rec601" else REC_709
+
+
 def compute_relative_luminance(encoded: np.ndarray) -> np.ndarray:
     """Compute Rec. 709 luminance in linear light and encode it again (IEC 61966-2-1).
 

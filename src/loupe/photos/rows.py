@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.imaging.formats import has_alpha
-from loupe.imaging.luminance import REC_601, REC_709, compute_relative_luminance
+from loupe.imaging.luminance import compute_relative_luminance, get_weights
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # Lanczos reads this many source pixels on each side
@@ -187,11 +187,6 @@ def resize_bands(
         return np.array(plane.resize((width, bottom - top), Image.Resampling.LANCZOS, box=box))
 
     return [resize(band) for band in range(part.shape[2])]
-
-
-def get_weights(luminance: str) -> np.ndarray:
-    """Return the weights of red, green and blue."""
-    return REC_601 if luminance == "rec601" else REC_709
 
 
 def _find_source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from loupe.imaging.luminance import compute_relative_luminance
+from loupe.imaging.luminance import compute_relative_luminance, get_weights
 from loupe.imaging.threads import count_cores, run_in_order
 from loupe.photos.networks import LoadedModel
 from loupe.photos.rows import (
@@ -16,7 +16,6 @@ from loupe.photos.rows import (
     Rows,
     UpscaledRows,
     VisibleColours,
-    get_weights,
     resize_bands,
 )
 from loupe.photos.sizes import FittedSize
