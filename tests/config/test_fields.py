@@ -30,8 +30,8 @@ WORD = st.text(string.ascii_letters + string.digits + "-_./ ", min_size=1).map(s
 NAME = WORD.filter(lambda word: word.lower() not in ("", "all", "none"))
 VALUES = {
     "scale": (Scale, SCALE),
-    "scales": (Scales, st.lists(SCALE, min_size=1, max_size=5).map(tuple)),
-    "sources": (Sources, st.lists(NAME, min_size=1, max_size=5).map(tuple)),
+    "scales": (Scales, st.lists(SCALE, min_size=1, max_size=5, unique=True).map(tuple)),
+    "sources": (Sources, st.lists(NAME, min_size=1, max_size=5, unique=True).map(tuple)),
     "categories": (Categories, st.lists(NAME, max_size=5).map(tuple)),
     "hidden": (Hidden, st.lists(st.integers(1, 65536), max_size=6).map(tuple)),
     "patch": (
@@ -120,3 +120,9 @@ def test_none_and_all_are_parsed_in_any_case_and_with_spaces() -> None:
         (Patch, " WHOLE ", "whole"), (Patch, "010:015", "10:15"),
     ):  # fmt: skip
         assert TypeAdapter(kind).validate_python(text) == value
+
+
+def test_duplicates_are_removed() -> None:
+    """Otherwise `preprocess` would write the inputs of a scale factor twice."""
+    assert TypeAdapter(Scales).validate_python("2:1,3:2,2,1.5") == (Fraction(2), Fraction(3, 2))
+    assert TypeAdapter(Sources).validate_python("b,a,b") == ("b", "a")

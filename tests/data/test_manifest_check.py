@@ -85,6 +85,21 @@ def test_a_scale_with_an_exponent_is_refused(dataset):
         load(rewrite(dataset, {"settings": settings}))
 
 
+def test_a_scale_that_occurs_twice_is_refused(dataset):
+    settings = {"scales": "3:2,2:1,1.5", "luminance": "rec601", "source": "sample"}
+    with pytest.raises(UsageError, match=r"the scales must be different, got 3:2,2:1,1\.5"):
+        load(rewrite(dataset, {"settings": settings}))
+
+
+def test_inputs_that_do_not_match_the_labels_are_refused(dataset):
+    shard = dataset.folder / "inputs-3x2-00000.npy"
+    inputs = np.load(shard)
+    np.save(shard, np.concatenate([inputs, inputs]))
+    shards = json.loads(dataset.table.schema.metadata[b"loupe"])["shards"] | {shard.name: hash_file(shard)}
+    with pytest.raises(LoupeError, match=f"must have {len(inputs)} images, one per label, got {2 * len(inputs)}"):
+        load(rewrite(dataset, {"shards": shards}))
+
+
 def test_rows_beyond_the_end_of_a_shard_are_refused(dataset):
     rows = pa.array([row and row + 100 for row in dataset.table["row"].to_pylist()], pa.int32())
     with pytest.raises(LoupeError, match="the manifest needs"):

@@ -221,6 +221,7 @@ def _convert_empty_to_none(value: Any) -> Any:
 
 
 Scale = Annotated[Fraction, BeforeValidator(parse_scale)]
+Unique = AfterValidator(lambda values: tuple(dict.fromkeys(values)))  # keeps the first of equal values
 Factor = Annotated[
     Fraction | None,
     BeforeValidator(lambda value: None if _convert_empty_to_none(value) is None else parse_scale(value)),
@@ -229,7 +230,9 @@ Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 ]
-Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1"))]
+Scales = Annotated[
+    tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1")), Unique
+]
 JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
 Qualities = Annotated[
     tuple[int, ...],
@@ -237,7 +240,7 @@ Qualities = Annotated[
     AfterValidator(lambda numbers: tuple(sorted(set(numbers), reverse=True))),
 ]
 NoiseLevels = Annotated[tuple[float, float], BeforeValidator(_parse_range(float, 0, 100))]
-Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths"))]
+Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths")), Unique]
 Categories = Annotated[
     tuple[str, ...], BeforeValidator(_parse_list(str, "must be all, or names, comma-separated", ("all", "none")))
 ]

@@ -103,8 +103,9 @@ class Dataset:
 
         Raises:
             UsageError: the dataset has no inputs of this scale factor, or the split is empty.
-            LoupeError: a shard is missing or differs from its checksum. Shards that are verified in the background do
-                not raise this error here; see `finish_verification`.
+            LoupeError: a shard is missing or differs from its checksum, or the numbers of inputs and labels differ.
+                Wrong checksums of shards that are verified in the background do not raise this error here; see
+                `finish_verification`.
         """
         if scale not in self.scales:
             raise UsageError(
@@ -135,6 +136,9 @@ class Dataset:
             [self._open_shard(name, number) for name, number in zip(kind, last_positions.tolist(), strict=True)]
             for kind in names
         )
+        for name, images, others in zip(names[0], inputs, labels, strict=True):
+            if len(images) != len(others):
+                raise LoupeError(f"dataset: {name} must have {len(others)} images, one per label, got {len(images)}")
         index = np.stack([stack_numbers, positions], axis=1).astype(np.int32)
         return Pairs(rows, (inputs, labels), index, scale, self.raise_if_damaged)
 

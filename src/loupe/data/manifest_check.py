@@ -57,9 +57,11 @@ def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
     if wrong is not None:
         return f"the names of shards must be like labels-00000.npy, got {wrong!r}"
     try:
-        _read_scales(metadata)
+        scales = _read_scales(metadata)
     except ValueError as error:
         return f"scales: {describe_error(error)}"
+    if len(set(scales)) < len(scales):  # older versions wrote the inputs of such a scale factor twice
+        return f"the scales must be different, got {metadata['settings']['scales']}"
     return ""
 
 
