@@ -85,7 +85,8 @@ class ProgressBar:
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
-            redirect_stdout=sys.stdout.isatty(),  # lines for a file or a pipe would be printed on the terminal
+            # Otherwise, lines for a file or a pipe would be printed on the terminal. A closed stream is None.
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._note = ""
         self._task = self._progress.add_task(text, total=total, note="")
