@@ -25,7 +25,6 @@ ALLOWED = {
     "imaging/writer.py": "write_photo calls its functions with a temporary path",
     "imaging/avif.py": "as imaging/writer.py",
     "imaging/gif.py": "as imaging/writer.py",
-    "imaging/jpeg.py": "as imaging/writer.py",
     "cli/streams.py:write": "opens /dev/null",
     "data/download.py:_append": "continues an incomplete file, which gets its final name in `download`",
     "tracking/photo_model.py:_upscale": "receives its folder, a temporary one",
