@@ -349,9 +349,11 @@ def test_a_copy_that_another_process_replaces_is_not_counted_as_intact(backgroun
 def test_a_verified_copy_of_a_url_may_be_deleted(background, prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
     dataset = Dataset(prepared.as_uri())
+    file = dataset.folder / "labels-00000.npy"
     for _ in range(2):
         load_and_verify(dataset)
-        (dataset.folder / "labels-00000.npy").unlink()
+        assert file.read_bytes() == (prepared / file.name).read_bytes()
+        file.unlink()
 
 
 def fail_to_read(file):
