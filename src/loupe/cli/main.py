@@ -89,7 +89,7 @@ def run_step(step: str, words: list[str]) -> int:
         text, exit_status = _describe_failure(error)
         if "MLFLOW_RUN_ID" in os.environ:  # the run has not started: MLflow deletes this variable when a run starts
             with suppress(ImportError):
-                importlib.import_module("loupe.tracking.runs").log_project_failure(text)
+                importlib.import_module("loupe.tracking.project_run").log_project_failure(text)
         return _fail(program, text, exit_status)
     return 0
 

@@ -31,11 +31,11 @@ SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": 
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score the models, log and print the scores, write the files of `out` and `sheet`, and return the summary."""
     from loupe.evaluation import protocols, scoring
-    from loupe.tracking import dataset_inputs, records, runs
+    from loupe.tracking import dataset_inputs, project_run, records, runs
 
     short_names = choose_names(settings)
     _validate_files(settings)
-    runs.begin_step()
+    project_run.begin_step()
     loaded = _load_model(settings, settings.model, settings.ensemble)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:

@@ -59,9 +59,9 @@ def run(settings: Register) -> Registration:
         UsageError: the run is not a finished training, its dataset is missing or has changed, or the gate dataset
             cannot be used (see `gate.open_gate`).
     """
-    from loupe.tracking import runs
+    from loupe.tracking import project_run
 
-    runs.begin_step()
+    project_run.begin_step()
     result = _move_champion(settings) if settings.rollback or settings.version else _register(settings)
     print_line(str(result), settings.quiet)
     return result

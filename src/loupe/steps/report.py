@@ -68,9 +68,9 @@ def _read_table(settings: Report) -> "pd.DataFrame":
 
     if settings.from_:
         return results.read(Path(settings.from_))
-    from loupe.tracking import run_table, runs
+    from loupe.tracking import project_run, run_table
 
-    runs.begin_step()
+    project_run.begin_step()
     table = run_table.load_run_table()
     if table.empty:
         raise UsageError(

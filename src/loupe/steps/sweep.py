@@ -27,10 +27,10 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import study_results, worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
-    from loupe.tracking import dataset_inputs, records, run_notes, runs, trials
+    from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs, trials
     from loupe.web import dashboard
 
-    runs.begin_step()
+    project_run.begin_step()
     if settings.dashboard:
         dashboard.check_installed()
     file = find_in_checkout(settings.sweep)

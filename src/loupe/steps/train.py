@@ -47,9 +47,9 @@ def run(settings: Train) -> Training:
         UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
         LoupeError: the loss is NaN or infinite.
     """
-    from loupe.tracking import runs
+    from loupe.tracking import project_run, runs
 
-    runs.begin_step()
+    project_run.begin_step()
     if settings.resume:
         settings = load_resumed_settings(settings)
     if settings.threads:  # TensorFlow reads the variable when it is imported

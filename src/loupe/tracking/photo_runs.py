@@ -17,13 +17,13 @@ def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
         return
-    from loupe.tracking import runs, server, store
+    from loupe.tracking import project_run, runs, server, store
 
     with server.limit_requests(server.PROBE_TIMEOUT_S), ExitStack() as stack:
         try:
             store.check_store(server.PROBE_TIMEOUT_S)
             server.check_reachable()
-            runs.tag_project_run()
+            project_run.tag_project_run()
             stack.enter_context(runs.open_step_run(settings, f"{settings.STEP} {Path(settings.inputs[0]).name}"))
         except Exception as error:  # the step continues without the run
             print_error(f"{store.describe_failure(error)}; the run is not logged")

@@ -1,0 +1,44 @@
+"""Tags the run that `mlflow run` created for a step, before the step opens it."""
+
+import os
+from contextlib import suppress
+
+import mlflow
+
+from loupe.tracking import liveness, run_notes, server
+from loupe.tracking.store import check_store
+
+
+def begin_step() -> None:
+    """Wait for the server, and write the tags of this process to the run that `mlflow run` created.
+
+    Steps call this function before other requests, because MLflow repeats these for minutes.
+
+    Raises:
+        LoupeError: the store cannot be used.
+    """
+    check_store(writes=False)
+    server.check_reachable(server.STARTUP_TIMEOUT_S)
+    tag_project_run()
+
+
+def tag_project_run() -> None:
+    """Write the tags of this process to the run that `mlflow run` created.
+
+    If the process dies, a later step detects this from the tags, and closes the run.
+    """
+    if "MLFLOW_RUN_ID" in os.environ:
+        _set_project_tags(liveness.make_process_tags())
+
+
+def log_project_failure(text: str) -> None:
+    """Log to the run of `mlflow run` why the step did not start, if the store answers."""
+    with suppress(Exception), server.limit_requests(server.PROBE_TIMEOUT_S):
+        check_store(server.PROBE_TIMEOUT_S)
+        server.check_reachable()
+        _set_project_tags(run_notes.make_failure_tags({}, text))
+
+
+def _set_project_tags(tags: dict[str, str]) -> None:
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_tag(os.environ["MLFLOW_RUN_ID"], key, value)
