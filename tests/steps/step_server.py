@@ -25,7 +25,7 @@ from new_stores import copy_new_stores
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GIT_PYTHON_REFRESH": "quiet", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 LIBRARIES = (
-    *("keras", "mlflow.keras", "mlflow.pyfunc", "optuna", "pandas", "pyarrow.parquet", "scipy.stats"),
+    *("keras", "mlflow.keras", "mlflow.pyfunc", "optuna", "pandas", "pyarrow.parquet", "scipy.special"),
     *("skimage.metrics", "sklearn.linear_model", "matplotlib.figure"),
     *("loupe.steps.main", "loupe.steps.sweep", "loupe.tracking.training_runs"),
 )

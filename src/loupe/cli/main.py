@@ -19,6 +19,7 @@ from loupe.cli import signals
 from loupe.cli.extras import describe_missing_package
 from loupe.cli.help import format_overview, format_step_help
 from loupe.cli.native_logs import filter_native_logs
+from loupe.cli.optional_imports import skip_optional_imports
 from loupe.cli.progress import print_error
 from loupe.cli.streams import open_streams, use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
@@ -48,6 +49,7 @@ def entry() -> NoReturn:
     atexit.register(gc.freeze)
     open_streams()
     filter_native_logs()
+    skip_optional_imports()
     sys.exit(main())
 
 

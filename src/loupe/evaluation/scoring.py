@@ -163,7 +163,7 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     Returns:
         The interval [low, high] per column; None with fewer than MIN_PHOTOS photos.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # the import of scipy.stats takes 0.5 s more
 
     names, index = np.unique(photos, return_inverse=True)
     photo_count = len(names)
@@ -174,7 +174,7 @@ def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float
     np.add.at(residuals, index, values - means)
     changes = residuals / (len(values) - np.bincount(index))[:, None]  # change of the mean without each photo
     errors = np.sqrt((photo_count - 1) / photo_count * np.square(changes).sum(axis=0))
-    half_widths = t.ppf((1 + CONFIDENCE) / 2, photo_count - 1) * errors
+    half_widths = stdtrit(photo_count - 1, (1 + CONFIDENCE) / 2) * errors
     return np.stack([means - half_widths, means + half_widths], axis=1).tolist()
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit  # the import of scipy.stats takes 0.5 s more
 
 CONFIDENCE = 0.95
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
@@ -40,7 +40,7 @@ class Estimate:
     def _compute_half_width(self) -> float:
         """Compute half the width of Student's interval, t_{n-1} s / sqrt(n)."""
         tail = (1 - CONFIDENCE) / self.comparisons / 2
-        return float(t.isf(tail, self.seeds - 1) * self.deviation / np.sqrt(self.seeds))
+        return float(-stdtrit(self.seeds - 1, tail) * self.deviation / np.sqrt(self.seeds))
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
