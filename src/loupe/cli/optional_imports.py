@@ -10,20 +10,20 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 IMPORTERS = ("keras", "tensorflow")
-# For wrappers of scikit-learn, inputs as DataFrames, image galleries, checkpoints by Orbax, and TensorFlow Lite.
+# Used by wrappers of scikit-learn, DataFrames as inputs, image galleries, Orbax checkpoints and TensorFlow Lite.
 OPTIONAL_LIBRARIES = ("sklearn", "pandas", "matplotlib", "jax")
 
 
 def skip_optional_imports() -> None:
-    """Skip the optional libraries during the imports of TensorFlow and Keras; later imports of them work.
+    """Skip the optional libraries during the imports of TensorFlow and Keras. Later, they can be imported.
 
-    With another backend than TensorFlow, Keras imports them.
+    With another backend than TensorFlow, Keras still imports the optional libraries.
     """
     sys.meta_path.insert(0, _Skipper())
 
 
 class _Skipper(MetaPathFinder):
-    """An import hook that makes the optional libraries missing in a thread that imports TensorFlow or Keras."""
+    """An import hook that hides the optional libraries from a thread while it imports TensorFlow or Keras."""
 
     def __init__(self) -> None:
         self._threads: list[int] = []  # one entry per import of TensorFlow or Keras that has not finished

@@ -33,13 +33,13 @@ class LabelSettings(Settings):
         None,
         "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
         "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: side by side. random: at "
-        "random positions, every second one in a randomly shrunk photo",
+        "random positions; before every second label, the photo is shrunk by a random factor",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
     labels_per_megapixel: Rate = field(
         None,
-        "number of labels per million pixels of a photo, instead of `labels_per_photo`",
+        "number of labels per million pixels of a photo, instead of `labels_per_photo`, for crop=random",
         rule="none, or above 0 and at most 1000",
     )
     label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
@@ -48,7 +48,7 @@ class LabelSettings(Settings):
     )
     recompress: Quality = field(
         None,
-        "JPEG quality for compressing labels and inputs, only with degrade=none; none: no compression",
+        "JPEG quality of labels and inputs, only for degrade=none; default: they are not compressed",
         rule="none, or 1 to 95",
     )
     DEPENDS = {

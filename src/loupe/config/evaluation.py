@@ -54,8 +54,8 @@ class Evaluate(DatasetSettings, LabelSettings):
     )
     HELP_GROUPS = {
         "fields with --photos": (
-            "luminance", "crop", "labels_per_photo", "labels_per_megapixel", "label_size", "shrink", "recompress",
-            "degrade", "qualities",
+            "luminance", "crop", "labels_per_photo", "labels_per_megapixel", "label_size", "shrink", "degrade",
+            "qualities", "recompress",
         )
     }  # fmt: skip
     SMOKE = {"limit": 6}

@@ -52,7 +52,9 @@ class Adamw(Adam):
     """Adam with decoupled weight decay."""
 
     KERAS = "keras.optimizers.AdamW"
-    weight_decay: float = field(0.004, "weight decay per step, relative to the learning rate", ge=0, lt=1)
+    weight_decay: float = field(
+        0.004, "each step multiplies the weights by 1 - learning_rate * weight_decay", ge=0, lt=1
+    )
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

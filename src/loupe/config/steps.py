@@ -25,14 +25,15 @@ class Register(RunSettings):
     gate: Text = field(
         None,
         "prepared dataset, or photos to prepare, on which the new model is compared with the champion",
-        rule="a dataset or a source; default: the dataset recorded in the registry, or else the dataset of the "
-        "training",
+        rule="a dataset or a source; default: the dataset of earlier comparisons, or else the dataset of the "
+        "training, or else sample",
     )
     rollback: bool = field(False, "make the previous champion the champion again")
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
         False,
-        "run=best may also select a short test (train --smoke); only `register --version` makes it champion",
+        "with run=best, also select models of short tests (train --smoke); only `register --version` makes them "
+        "champion",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -99,7 +100,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all datasets; the best network is from the dataset with the most trials",
+        rule="a name or a digest; default: all datasets, but for the best network, the dataset with the most trials",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

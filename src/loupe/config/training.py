@@ -14,7 +14,9 @@ TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
 SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", ", 1))
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
-DATASET = "name or folder of a prepared dataset; or photos to prepare: sample, caltech256, a folder, tar file or URL"
+DATASET = (
+    "prepared dataset: its name, folder or URL; or photos to prepare: sample, caltech256, a folder, tar file or URL"
+)
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
 INTERVALS = ("decay_steps", "eval_every")  # fields that are None until `flops` is converted to `steps`

@@ -201,7 +201,7 @@ class Dataset:
         self._unverified.extend(names)
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         for _ in range(HASH_THREADS - len(self._threads)):
-            # Python would wait at its exit for other threads, and for those of a ThreadPoolExecutor.
+            # At exit, Python waits for threads that are not daemons, and for those of a ThreadPoolExecutor.
             thread = threading.Thread(target=self._verify_waiting, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -229,7 +229,7 @@ class Dataset:
         """Compare a shard with its checksum; download a damaged shard again.
 
         Raises:
-            LoupeError: the shard is damaged or cannot be read, or pairs use the damaged file.
+            LoupeError: the shard cannot be read or downloaded again, or pairs already use the damaged file.
         """
         file, damaged_map = self._fetch_shard(name), None
         if not self._is_intact(file):

@@ -72,10 +72,10 @@ def score(
 
 
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
-    """Score methods as the 2016 study does: on DRAWS random patches of each photo, upscaled separately.
+    """Score methods as the 2016 study does: on DRAWS random patches of the first label of each photo.
 
-    A patch has the size of the first method's input blocks, or the default size if the side of these blocks is below
-    MIN_PATCH_SIDE.
+    Patches are upscaled separately. A patch has the size of the first method's input blocks, or the default size if
+    the side of these blocks is below MIN_PATCH_SIDE.
 
     Returns:
         Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw

@@ -45,7 +45,7 @@ class ClaimVerdict:
         budget: training budget of the runs, such as `1e12 FLOPs`.
         arms: mean of each arm.
         comparisons: the claim holds if all of them hold.
-        reason: why the claim was not run, or "".
+        reason: why the outcome is NOT_RUN, or "".
     """
 
     claim: Claim
@@ -110,7 +110,10 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm, by the arm's name. Arms with the values of `change_to` are separate arms."""
+    """Select the rows of each arm, by the arm's name.
+
+    A claim with `change_to` has each arm twice: without and with these values.
+    """
     runs = {}
     for variant in _list_variants(claim, arms):
         for arm in claim.arms:

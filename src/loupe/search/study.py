@@ -210,9 +210,8 @@ class SweepStudy:
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
-        Trials of a grid are ranked by the number of complete seeds of their point, the mean value of the point, and
-        their own value. The last value of the learning curve decides between trials of equal value, such as networks
-        that did not improve.
+        In a grid, trials are ranked by the number of complete trials of their grid point, then by the mean value of
+        these trials, then by their own value. Between equal trials, the last value of the learning curve decides.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))

@@ -44,8 +44,8 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         settings: the settings of the sweep.
         study: the study.
         job: the job of the workers. All workers together run at most `max_trials` trials; 0: no limit.
-        workers: the number of processes at the start. On a Dask cluster, this number changes with the number of cores
-            unless `settings.workers` is set.
+        workers: the number of workers at the start. On a Dask cluster, it later follows the number of cores, unless
+            `settings.workers` is set.
 
     Returns:
         The run time of all workers together, in seconds.

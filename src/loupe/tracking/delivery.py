@@ -66,8 +66,8 @@ def end_run(run_id: str, status: str) -> None:
     """End the open run with a status; if the status is FINISHED, also remove the checkpoint of the run.
 
     Raises:
-        LoupeError: the run finished, but the server was unreachable for MLFLOW_HTTP_REQUEST_TIMEOUT seconds; the
-            buffer of the run is kept.
+        LoupeError: the run finished, but the server did not receive all records in time (see `RunUploader.finish`).
+            The buffer of the run is kept.
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
@@ -108,7 +108,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
     """Upload the buffered runs of ended processes, delete their files, and return the number of runs.
 
     A run that the server does not have is created. The file of a run that was deleted on the server is removed and
-    reported. A damaged file is kept and reported, also if the server rejects its records.
+    reported. A file that is damaged, or has a record that the server rejects, is kept and reported.
 
     Raises:
         LoupeError: the server is unreachable.
@@ -287,6 +287,6 @@ def _create_run(buffer: RunBuffer) -> str:
     run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
     run_id = str(run.info.run_id)
     RECORD_HANDLERS["params"](run_id, description["params"], None)
-    buffer.mark_sent(0)  # the new run has no records yet
+    buffer.mark_sent(0)  # the new run has no records yet, so all are unsent
     buffer.describe(description | {"run_id": run_id})
     return run_id

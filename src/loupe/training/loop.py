@@ -115,7 +115,7 @@ def fit(
 
     Args:
         model: the network with its initial weights.
-        settings: the settings of the network.
+        settings: the settings of the training.
         splits: batches are drawn from `train`; `validation` selects the best point.
         report: called with a point and a checkpoint at step 0, every `eval_every` steps and at the end.
         resume: the checkpoint to continue from, or None.
@@ -167,7 +167,7 @@ def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
 
 
 def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[str, float]:
-    """Return the mean mse, mae and psnr of up to `limit` evenly spaced whole images."""
+    """Return the mean mse, mae and psnr of whole images, of at most `limit` pairs with equal distances in `pairs`."""
     scores: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.subsample(limit).batches(32):
         large = upscale(model, inputs)
@@ -191,7 +191,7 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
     """Load the weights and the optimizer's variables of a checkpoint."""
     try:
-        model.set_weights(best_weights)  # checks only the shapes: the loop below sets the current weights
+        model.set_weights(best_weights)  # only to check the shapes: the loop below sets the current weights
         for group, variables in (("weights", model.weights), ("optimizer", model.optimizer.variables)):
             for number, variable in enumerate(variables):
                 variable.assign(checkpoint[f"{group}/{number}"])

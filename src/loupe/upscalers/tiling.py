@@ -145,7 +145,10 @@ def _pad_side(side: int, shift: int, geometry: Geometry) -> int:
 
 
 def _upscale_shifted(model: UpscalingModel, images: np.ndarray, down: int, right: int, tile: int) -> np.ndarray:
-    """Add `down` mirrored rows at the top and `right` mirrored columns on the left, upscale, and crop the result."""
+    """Upscale images with `down` mirrored rows at the top and `right` mirrored columns on the left; crop the result.
+
+    Mirrored pixels at the bottom and on the right complete the blocks.
+    """
     geometry = model.geometry
     _, height, width, _ = images.shape
     rows, columns = _pad_side(height, down, geometry), _pad_side(width, right, geometry)
