@@ -370,7 +370,7 @@ def test_reopen_refuses_another_digest(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
     made = prepare(settings)
     assert reopen(settings, made.folder.name, made.digest, str(photo_folder)).folder == made.folder
-    with pytest.raises(UsageError, match=r"dataset: must be photos-.*, as in the run"):
+    with pytest.raises(UsageError, match=r"dataset: must be photos-.*, as recorded in MLflow"):
         reopen(settings, made.folder.name, "0" * 12, str(photo_folder))
 
 

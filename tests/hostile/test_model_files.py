@@ -99,7 +99,7 @@ ONNX = {
         {"nodes": [helper.make_node("Evil", ["x0"], ["y"], domain="evil")]},
         "is not an ONNX network",
     ),
-    "another program's name": ({"name": "model"}, "must be made by Loupe, got 'model'"),
+    "another program's name": ({"name": "model"}, "must be made by Loupe, got a model with the name 'model'"),
     "impossible numbers": ({"name": "loupe.q0.p0.side0.halo0.rec601"}, "must have 0 < q <= p"),
 }
 

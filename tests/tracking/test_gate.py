@@ -134,7 +134,8 @@ def recorded(dataset, monkeypatch):
 def test_a_model_for_another_task_is_refused(recorded, real_crop, field, value, wanted):
     own = PhotoSet(real_crop, {0: "train"}, "blurred-2f", **{field: value})
     candidate = Candidate(models.ModelReference("challenger", "uri"), "challenger", SCALE, own, "blurred")
-    message = f"{field}: must be {wanted}, as in the gate dataset photos-1f of loupe, got {value}; --gate selects"
+    rule = f"must be {wanted} for the new model, as in the gate dataset photos-1f of loupe"
+    message = f"{field}: {rule}, got {value}; --gate selects"
     with pytest.raises(UsageError, match=message):
         gate.open_gate(SETTINGS, candidate, "rec601")
 

@@ -111,7 +111,7 @@ class DatasetSettings(RunSettings):
         rule="none, or an address such as tcp://host:port",
     )
     seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
-    smoke: bool = field(False, "run a short test with small defaults")
+    smoke: bool = field(False, "run a short test: small defaults for the fields that determine the duration")
 
     @model_validator(mode="before")
     @classmethod

@@ -21,8 +21,8 @@ LARGE_NUMBER = 1e9  # a float of at least this value is formatted with an expone
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
-    "device that runs the network. auto: CUDA or DirectML for bundled networks, if onnxruntime supports it; else "
-    "the CPU"
+    "device that runs the network. auto: for bundled networks, CUDA or DirectML if onnxruntime supports one of them; "
+    "for other ONNX networks, the CPU; for Keras models, the device that Keras selects"
 )
 CHAMPION = "champion"  # name of the best registered model, and its alias in MLflow
 URI_SCHEMES = ("models:/", "runs:/")  # of models in MLflow

@@ -120,7 +120,8 @@ class Upscale(PhotoSettings, NetworkFields):
     scale: Factor = field(
         None,
         "scale factor",
-        rule="a ratio from 1 to 8; default: the scale factor of the model, or 3:2 if it has several",
+        rule="a ratio or number from 1 to 8, such as 3:2 or 3.7; default: the scale factor of the model, or 3:2 if "
+        "it has several",
     )
     size: Size = field(
         None,

@@ -13,13 +13,13 @@ UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking 
 
 
 class Register(RunSettings):
-    """Register a model. If it is better than the champion (the best registered model), it becomes champion."""
+    """Register a model. If it is better than the champion (the best registered model so far), it becomes champion."""
 
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae "
-        "on the dataset of the newest run",
+        "id of a train run or trial, or an MLflow URI; best: the train run or trial with the lowest validation mae "
+        "on the dataset of the newest of them",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -32,7 +32,7 @@ class Register(RunSettings):
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
         False,
-        "with run=best, also select models of short tests (train --smoke); only `register --version` makes them "
+        "with run=best, consider models of short tests (train --smoke), too; only `register --version` makes them "
         "champion",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
@@ -61,7 +61,10 @@ class Sweep(DatasetSettings):
         "file", "pruner that stops poor trials early; file: as in the sweep file"
     )
     workers: int = field(
-        0, "number of worker processes; 0: one per core, or per GPU with KERAS_BACKEND=jax", ge=0, le=1024
+        0,
+        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax and GPUs: one per `devices` GPUs",
+        ge=0,
+        le=1024,
     )
     threads: int = field(1, "CPU threads per trial; 0: one per core", ge=0, le=1024)
     storage: Text = field(
@@ -75,7 +78,8 @@ class Sweep(DatasetSettings):
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(False, "train every trial, even if a run with the same settings and seed exists")
     register_best: bool = field(
-        True, "score the best trials on the test split, and register the best network, so that it can become champion"
+        True,
+        "score the kept networks (`keep` in the sweep file) on the test split, and register the best of them",
     )
     scheduler: Text = field(
         None,
@@ -87,7 +91,7 @@ class Sweep(DatasetSettings):
 
 
 class Report(RunSettings):
-    """Use MLflow runs to check the claims of the 2016 study (see the README), and write a page."""
+    """Use MLflow runs to check claims, most of them from the 2016 study (see the README), and write a page."""
 
     STEP = "report"
     from_: Text = field(
@@ -100,7 +104,7 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name or a digest; default: all datasets, but for the best network, the dataset with the most trials",
+        rule="a name, or the digest at its end; default: the dataset with the most runs, chosen for each sweep file",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

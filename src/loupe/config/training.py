@@ -74,7 +74,7 @@ class GradientTrain(Train):
     initial_weights: Text = field(
         None,
         "network that contains the initial weights",
-        rule="none, champion, a registry URI, a run URI, or a .keras file",
+        rule="none, champion, an MLflow URI, or a .keras file",
     )
     pre_upscale: Literal["none", "bicubic", "lanczos", "nearest"] = field(
         "none", "filter that upscales the input before the first layer; none: the last layer upscales"

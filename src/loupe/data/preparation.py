@@ -42,7 +42,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
     """Create the dataset of photos and settings, or open it if it exists.
 
     A folder is written under a temporary name and then renamed. Under a URL, the manifest is written last, and marks
-    the dataset as complete. Two processes that write the same shard write the same bytes.
+    the dataset as complete. Two processes can write the same dataset at a time, because their shards are equal.
 
     Args:
         settings: the settings of preprocess.
@@ -87,7 +87,7 @@ def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:
     if settings.degrade == "none":
         texts.pop("degrade")  # datasets older than this field keep their digest
     if settings.degrade == "camera" and settings.luminance != "rec601":
-        texts["noise"] = "luminance"  # the noise of older datasets with these settings was too strong
+        texts["noise"] = "luminance"  # a new digest: the noise of older datasets was too strong
     if len(photos) < manifest.SMALL_COLLECTION:
         texts["splits"] = "rank"
     texts["scales"] = ",".join(format_value(scale) for scale in sorted(settings.scales))
@@ -117,9 +117,11 @@ def _write_dataset(settings: Preprocess, photos: list[SourcePhoto], digest: str,
             bar.update(photo_count)
     ordered = _sort_parts(parts)
     if not sums["labels"].count:
-        reason = ordered[0]["reason"][0].as_py() if ordered else "none"
+        first = "none"
+        if ordered:
+            first = ": ".join(ordered[0][name][0].as_py() for name in ("path", "reason"))
         raise UsageError(
-            f"source: must contain a usable image, got {len(photos)} files; the first unusable file: {reason}"
+            f"source: must contain a usable image, got {len(photos)} files; the first unusable file: {first}"
         )
     metadata = {
         "version": VERSION,
@@ -224,7 +226,7 @@ def open_sample(data_dir: str) -> Dataset:
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open the dataset of a run by the name of its folder, or prepare it again from its source if it does not exist.
+    """Open a recorded dataset by the name of its folder, or prepare it again from its source if it does not exist.
 
     Raises:
         UsageError: the dataset has another digest.
@@ -233,7 +235,7 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
     if dataset.digest != digest:
         raise UsageError(
-            f"dataset: must be {name}, as in the run, got {dataset.folder.name}; "
+            f"dataset: must be {name}, as recorded in MLflow, got {dataset.folder.name}; "
             f"set data_dir to the folder that contains {name}"
         )
     return dataset

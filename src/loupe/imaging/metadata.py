@@ -1,4 +1,4 @@
-"""Reads the metadata of an image."""
+"""Reads the metadata of an image, and adapts it to a result."""
 
 import struct
 from contextlib import suppress
@@ -31,7 +31,8 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: contents of PNG chunks for the colour space, by chunk type; only cICP if there is a profile.
+        colour_chunks: the colour space as contents of PNG chunks, by chunk type, for files of any format. With `icc`,
+            only the chunk cICP is kept.
         duration_ms: display time of a frame.
         iptc: the IPTC fields (IIM records), or b"".
         omitted: names of metadata that the result does not contain.
@@ -62,7 +63,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # If the XMP links to a gain map, the name `further images` would report the same data again.
+    # If `linked` contains the gain map, `further images` would mean the same data.
     attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
@@ -84,7 +85,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
 
 
 def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
-    """Update sizes and positions in EXIF tags (in place) and XMP."""
+    """Adapt sizes and positions in the EXIF tags (in place) and in the XMP to a turned, scaled or cropped image."""
     omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
     xmp, removed = place_xmp(metadata.xmp, placement)
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))

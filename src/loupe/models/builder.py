@@ -1,4 +1,4 @@
-"""Builds the Keras model of validated settings, and gives Keras models the interface of upscaling models."""
+"""Builds Keras models from settings, and adapts them to the interface `UpscalingModel`."""
 
 import functools
 import itertools
@@ -73,7 +73,8 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
     """Copy weights from another model. Layer n gets the weights of the other model's layer n if the shapes are equal.
 
-    Layers without weights do not count. If only `model` is conditioned, its second input channel gets zeros.
+    Layers without weights do not count. If only `model` is conditioned, the weights of its second input channel
+    become 0.
 
     Returns:
         The number of layers whose weights were copied.
@@ -115,7 +116,7 @@ def measure_costs(model: keras.Model) -> dict[str, float]:
 
 
 class KerasUpscaler:
-    """Gives a result of `build` or `build_ridge` the interface of upscaling models; see `UpscalingModel`."""
+    """Adapts a model of `build` or `build_ridge` to the interface `UpscalingModel`."""
 
     def __init__(self, model: keras.Model) -> None:
         self.geometry = Geometry.from_name(model.name)
@@ -137,7 +138,7 @@ class KerasUpscaler:
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
-        """Return the number of images per call, at least 1, that MAX_INTERMEDIATE_BYTES allows."""
+        """Return the number of images per call: all, or as many as MAX_INTERMEDIATE_BYTES allows."""
         if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:

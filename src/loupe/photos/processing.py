@@ -87,7 +87,7 @@ class Outcome:
         size: width and height of the result; None without a result.
         reason: the reason for a failure, or "".
         omitted: names of metadata that the result does not contain.
-        assumed_quality: `ImageStream.assumed_quality` of the first image.
+        assumed_quality: the JPEG quality that the network assumed for the first image; None without such a network.
         skipped: whether the photo was skipped, because it is larger than the requested size.
     """
 
@@ -111,8 +111,8 @@ def process_jobs(
     Args:
         jobs: the photos.
         options: the options for all photos.
-        report_progress: called from any thread with the number of finished photos. An unfinished photo counts as its
-            finished fraction.
+        report_progress: called from any thread with the number of finished photos, plus the finished fractions of the
+            other photos.
 
     Yields:
         The outcomes, in the order of completion.
@@ -174,7 +174,7 @@ class _Processor:
                 return self._report_existing(job)
             return Outcome(job, None, f"{job.out} cannot be written: {error.strerror or error}")
         except Exception as error:
-            return Outcome(job, None, f"{job.out} cannot be written: {type(error).__name__}: {error}")
+            return Outcome(job, None, f"unexpected error: {type(error).__name__}: {error}")
         finally:
             self._update_progress(job, 1)
 
@@ -211,7 +211,7 @@ class _Processor:
             self._idle_readers.put(reader)
 
     def _count_pixels(self, sizes: Sequence[Size]) -> int:
-        """Return the number of pixels of the results of images of these sizes."""
+        """Return the total number of result pixels for images with these sizes."""
         return sum(math.prod(self._options.transform.compute_size(size)) for size in sizes)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:

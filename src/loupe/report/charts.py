@@ -21,7 +21,7 @@ DASHES = ("-", "--", "-.", ":", "-", "--", "-.")
 NETWORK_METRICS = ("val/best_mae", "test/mae")  # other metrics are errors of baselines
 WIDTH, DPI = 8, 100  # inches, pixels per inch
 FONT_SIZE = 11
-# A curve is drawn at these shares of the steps: 4 shares per interval of a curve with 17 points.
+# A curve is drawn at these shares of the steps. Most curves have 17 points, so 16 intervals with 4 shares each.
 CURVE_SHARES = np.linspace(0, 1, 65)
 
 
@@ -39,7 +39,7 @@ def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seed
     Args:
         name: stem of the file name.
         runs: rows of each arm, by label.
-        groups: for the caption, the groups over which the mean and the range are computed.
+        groups: name in the caption for the runs of an arm, of which the mean and the range are shown.
 
     Returns:
         The chart, or None if no run has a curve.

@@ -1,6 +1,6 @@
 """Finds the runs of a grid's points in a table of runs. These runs may come from other sweeps.
 
-The points of an arm differ only in tuned fields, the fields in `tune` of the sweep file.
+An arm is a group of points that differ only in tuned fields (`tune` in the sweep file).
 """
 
 import json
@@ -17,8 +17,8 @@ from loupe.config.fields import format_value
 from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
-# FLOPs by budget in seconds, for old runs. Delete this table and `_split_budgets` when docs/results.parquet has no
-# budget in seconds.
+# Old runs have budgets in seconds. They count as runs of points with these FLOPs. Delete this table and
+# `_split_budgets` when docs/results.parquet has no budget in seconds.
 SECONDS_TO_FLOPS = {"10.0": "1e12", "15.0": "1.5e12", "25.0": "3e12", "60.0": "1e13"}
 
 
@@ -41,8 +41,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         The newest run per point and seed, with the columns of `table`, a column `seed`, and a column per key of
         [search] (None if the condition of the key does not hold). All runs are on one dataset, with budgets in one
         unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a tie, those
-        with the most runs of this sweep. With `tune`, the first seed chooses the best point of each arm, and the
-        table contains only the runs of this point with other seeds. If the sweep is not a grid, the table is empty.
+        with the most runs of this sweep. With `tune`, the table contains only the best point of each arm, chosen by
+        the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If the sweep is
+        not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -102,7 +103,7 @@ def _select_points(
             each for each in candidates if first in each.runs.index and _is_feasible(sweep, each, first)
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
-        # The first seed chose the point. Its loss is the minimum over the points: more points would favour an arm.
+        # The loss with the first seed is a minimum over points, so an arm with more points would have an advantage.
         candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
 

@@ -37,7 +37,7 @@ TASK_FIELDS = (
 
 @dataclass(frozen=True)
 class GateResult:
-    """The comparison of a new model (the challenger) with the champion (the defender).
+    """The comparison of a new model (the challenger) with the champion or the bundled network (the defender).
 
     Args:
         mae: the mean absolute error of the challenger.
@@ -115,7 +115,7 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
     for field in TASK_FIELDS:
         wanted, got = (texts.get(field, "none") for texts in (dataset.settings, task))
         if wanted != got:
-            rule = f"must be {wanted}, as in the gate dataset {dataset.folder.name} of {name}"
+            rule = f"must be {wanted} for the new model, as in the gate dataset {dataset.folder.name} of {name}"
             raise UsageError(f"{field}: {rule}, got {got}; --gate selects another gate dataset")
     source = storage.make_absolute(source) if os.path.exists(source) else source
     values = {"dataset": dataset.folder.name, "digest": dataset.digest, "source": mask_secrets(source)}
@@ -183,6 +183,7 @@ def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fractio
     unseen = np.setdiff1d(photos, seen)[:MAX_PHOTOS]
     if not len(unseen):
         raise UsageError(
-            f"gate: must contain a photo that neither model was trained on, got none in {gate.folder.name}"
+            "gate: must contain a photo that neither model had for training or validation, got none in "
+            f"{gate.folder.name}"
         )
     return pairs.select(np.flatnonzero(np.isin(photos, unseen)))

@@ -12,11 +12,11 @@ from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import compute_dropout_seed, get_dropout_states, use_training_precision
 
-LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses
+LossCallback = Callable[[int, np.ndarray], None]  # takes the number of a step, and the losses from it on
 
 
 class SingleSteps:
-    """Trains a compiled model, one call of Keras per step, on batches of `size` inputs."""
+    """Trains a model of `compile_model`, one call of Keras per step, on batches of `size` inputs."""
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
@@ -32,7 +32,7 @@ class SingleSteps:
 
 
 class StepRunner:
-    """Trains a compiled model for a range of steps, with the numerical precision of the settings.
+    """Trains a model of `compile_model` for a range of steps, with the numerical precision of the settings.
 
     Raises:
         UsageError: the devices of the settings do not exist or cannot share a batch.

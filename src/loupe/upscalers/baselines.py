@@ -16,7 +16,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MARGIN = 4  # the result of a block depends on up to this many input pixels around the block (Lanczos)
+MARGIN = 4  # the result of a block depends on input pixels up to this distance from the block (Lanczos)
 
 
 class FilterUpscaler:
@@ -54,7 +54,7 @@ def build_classical(scale: Fraction, luminance: str = "rec601") -> dict[str, Ups
 
 
 def get_references(scale: Fraction) -> tuple[str, str]:
-    """Return the names of the simplest baseline and of the best filter."""
+    """Return the names of the simplest baseline and of the best filter; at 1:1, both are `input`."""
     return ("input", "input") if scale == 1 else ("nearest", "lanczos")
 
 

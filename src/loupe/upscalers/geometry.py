@@ -21,7 +21,7 @@ class Geometry:
         q: side of an input block.
         p: side of a result block; the scale factor is p/q.
         min_side: smallest side of an input, a multiple of q.
-        halo: the result of a block depends on up to this many pixels around the block; a multiple of q.
+        halo: the result of a block depends on input pixels up to this distance from the block; a multiple of q.
         luminance: the formula that computed the grey training images; see `imaging.luminance`.
         condition: `jpeg` if the inputs have a second channel with the strength of JPEG artefacts (see
             `imaging.jpeg_quality.compute_strength`), otherwise `none`.
@@ -59,7 +59,7 @@ class Geometry:
         """Parse the name of a model; raise UsageError for a model that Loupe did not make."""
         found = _NAME.fullmatch(name)
         if not found:
-            raise UsageError(f"model: must be made by Loupe, got {name!r}, a name without q, p, side and halo")
+            raise UsageError(f"model: must be made by Loupe, got a model with the name {name!r}")
         q, p, min_side, halo = map(int, found.groups()[:4])
         if not 0 < q <= p or not min_side or min_side % q or halo % q:
             raise UsageError(f"model: must have 0 < q <= p, and side and halo that are multiples of q, got {name!r}")

@@ -109,7 +109,8 @@ def upscale_rows(
 
     Args:
         model: as in `upscale`.
-        rows: a function of the first row and the row after the last row; returns float32 (rows, width) in [-1, 1].
+        rows: takes the numbers of the first row and of the row after the last; returns these rows, float32
+            (rows, width) in [-1, 1].
         height: the height of the image.
         result_rows: the rows of the result to compute.
         tile: as in `upscale`.

@@ -30,12 +30,13 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser rea
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must match `listening`.
+    Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must be
+    `listening`. But any address is accepted for 0.0.0.0 and ::, and any loopback address for a loopback address.
 
     Args:
         listening: the IP address that the server listens on.
         public: further names, in lower case, such as the name of a proxy.
-        name: the name of `listening` that the user requested, or "".
+        name: the name of `listening` that the user gave (`--host`), or "".
     """
 
     listening: str
@@ -112,7 +113,7 @@ class DemoGuard:
         return None
 
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and reason of a refusal if the body is too large, of unknown size, or does not fit."""
+        """Return the status and reason of a refusal: the body is too large or of unknown size, or the folder is full."""
         size = _get_size(scope)
         is_upload = scope["path"].startswith(UPLOAD_ROUTE)
         limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES
