@@ -7,6 +7,7 @@ time in seconds; the answer is the exit status, negative after a signal, or null
 process and a process group of its own, as on the command line; only the imports are shared.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -48,8 +49,10 @@ def serve() -> None:
 
 def import_libraries() -> None:
     """Import the slow libraries. TensorFlow computes nothing here: its threads would be missing in a fork."""
+    gc.set_threshold(100_000, 50, 50)  # as in `loupe.cli.startup`
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # so that garbage collections in forks are fast and copy no memory
 
 
 def start(request: dict) -> int:

@@ -74,13 +74,9 @@ class ParentWatcher:
 
 
 if __name__ == "__main__":
-    from loupe.cli.native_logs import filter_native_logs
-    from loupe.cli.optional_imports import skip_optional_imports
-    from loupe.cli.streams import open_streams
+    from loupe.cli.startup import prepare_process
 
-    open_streams()
-    filter_native_logs()
-    skip_optional_imports()
+    prepare_process()
     try:
         main(int(sys.argv[1]))
     except KeyboardInterrupt:

@@ -113,7 +113,7 @@ class DemoGuard:
         return None
 
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and reason of a refusal: the body is too large or of unknown size, or the folder is full."""
+        """Return the status and reason of a refusal: the body is too large or has no size, or the folder is full."""
         size = _get_size(scope)
         is_upload = scope["path"].startswith(UPLOAD_ROUTE)
         limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES
