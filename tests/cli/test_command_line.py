@@ -196,7 +196,7 @@ def test_help_without_a_step_has_status_0() -> None:
         (["train", "--optimizer", "sgd", "--beta_1", "0.5"], "beta_1: is a field of optimizer=adam"),
         (
             ["train", "--network", "perceptron", "--patch", "10:16"],
-            "patch: must be input side:label side for scale 3:2, such as 10:15, got 10:16",
+            "patch: must be input side:label side with the ratio of scale 3:2, such as 10:15, got 10:16",
         ),
         (["train", "--stddev", "0.2"], "stddev: has no effect"),
         (["train", "--steps", "0"], "steps: must be .*'0'"),

@@ -60,7 +60,7 @@ class ProgressBar:
         text: the title.
         total: the value of a full bar.
         quiet: show nothing.
-        unit: `bytes` shows a size such as 3.2 MB, `percent` the percentage, "" the value and the total.
+        unit: `bytes` shows sizes such as 0.5/3.2 MB, `percent` the percentage, "" the value and the total.
     """
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
@@ -85,7 +85,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
-            # Otherwise, lines for a file or a pipe would be printed on the terminal. A closed stream is None.
+            # Only for a terminal: rich would print lines for a file or pipe on the terminal. A closed stdout is None.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._note = ""

@@ -33,7 +33,7 @@ class LabelSettings(Settings):
         None,
         "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
         "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: side by side. random: at "
-        "random positions, every second label from a copy of the photo that is shrunk by a random factor",
+        "random positions; every second label is cut from a copy of the photo, shrunk by a random factor",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)

@@ -90,7 +90,7 @@ class Perceptron(GradientTrain):
         if self.patch != "whole":
             input_side, label_side = map(int, self.patch.split(":"))
             if Fraction(label_side, input_side) != self.scale:
-                rule = f"input side:label side for scale {format_value(self.scale)}"
+                rule = f"input side:label side with the ratio of scale {format_value(self.scale)}"
                 raise ValueError(f"patch: must be {rule}, such as {DEFAULT_PATCHES[self.scale]}, got {self.patch}")
         return self
 

@@ -13,13 +13,13 @@ UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking 
 
 
 class Register(RunSettings):
-    """Register a model. If it is better than the champion (the best registered model so far), it becomes champion."""
+    """Register a model, and make it the champion (the best registered model) if it wins a comparison."""
 
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the train run or trial with the lowest validation mae "
-        "on the dataset of the newest of them",
+        "id of a train run or trial, or an MLflow URI; best: among the runs on the dataset of the newest run, the "
+        "one with the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -62,7 +62,8 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax and GPUs: one per `devices` GPUs",
+        "number of worker processes; 0: one per core, or one per GPU (per group of `devices` GPUs) with "
+        "KERAS_BACKEND=jax",
         ge=0,
         le=1024,
     )
@@ -104,7 +105,8 @@ class Report(RunSettings):
     dataset: Text = field(
         None,
         "dataset whose runs are used",
-        rule="a name, or the digest at its end; default: the dataset with the most runs, chosen for each sweep file",
+        rule="a name, or only the digest at the end of a name; default: for each sweep file, the dataset with the "
+        "most runs",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"data_dir": {"from_": None}}

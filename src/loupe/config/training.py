@@ -110,7 +110,7 @@ class GradientTrain(Train):
     )
     decay_rate: float = field(
         0.96,
-        "factor by which the learning rate decreases smoothly in `decay_steps` steps, for schedule=exponential",
+        "`decay_steps` steps multiply the learning rate by this factor, gradually, for schedule=exponential",
         gt=0,
         le=1,
     )

@@ -133,7 +133,7 @@ def cut_photo(
     except PhotoError as error:
         return replace(row, reason=str(error)), [], BLACK
     except MemoryError:
-        return replace(row, reason="memory: the photo needs more than the estimate for its size"), [], BLACK
+        return replace(row, reason="memory: the photo needs more memory than estimated"), [], BLACK
 
 
 def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
@@ -154,7 +154,7 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
 
 
 def name_inputs(scale: Fraction) -> str:
-    """Return the kind of shards with inputs of a scale factor, such as `inputs-3x2`."""
+    """Return the name of the shards with the inputs of one scale factor, such as `inputs-3x2`."""
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 

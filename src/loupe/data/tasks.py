@@ -77,7 +77,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Block Ctrl-C in the processes that start until the block exits. The parent ends these processes."""
+    """Let processes that start in the `with` statement ignore Ctrl-C. The parent ends these processes."""
     # The start of the resource tracker, which joblib needs, would unblock Ctrl-C.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

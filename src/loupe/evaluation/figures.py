@@ -217,7 +217,7 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
     """Return rows and columns of the square with the largest differences between neighbouring pixels.
 
-    The side of the square is a third of the label's shorter side.
+    The side of the squares is a third of the label's shorter side. They are at steps of half their side.
     """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))

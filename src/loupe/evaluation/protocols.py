@@ -70,7 +70,7 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])
     given = {name: value for name, value in settings.label_settings.items() if name in settings.model_fields_set}
     given |= {"luminance": settings.luminance or luminance, "scales": [scale], "source": _list_sources(settings)}
-    if scale == 1:  # inputs that equal the labels; `score_qualities` compresses these inputs
+    if scale == 1:  # the inputs are equal to the labels (`clean_share` is 1); `score_qualities` compresses them later
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
@@ -78,7 +78,11 @@ def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
 
 
 def _list_sources(settings: Evaluate) -> list[str]:
-    """Return the sources for preprocess. An absolute path is not a name such as `sample`; a list is not split."""
+    """Return the sources for preprocess.
+
+    The path is absolute, so that a folder named `sample` does not mean the bundled photos. It is in a list, so that a
+    comma does not split it.
+    """
     return ["sample"] if settings.photos is None else [str(Path(settings.photos).absolute())]
 
 

@@ -110,7 +110,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def validate_output_file(field: str, file: Path) -> None:
-    """Raise UsageError, with the name of the field, unless a path is a new or regular file in an existing folder."""
+    """Raise UsageError, with the name of the field, if a path is not in an existing folder, or is not a regular file.
+
+    A missing file is valid.
+    """
     # For a path that is too long, os.path.isdir returns False, but Path.is_dir raises an error.
     if not os.path.isdir(file.parent):
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
@@ -165,7 +168,10 @@ def _open(partial: Path) -> int:
 
 
 def _is_abandoned(partial: Path, descriptor: int) -> bool:
-    """Return whether the process that created a file or folder has ended."""
+    """Return whether the process that created a file or folder has ended.
+
+    If its lock cannot show this, return whether the file or folder is older than LEFTOVER_AGE_S.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -51,7 +51,8 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # Read the interoperability directory from a copy, or Pillow would also write it into the first directory.
+        # Read the interoperability directory from a copy: Pillow writes a directory that it has read from `exif` into
+        # the first directory, too.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -214,7 +215,7 @@ def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
         keys = tuple(exif.get(GEO_KEYS, ()))
         # GEO_KEYS contains four numbers, then four numbers per key: the first is the key, the last is its value.
         entries = dict(zip(keys[4::4], keys[7::4], strict=False))
-        # The coordinates of a pixel are those of its centre or those of its corner.
+        # RASTER_TYPE defines whether the coordinates of a pixel are those of its centre or those of its corner.
         centre = 0.5 if entries.get(RASTER_TYPE) == PIXEL_IS_POINT else 0.0
         shifts = centre * scale_x - centre - left, centre * scale_y - centre - top
         if PIXEL_SCALE in exif:

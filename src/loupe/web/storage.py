@@ -20,7 +20,7 @@ def delete_old_files(folder: Path, before: float) -> None:
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until `more_bytes` and one more file are within the limits; return whether they are.
+    """Delete the oldest files until there is room for one more file of `more_bytes` bytes; return whether there is.
 
     Files that are newer than MIN_LIFETIME_S are not deleted.
     """
