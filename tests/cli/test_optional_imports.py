@@ -23,8 +23,8 @@ find()
 OTHER_THREAD = "o = threading.Thread(target=importlib.import_module, args=['pandas']); o.start(); o.join()"
 PROGRAM = f"""
 import importlib, sys
-from loupe.cli.optional_imports import skip_optional_imports
-skip_optional_imports()
+from loupe.cli.startup import prepare_process
+prepare_process()
 import keras
 print(keras.found)
 print([name for name in {SKIPPED} if name in sys.modules])
@@ -43,13 +43,20 @@ def import_keras(tmp_path):
         path = os.pathsep.join([str(tmp_path), *sys.path])
         program = [sys.executable, "-c", PROGRAM]
         environment = os.environ | {"PYTHONPATH": path}
-        return subprocess.check_output(program, text=True, env=environment, cwd=tmp_path).splitlines()
+        done = subprocess.run(program, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+        assert (done.stderr, done.returncode) == ("", 0)
+        return done.stdout.splitlines()
 
     return run
 
 
 def test_keras_with_tensorflow_imports_no_optional_library_and_loupe_can_import_all(import_keras):
     assert import_keras("import tensorflow; assert not tensorflow.found") == ["[]", "[]", str(list(SKIPPED))]
+
+
+def test_messages_of_tensorflow_are_filtered(import_keras):
+    message = rb"I0000 00:00:1795843437.98 30949 port.cc:153] oneDNN custom operations are on.\n"
+    assert import_keras("import tensorflow", f"import os; os.write(2, {message})")[0] == "[]"
 
 
 def test_another_thread_can_import_a_library_at_the_same_time(import_keras):

@@ -26,9 +26,12 @@ def filter_native_logs() -> None:
 class _Trigger:
     """An import hook that starts the filter."""
 
+    def __init__(self) -> None:
+        self._has_started = False
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name in LIBRARIES and self in sys.meta_path:
-            sys.meta_path.remove(self)
+        if name in LIBRARIES and not self._has_started:
+            self._has_started = True
             _start_filter()
 
 

@@ -14,5 +14,5 @@ def prepare_process() -> None:
     gc.set_threshold(100_000, 50, 50)
     atexit.register(gc.freeze)
     open_streams()
-    filter_native_logs()
     skip_optional_imports()
+    filter_native_logs()  # last, because Python asks the import hook of `skip_optional_imports` only after this one
