@@ -18,8 +18,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: among the runs on the dataset of the newest run, the "
-        "one with the lowest validation mae",
+        "id of a train run or trial, or an MLflow URI; best: among the finished train runs and trials on the "
+        "dataset of the newest one, the run with the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -62,8 +62,8 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes; 0: one per core, or one per GPU (per group of `devices` GPUs) with "
-        "KERAS_BACKEND=jax",
+        "number of worker processes; 0: one per core, but with KERAS_BACKEND=jax, one for the GPUs of each trial "
+        "(`devices` of `train`)",
         ge=0,
         le=1024,
     )

@@ -110,7 +110,7 @@ class GradientTrain(Train):
     )
     decay_rate: float = field(
         0.96,
-        "`decay_steps` steps multiply the learning rate by this factor, gradually, for schedule=exponential",
+        "factor by which the learning rate gradually changes during `decay_steps` steps, for schedule=exponential",
         gt=0,
         le=1,
     )

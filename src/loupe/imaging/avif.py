@@ -21,9 +21,9 @@ FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
-LOCATION = struct.Struct(">IHI")  # position, number of parts and offset of the first part; its length follows
+LOCATION = struct.Struct(">IHI")  # an item: position, number of parts, offset of the first part; its length follows
 UNKNOWN_LAYOUT = "unknown layout of the AVIF file that libvips wrote"
-EXIF_OFFSET = struct.pack(">I", len(PREFIX))  # precedes EXIF in an AVIF: the position of the TIFF header
+EXIF_OFFSET = struct.pack(">I", len(PREFIX))  # precedes EXIF in an AVIF: the number of bytes before the TIFF header
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
 
 
@@ -68,7 +68,7 @@ def read_bits(path: Path) -> int:
 
 
 def fill_lowest_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Fill the bits below the highest `bits` of uint16 samples: decoders set them to 0, but white must be 65535."""
+    """Fill the lowest 16 - `bits` bits of uint16 samples. Decoders set these bits to 0, but white must be 65535."""
     return pixels | pixels >> bits
 
 
@@ -97,7 +97,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
         "bitdepth": BITS,
         "effort": EFFORT,
         "subsample_mode": "off" if subsampling == "4:4:4" else "on",
-        # With keep.EXIF, libvips adds its own tags. Therefore this flag is set only if the image has EXIF tags.
+        # With keep.EXIF, libvips writes its own tags, which `_replace_exif` replaces by those of the image.
         "keep": keep.ICC | keep.XMP | (keep.EXIF if metadata.exif is not None else keep.NONE),
     }
     content = image.heifsave_buffer(compression="av1", Q=quality, **options)
@@ -109,7 +109,7 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
 
 
 def _replace_exif(content: bytes, exif: bytes) -> bytes:
-    """Append EXIF bytes to an AVIF that libvips wrote, and set the location of its EXIF to them.
+    """Append EXIF bytes to an AVIF that libvips wrote, and let its box iloc point to these bytes.
 
     If libvips wrote these EXIF bytes, it would move the maker note and omit tags.
     """

@@ -71,9 +71,10 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps a cICP chunk of full range without other chunks.
-    Otherwise, all chunks are removed. If the image has no profile, its values then get the transfer function of sRGB,
-    and a new profile describes the primaries. If the format cannot store a profile, the result is sRGB.
+    A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps a cICP chunk of full range if it is the only chunk.
+    Otherwise, all chunks are removed. If they are removed from an image without a profile, its values are converted
+    to the transfer function of sRGB. If its primaries are not those of sRGB, a colour image gets a new profile. If
+    the format cannot store a profile, the result is sRGB.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
@@ -104,7 +105,7 @@ def _interpret(
 
     Returns:
         A table from values of the image to values with the transfer function of sRGB; None if no value changes.
-        The chromaticities in the order of PRIMARIES; None for sRGB.
+        The chromaticities in the order of PRIMARIES; None for sRGB or invalid chromaticities.
         The names of lost colour information.
     """
     white, losses = np.iinfo(dtype).max, []

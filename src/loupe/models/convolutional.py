@@ -1,4 +1,8 @@
-"""A residual convolutional network. Its layers compute one pixel per q x q block, between fold and unfold."""
+"""A residual convolutional network on blocks.
+
+`fold` makes one pixel with q * q channels from each q x q block. The layers process these pixels, and `unfold` makes
+p x p pixels of the result from each.
+"""
 
 from collections.abc import Callable
 from typing import Any

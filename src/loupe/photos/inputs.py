@@ -39,7 +39,7 @@ class PhotoList:
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """List the photos of the inputs; each photo is also the file for its result."""
-    # `find_photos` needs a folder for results, and does not search it. This folder cannot exist.
+    # `find_photos` skips its folder for results. This one cannot exist, so that no folder is skipped.
     found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
@@ -92,8 +92,8 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
 def _expand(text: str, out: Path) -> list[Path]:
     """Return the path `text`, or the matches of the pattern `text`.
 
-    Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. Matches in a folder
-    that also matches are omitted, because the folder is searched.
+    Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. If a folder
+    matches, matches in it are omitted, because the folder is searched.
     """
     path = Path(text)
     if text.strip() and (path.exists() or path.is_symlink()):
@@ -136,7 +136,7 @@ def _identify(path: Path) -> tuple[int, int] | None:
 
 
 class _Search:
-    """Collects the photos of files and folders. The folder `out` is not searched."""
+    """Collects the photos of files and folders. A subfolder that is `out` is not searched."""
 
     def __init__(self, out: Path, extension: str | None, suffix: str) -> None:
         self.found = PhotoList()
@@ -171,7 +171,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file. If another photo already has the result `out`, in any case, the new name ends in a number."""
+        """Add a file. If another photo has the result `out` (ignoring case), the new name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -228,5 +228,5 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_within(path: Path, folder: Path) -> bool:
-    # Path.resolve would fail for a loop of links.
+    # Before Python 3.13, Path.resolve fails for a loop of links.
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

@@ -22,7 +22,7 @@ STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm (searched values) and seed."""
+    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm and seed."""
 
     sweep_file: str
     claim: Claim

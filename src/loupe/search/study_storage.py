@@ -40,8 +40,8 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
         if "://" not in location:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
-            # Optuna's lock is a symbolic link to this path. With a relative path, the link can be broken, and Optuna
-            # waits forever for the lock of a killed process.
+            # Optuna's lock is a symbolic link to this path. A link to a relative path can be broken, and Optuna does
+            # not remove the broken lock of a killed process.
             return JournalStorage(JournalFileBackend(os.path.abspath(location)))
         if not location.startswith("sqlite"):
             # `pool_pre_ping` replaces connections that a restart of the database has closed.
@@ -73,7 +73,10 @@ def _lock_database(connection: Connection) -> None:
 
 
 def check_journal(file: Path) -> None:
-    """Raise UsageError unless a file starts like an Optuna journal, is empty, or does not exist."""
+    """Raise UsageError if a file is not an Optuna journal, or its name is too long.
+
+    Empty and missing files are valid; folders are not checked.
+    """
     if len(os.fsencode(file.name)) > MAX_NAME_BYTES:
         raise UsageError(f"storage: must have a file name of at most {MAX_NAME_BYTES} bytes, got {file.name!r}")
     is_other = file.exists() and not file.is_dir() and not file.is_file()  # opening a FIFO would block
@@ -94,7 +97,7 @@ def repair_journal(journal: Path) -> None:
     writes a record. The lock of a killed process ends after 30 s.
 
     Raises:
-        UsageError: the file is not a journal, or records follow an unreadable line. The file is not changed.
+        UsageError: the file is not a journal, or a complete line follows an unreadable line. The file is not changed.
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:
@@ -107,7 +110,9 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal; an unreadable and an incomplete line may follow.
+    """Return the position after the last record of a journal.
+
+    After it, one unreadable line may follow, and one line without an end.
 
     Raises:
         UsageError: a complete line follows an unreadable line.

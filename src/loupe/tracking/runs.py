@@ -43,7 +43,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
     """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
     Under `mlflow run`, the step joins the run that `mlflow run` created. If the run of another step is open, the new
-    run is a child of that run. Runs that crashed processes left open are closed first.
+    run is a child of that run. Open runs of crashed processes are closed first.
 
     Args:
         settings: the settings of the step.
@@ -73,14 +73,14 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
     with open_run(start, settings.to_texts(), settings.quiet) as run_id:
-        mlflow.set_tag(NAME_TAG, name)  # MLflow documents the `run_name` of `start_run` only for new runs
+        mlflow.set_tag(NAME_TAG, name)  # `start_run` may ignore `run_name` for a run that exists
         if is_joined:
             _print_typed_params(run_id, settings)
         yield run_id
 
 
 def _print_typed_params(run_id: str, settings: Settings) -> None:
-    """Print which params have the spelling that the user typed, because MLflow refuses to change logged params."""
+    """Print which params were logged as the user typed them. MLflow refuses to change logged params."""
     params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
     if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
         line = f"params: {names} are logged as typed; to search by their values, use the tag {SETTINGS_TAG}"
@@ -177,7 +177,7 @@ def open_store(quiet: bool = True) -> None:
 
 
 def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and experiment that `locate_run` returned in another process."""
+    """Use the store and experiment that another process got from `locate_run`."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
 
@@ -262,8 +262,8 @@ def validate_interrupted(run: Any) -> None:
 def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only finished runs on the dataset of the newest finished run are compared. If none of them has a model, the run
-    with the lowest validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
+    Only finished train runs and trials on the dataset of the newest one are compared. If none of them has a model,
+    the run with the lowest validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
 
     Raises:
         UsageError: no run matches.
