@@ -253,7 +253,7 @@ def test_a_patch_must_have_the_ratio_of_the_scale(scale: Fraction) -> None:
         patch = f"{factor * scale.denominator}:{factor * scale.numerator}"
         assert parse_settings("train", given | {"patch": patch}).patch == patch
     line = refusal("train", given | {"patch": "5:6"})
-    rule = f"input side:label side for scale {format_value(scale)}, such as {DEFAULT_PATCHES[scale]}"
+    rule = f"input side:label side with the ratio of scale {format_value(scale)}, such as {DEFAULT_PATCHES[scale]}"
     assert line == f"patch: must be {rule}, got 5:6"
 
 

@@ -25,11 +25,12 @@ GRID = 8  # side of a JPEG block in pixels
 BLACK, WHITE = 40, 215  # of the text; away from 0 and 255, where ringing would be clipped
 
 
-def upscale_jpeg(label: np.ndarray, file: Path, quality: int) -> list[np.ndarray]:
-    """Shrink a label, compress it, and upscale it with the network and with Lanczos; grey values."""
+def upscale_jpeg(label: np.ndarray, file: Path, quality: int = 100) -> list[np.ndarray]:
+    """Shrink a label, compress it (not for 100), and upscale it with the network and with Lanczos; grey values."""
     network = OnnxUpscaler(file)
     scale = network.geometry.scale
-    grey = to_floats(compress_jpeg(shrink_label(label, scale, "lanczos"), quality))
+    small = shrink_label(label, scale, "lanczos")
+    grey = to_floats(compress_jpeg(small, quality) if quality < 100 else small)
     image = np.stack([grey, np.full_like(grey, compute_strength(quality))], axis=-1)[None]
     return [(upscale(model, image)[0, ..., 0] + 1) * 127.5 for model in (network, FilterUpscaler("lanczos", scale))]
 
@@ -45,12 +46,16 @@ def measure_grid(image: np.ndarray, scale: Fraction) -> float:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_jpeg_has_no_more_energy_at_the_grid_than_with_lanczos(file: Path) -> None:
+def test_a_jpeg_adds_no_more_energy_at_the_grid_than_with_lanczos(file: Path) -> None:
     for name in ("coffee.png", "astronaut.png", "camera.png"):
         photo = Image.open(find_bundled_photo().parent / name).convert("L")
         label = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
         scale = OnnxUpscaler(file).geometry.scale
-        ours, lanczos = (measure_grid(image, scale) for image in upscale_jpeg(label, file, 75))
+        # The photo itself may have edges at the grid, which a network makes sharper than Lanczos does.
+        without, with_jpeg = (
+            [measure_grid(image, scale) for image in upscale_jpeg(label, file, quality)] for quality in (100, 75)
+        )
+        ours, lanczos = np.subtract(with_jpeg, without)
         assert ours <= lanczos, name
 
 
