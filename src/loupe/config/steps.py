@@ -18,8 +18,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: among the finished train runs and trials on the "
-        "dataset of the newest one, the run with the lowest validation mae",
+        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae, among "
+        "finished train runs and trials of `scale`, on the dataset of the newest of these runs",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -62,8 +62,7 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes; 0: one per core, but with KERAS_BACKEND=jax, one for the GPUs of each trial "
-        "(`devices` of `train`)",
+        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax, one per group of `devices` GPUs",
         ge=0,
         le=1024,
     )
@@ -80,7 +79,8 @@ class Sweep(DatasetSettings):
     fresh: bool = field(False, "train every trial, even if a run with the same settings and seed exists")
     register_best: bool = field(
         True,
-        "score the kept networks (`keep` in the sweep file) on the test split, and register the best of them",
+        "score the kept networks (`keep` in the sweep file) on the test split, and register the network of the best "
+        "trial, whatever its test score",
     )
     scheduler: Text = field(
         None,

@@ -50,7 +50,7 @@ MAX_NAME_BYTES = 160
 class SourcePhoto:
     """One file of a source."""
 
-    source: str = field(repr=False)  # as the user named it; a URL may contain a password
+    source: str = field(repr=False)  # as the user named it; not in the repr, because a URL can contain a password
     path: str  # in the source, with / between folders
     category: str  # top-level folder of the path, or ""
     file: str = field(repr=False)  # path or URL of the file, or of its tar
@@ -125,7 +125,9 @@ def _list_source(source: str, settings: Preprocess) -> Iterator[SourcePhoto]:
         return iter([SourcePhoto(source, _split_path(path.name)[-1], "", str(path.resolve()))])
     if path.is_file():
         return _list_tar(str(path), str(path.resolve()))
-    raise UsageError(f"source: must be sample, caltech256, or an existing image, tar or folder, got {source!r}")
+    raise UsageError(
+        f"source: must be sample, caltech256, a URL, or an existing image, tar or folder, got {source!r}"
+    )
 
 
 def _list_sample() -> Iterator[SourcePhoto]:

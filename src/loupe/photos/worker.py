@@ -2,7 +2,7 @@
 
 The process first sends `{"ready": device, "fallbacks": lines}`, or `{"failed": reason}`. Each line gives the reason
 why a network does not run on the requested device. For each request, the process sends `{"progress": fraction}`
-several times, and then the fields of a `PhotoAnswer`.
+any number of times, and then the fields of a `PhotoAnswer`.
 """
 
 import os
@@ -52,7 +52,7 @@ class PhotoRequest:
         max_pixels: maximum pixels of the photo, in all frames or pages together.
         max_result_pixels: maximum pixels of the result, in all frames or pages together.
         max_pages: maximum number of frames or pages.
-        small: decline a photo that is not small.
+        small: decline a photo that is above MAX_SMALL_PIXELS or MAX_SMALL_PAGES, or needs too much memory.
         figure_size: width and height of a figure that compares photo and result, or None.
     """
 
@@ -74,7 +74,7 @@ class PhotoAnswer:
     Args:
         out: the file of the result, or "".
         reason: the reason for a missing result, in one line.
-        declined: the photo is not small or needs too much memory, and `PhotoRequest.small` is set.
+        declined: whether the photo was declined because of `PhotoRequest.small`.
         figure: the HTML of the figure.
         last: the process ends after this answer.
     """
@@ -96,7 +96,7 @@ def serve_files(connections: list[Connection], files: dict[str, str], max_bytes:
 def serve_requests(
     connection: Connection, load_networks: Callable[[], Networks], max_bytes: int, large: bool
 ) -> None:
-    """Answer requests until the connection is closed.
+    """Answer requests until the connection is closed or `PhotoAnswer.last` is set.
 
     Args:
         connection: the connection to the server.
@@ -174,7 +174,7 @@ def _upscale(
         readers=[PhotoReader(isolated=False)],
     )
     for outcome in process_jobs([job], options, report):
-        if _is_memory_error(outcome.reason.replace(str(out), "")):  # the name of the file may contain a sign
+        if _is_memory_error(outcome.reason.replace(str(out), "")):  # the name may contain one of MEMORY_SIGNS
             return _refuse_for_memory(request, max_bytes)
         if outcome.reason:
             return PhotoAnswer(reason=outcome.reason.replace(str(out), out.name))

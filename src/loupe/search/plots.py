@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[str]) -> dict[str, Figure]:
     """Plot the history, slices, parallel coordinates and parameter importances of a study.
 
-    For a study with two objectives, also plot the Pareto front.
+    Importances are plotted only for parameters that all complete trials have. For a study with two objectives, also
+    plot the Pareto front.
 
     Args:
         study: the study.

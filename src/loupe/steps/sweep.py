@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Sweep) -> str | None:
-    """Run a sweep; return the id of the best run, or None if no trial is complete; see `_register_best`."""
+    """Run a sweep; return the id of the best run, or None if no complete trial satisfies the constraints."""
     from loupe.search import study_results, worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
@@ -39,7 +39,7 @@ def run(settings: Sweep) -> str | None:
     # Count the workers before any file is written, because this call fails if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
-    # An arm: the points of the grid that differ only in tuned fields.
+    # An arm is a group of points that differ only in the fields of `tune` in the sweep file.
     arms = f"{len(sweep.group_arms())} arms, " if sweep.is_grid else ""
     print_line(f"sweep {sweep.name}: {arms}{total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
@@ -155,7 +155,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
 
 
 def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
-    """Score the kept networks on the test split, and register the best one.
+    """Score the kept networks on the test split, and register the network of the best run.
 
     Returns:
         The id of the best run, or of a new run if the network of the best run was deleted.
@@ -167,7 +167,8 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
 
     for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
-        # An earlier sweep may have trained the network: its `dataset` may now mean other photos, or be a masked URL.
+        # The run can come from an earlier sweep. The `dataset` of its settings can now mean other photos, or be a
+        # masked URL.
         location = {"data_dir": settings.data_dir, "dataset": dataset.location}
         train_settings = parse_settings("train", runs.read_settings(run) | location | {"quiet": True})
         if logged_models.find_model(run_id) is None:
@@ -193,6 +194,6 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     try:
         registered = register.run(parse_settings("register", fields))
         print_line(str(registered), settings.quiet)
-    except UsageError as error:  # such as another luminance in the dataset for the comparison with the champion
+    except UsageError as error:  # for example, the gate dataset has another luminance
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run

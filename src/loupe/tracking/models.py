@@ -89,7 +89,7 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the metrics at the best step of the learning curve `points` to the model and dataset of the run."""
+    """Link the metrics of the best step to the model and dataset of the run; `points` is the learning curve."""
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
@@ -119,7 +119,8 @@ def load_keras(reference: ModelReference) -> Any:
     except LoupeError:
         raise
     except Exception as error:
-        # A full disk or memory must not count as a wrong file: `register` replaces a champion whose file is wrong.
+        # Not UsageError for a full disk or memory: after it, `register` would compare with the bundled network, not
+        # with the champion.
         error_class = LoupeError if isinstance(error, OSError | MemoryError) else UsageError
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
         cause = describe_error(ValueError(cause or type(error).__name__))
@@ -214,7 +215,8 @@ def download_keras_file(reference: ModelReference, folder: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except Exception as error:  # clients of object stores, such as botocore, have their own classes of errors
         reason, error_class = describe_error(error), LoupeError
-    # A failed download must not count as a missing file: `register` replaces a champion whose file is missing.
+    # Not UsageError for a failed download: after it, `register` would compare with the bundled network instead of the
+    # champion.
     with suppress(Exception):
         files = mlflow.artifacts.list_artifacts(artifact_uri=f"{reference.uri}/{Path(KERAS_FILE).parent}")
         if Path(KERAS_FILE).name not in [Path(file.path).name for file in files]:

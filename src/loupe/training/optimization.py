@@ -41,7 +41,7 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 
 def compute_dropout_seed(seed: int, number: int) -> int:
-    """Return the seed of dropout layer `number` in a training with this seed: 32 bits, because JAX takes no more.
+    """Compute the seed of dropout layer `number` from the seed of the training; below 2**32, as JAX requires.
 
     Trainings with different seeds below 4 million have no dropout seed in common.
     """
@@ -55,9 +55,9 @@ def get_dropout_states(model: keras.Model) -> list[Any]:
 
 @contextmanager
 def use_training_precision(model: keras.Model, settings: GradientTrain) -> Iterator[None]:
-    """Compute the convolutions of the network's body with the precision of the settings until the block exits.
+    """In the `with` statement, convolutions except FLOAT32_LAYERS compute with the precision of the settings.
 
-    The other layers use float32. Scoring and saving happen outside of the block, so they also use float32.
+    The other layers use float32. Scoring and saving happen outside of the statement, so they also use float32.
     """
     body = [
         layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.name not in FLOAT32_LAYERS

@@ -52,7 +52,7 @@ class OnnxUpscaler:
         except UsageError as error:
             if self.device == CPU:
                 raise
-            # The context is onnxruntime's own error, without the text that `_load` adds.
+            # `error.__context__` is onnxruntime's own error, without the text that `_load` adds.
             reason = describe_error(error.__context__ or error)
             self.fallback = FALLBACK.format(self.device, reason)
             self.device = CPU
@@ -97,7 +97,7 @@ def _choose_device(setting: str) -> tuple[str, str]:
 
     try:
         available = onnxruntime.get_available_providers()
-    except AttributeError:  # one of two packages of onnxruntime was uninstalled
+    except AttributeError:  # onnxruntime and onnxruntime-gpu share files, and one of them was uninstalled
         raise UsageError("onnxruntime: must be complete: install onnxruntime or onnxruntime-gpu again") from None
     if setting == "auto":
         return next((device for device in AUTO_DEVICES if PROVIDERS[device][0] in available), CPU), ""
