@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'loupe' has no attribute {name!r}")
 
 
-# The functions return Any, because only the modules in loupe.steps import the types of the results.
+# The functions return Any, because this module imports the types of their results only when a step runs.
 
 
 def prepare(**fields: Any) -> Any:
@@ -67,7 +67,7 @@ def sweep(**fields: Any) -> Any:
     """Search hyperparameters, as `loupe sweep`.
 
     Returns:
-        The id of the best trial's run; None if no trial has a result.
+        The id of the best trial's run; None if no complete trial satisfies the constraints.
     """
     return _run("sweep", fields)
 

@@ -1,4 +1,4 @@
-"""The exceptions `LoupeError` and `UsageError`, and functions that mask secrets in texts."""
+"""The exceptions `LoupeError` and `UsageError`, and functions that describe errors and mask secrets in texts."""
 
 import base64
 import os
@@ -65,8 +65,9 @@ _PASSWORD_WITH_SPACE = re.compile(r"(?s)://[^/?#:]*:(.*\s.*)@")
 def mask_secrets(text: str, *urls: str) -> str:
     """Replace passwords, tokens and keys in a text by MASK.
 
-    Secrets are masked in URLs (before `@`), fields such as `password=` or `X-Amz-Signature=`, quoted values, and HTTP
-    headers. The user name of a database remains: `postgresql://loupe:***@host/studies`.
+    Secrets are masked in URLs (before `@`), in fields such as `password=` or `X-Amz-Signature=`, in quoted values
+    after names such as `token`, and in HTTP headers. The user name of a database remains:
+    `postgresql://loupe:***@host/studies`.
 
     Args:
         text: any text.
@@ -85,7 +86,11 @@ def mask_secrets(text: str, *urls: str) -> str:
 
 
 def mask_error(text: str, *urls: str) -> str:
-    """Mask secrets as `mask_secrets` does, and also mask the values of environment variables that contain secrets."""
+    """Mask secrets as `mask_secrets` does, and also mask secrets that environment variables contain.
+
+    These are the values of variables such as `AWS_SECRET_ACCESS_KEY`, and the password in `MLFLOW_TRACKING_URI` if
+    it contains spaces.
+    """
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value) >= SHORTEST_VALUE:
             text = text.replace(value, MASK)
@@ -127,7 +132,7 @@ def _mask_basic(found: re.Match[str]) -> str:
 
 
 def _list_secret_parts(url: str) -> list[str]:
-    """Return the parts of a URL's secrets that a message may contain, longest first."""
+    """Return the secrets of a URL, as they are and percent-decoded, and their parts; the longest text is first."""
     secrets = [found[4][1:] for found in _PASSWORD.finditer(url)]
     secrets += [found[0][len(found[1]) :].rstrip("@") for found in _TOKEN.finditer(url)]
     secrets += [found[0][len(found[1]) :] for found in _FIELD.finditer(url)]
@@ -144,11 +149,14 @@ class LoupeError(Exception):
 
 
 class UsageError(LoupeError):
-    """The request is wrong, and nothing was started: exit status 2."""
+    """The user's request is wrong, such as a setting, a file or a model: exit status 2."""
 
 
 def describe_error(error: BaseException, *urls: str) -> str:
-    """Return the first line of an error message; the class name if it is empty. `urls`: see `mask_secrets`."""
+    """Return the first line of an error message, or the class name if the message is empty.
+
+    Secrets are masked (for `urls`, see `mask_secrets`), and the text is cut after LONGEST_DESCRIPTION characters.
+    """
     text = mask_error(str(error).strip() or type(error).__name__, *urls)
     return text.splitlines()[0][:LONGEST_DESCRIPTION]
 

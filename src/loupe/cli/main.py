@@ -46,7 +46,7 @@ def entry() -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `loupe <step> …` and return the exit status. None means the arguments of this process."""
+    """Run `loupe <step> …` and return the exit status. If `arguments` is None, use those of this process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     for position, word in enumerate(words):
         if word in STEPS:
@@ -61,7 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_step(step: str, words: list[str]) -> int:
-    """Run a step with flags and values, and return the exit status."""
+    """Run a step, and return the exit status. An error that the user did not cause is raised again.
+
+    `words` are the arguments without the name of the step.
+    """
     set_environment()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -119,7 +122,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         The text of each given field; a list of texts for the positional arguments of a step in MULTIPLE.
 
     Raises:
-        UsageError: a flag is unknown or has no value, or a field is given both with and without its flag.
+        UsageError: an argument is unknown, a flag has no value, or a field is given both with and without its flag.
     """
     fields = list_fields(step)
     separator = _find_separator(step, words)
@@ -178,7 +181,7 @@ def _make_flag(field: str) -> str:
 
 
 def _find_name(flag: str) -> str:
-    """Return the name of a field as users write it: `data_dir` for `--data-dir=there`."""
+    """Return the name of the field in a flag, for messages: `data_dir` for `--data-dir=there`."""
     return flag.lstrip("-").partition("=")[0].replace("-", "_")
 
 

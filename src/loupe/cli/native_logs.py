@@ -1,4 +1,6 @@
-"""Removes log messages of TensorFlow and JAX from standard error. No environment variable hides these messages.
+"""Removes information messages and warnings of TensorFlow and JAX from standard error.
+
+No environment variable hides these messages.
 
 A separate process filters them, because a thread could not show the last messages of a crashed process.
 """

@@ -1,7 +1,7 @@
 """Converts signals to exceptions, so that a step closes its run and removes unfinished files.
 
-Python discards exceptions in destructors and callbacks, and libraries do so in a bare `except`: one of 58 signals was
-lost during imports. Therefore a thread sends the signal again if the exception of the signal was discarded.
+Python discards exceptions in destructors and callbacks, and libraries do so in a bare `except`: in a test, one of 58
+signals during imports was lost. Therefore a thread sends the signal again if its exception was discarded.
 """
 
 import _thread
@@ -34,8 +34,9 @@ class Terminated(SystemExit):
 def raise_on_signals() -> Iterator[None]:
     """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
 
-    A signal that the process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, the
-    function does nothing.
+    If the exception of the first signal was discarded, the function raises it when the block exits. A signal that the
+    process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, the function does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -83,7 +84,7 @@ def stop_at_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer the first signal until the block exits. A second signal ends the block.
+    """Defer the first signal until the outermost block exits. A second signal ends the block immediately.
 
     MLflow rolls back a transaction only after an `Exception`. KeyboardInterrupt and Terminated are not subclasses of
     `Exception`: without this function, the database stayed locked in 21 of 40 tries.

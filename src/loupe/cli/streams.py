@@ -22,8 +22,9 @@ def use_utf8() -> None:
 def open_streams() -> None:
     """Replace standard output and standard error by streams that mask secrets, and whose errors do not end the step.
 
-    After its first error, a stream discards all output. A closed stream is replaced by `/dev/null`. Otherwise, the
-    next opened file would get the descriptor of the stream, and libraries would write messages to this file.
+    After its first error, a stream discards all output. The descriptors of closed streams (also standard input) are
+    opened as `/dev/null`. Otherwise, the next opened file would get one of these descriptors, and libraries would
+    write messages to this file.
     """
     for number in DESCRIPTORS.values():
         try:

@@ -17,7 +17,7 @@ class SettingsError(UsageError):
 
 
 class Settings(BaseModel):
-    """The settings of every step.
+    """The base class of all settings, with the fields that every step has.
 
     A subclass may set these class attributes. DEFAULTS and DEPENDS are merged with those of the base classes.
         STEP: the name of the step.
@@ -96,7 +96,7 @@ class RunSettings(Settings):
 
 
 class DatasetSettings(RunSettings):
-    """The settings of a step that reads a prepared dataset. If the dataset does not exist, the step prepares it.
+    """The settings of a step that prepares a dataset, or that uses a dataset and prepares it if necessary.
 
     A subclass may set this class attribute:
         SMOKE: the defaults of fields if `smoke` is set.

@@ -1,4 +1,4 @@
-"""The types of the fields. Each type converts text to a validated value and back.
+"""The types of the fields. Each type converts text to a validated value; `format_value` converts it back to text.
 
 Each type accepts its values as text and as Python objects. Therefore `--patch 10:15`, `-P patch=10:15` and
 `patch = "10:15"` in a sweep file are equivalent.
@@ -35,7 +35,8 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
     Args:
         default: the default, or a function that computes the default from the values of earlier fields.
         text: the help text.
-        rule: a description of the accepted values; it replaces the choices in the help.
+        rule: a description of the accepted values. In the help, it replaces the choices, and also the default if it
+            contains the word `default`.
         bounds: as in `pydantic.Field`: ge, gt, le, lt.
     """
     about: dict[str, Any] = {"description": text, "json_schema_extra": {"rule": rule} if rule else None, **bounds}
@@ -58,7 +59,7 @@ def format_value(value: Any) -> str:
 
 
 def quote_value(value: Any) -> str:
-    """Return a refused value for an error message: in quotes, shortened to LONGEST_QUOTE characters."""
+    """Return a refused value for an error message: secrets masked, cut to LONGEST_QUOTE characters, in quotes."""
     try:
         # The text is masked before it is shortened, because `mask_secrets` may not find a shortened secret.
         text = mask_secrets(format_value(value))
@@ -82,7 +83,7 @@ def parse_scale(value: Any) -> Fraction:
         value: a ratio or number such as `3:2`, `3/2`, `1.5` or `2`.
 
     Returns:
-        The scale factor, with a denominator of at most 1000.
+        The scale factor, rounded to a fraction with a denominator of at most 1000.
 
     Raises:
         ValueError: the value is not a ratio, or out of range.
@@ -183,7 +184,7 @@ def _parse_patch(value: Any) -> str:
 
 
 def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
-    """Return a validator of a word or a whole number from 1 to `highest`."""
+    """Return a validator that accepts the text `word` and whole numbers from 1 to `highest`."""
 
     def parse(value: Any) -> int | str:
         text = str(value).strip().lower()

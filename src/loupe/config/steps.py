@@ -9,7 +9,7 @@ from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, SCALE_RULE, THREADS, validate_scale
 
-UNSENT_RUNS_FOLDER = "unsent-runs"  # contains buffered runs while the tracking server is unreachable
+UNSENT_RUNS_FOLDER = "unsent-runs"  # contains the buffer of each run until the tracking server has all records
 
 
 class Register(RunSettings):

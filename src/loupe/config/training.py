@@ -19,11 +19,11 @@ DATASET = (
 )
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
-INTERVALS = ("decay_steps", "eval_every")  # fields that are None until `flops` is converted to `steps`
+INTERVALS = ("decay_steps", "eval_every")  # with `flops`, their default is None until `flops` is converted to `steps`
 
 
 def validate_scale(scale: Fraction) -> None:
-    """Raise ValueError if networks of a scale factor are not trained."""
+    """Raise ValueError if Loupe does not train networks for this scale factor."""
     if scale not in TRAINED_SCALES:
         raise ValueError(f"scale: must be {SCALE_RULE}, got {format_value(scale)}")
 
@@ -61,7 +61,7 @@ class GradientTrain(Train):
         MODULE: the name of the module with the functions `add_body` and `compute_blocks` of the network; see
             `loupe.models.convolutional`. The module imports Keras, so it is not imported before the network is built.
         NAME_FIELDS: the fields whose values are part of the names of runs.
-        USES_XLA: whether XLA makes a training step faster with TensorFlow on a CPU.
+        USES_XLA: whether TensorFlow compiles the training step with XLA; False if this is slower on a CPU.
     """
 
     MODULE: ClassVar[str] = ""

@@ -18,7 +18,7 @@ MID_GREY = 127.5
 
 @dataclass(frozen=True)
 class Degradation:
-    """The random choices for the inputs of one label, for all scale factors.
+    """The random choices for the inputs of one label. The inputs of all scale factors share them.
 
     Args:
         shrink: a key of FILTERS.
@@ -45,7 +45,7 @@ class Degradation:
 
 
 def draw_degradation(settings: Preprocess, sha256: str, number: int) -> Degradation:
-    """Draw the degradation of the inputs of label `number` of a photo with the content hash `sha256`."""
+    """Draw the degradation for label `number` of a photo; `sha256` is the content hash of the photo."""
     if settings.degrade == "none" and settings.shrink != "random":
         return Degradation(settings.shrink)
     # The last number of the seed, 1, makes the random numbers independent of those of `cut_labels`.

@@ -17,8 +17,9 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between two tries; the pause doubles a
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
     """Download `url` to `target`, unless `target` exists.
 
-    An interrupted download is kept as `target` + `.part`, and continued by the next call with range requests. The
-    folder of `target` is created. `size` is in bytes. If another process downloads the file, wait until it has ended.
+    An interrupted download is kept as `target` + `.part`, and the next call continues it with a range request. The
+    folder of `target` is created. `size` is in bytes. If another process downloads the file, wait until that download
+    has ended.
 
     Raises:
         LoupeError: the server sends no data in MAX_TRIES consecutive tries, or the file has another checksum.

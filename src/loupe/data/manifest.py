@@ -1,4 +1,7 @@
-"""Reads and writes the manifest of a dataset (a Parquet file with one row per label), and assigns the splits."""
+"""Reads and writes the manifest of a dataset, and assigns the splits.
+
+The manifest is a Parquet file with one row per label, and one row per skipped photo.
+"""
 
 import bisect
 import itertools
@@ -41,7 +44,7 @@ class Row:
     shard: int | None = None  # number of the label's shard
     row: int | None = None  # index in the shard
     reason: str | None = None
-    group: str | None = None  # smallest content hash among the photo and its near-duplicates
+    group: str | None = None  # smallest content hash in its group of near-duplicates; None without near-duplicates
 
 
 class ManifestRows(Sequence[dict[str, Any]]):
@@ -68,7 +71,7 @@ class ManifestRows(Sequence[dict[str, Any]]):
         return self._rows[index]
 
     def select(self, indices: np.ndarray) -> "ManifestRows":
-        """Return some of these rows."""
+        """Return the rows at these indices, (n,), which must be in ascending order."""
         return ManifestRows(self._file, self._numbers[indices])
 
     def read_jpeg_qualities(self) -> np.ndarray | None:
@@ -122,13 +125,13 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 
 
 def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
-    """Fill the columns `group` and `split` of all rows that have a label.
+    """Yield the tables with filled columns `split` (None for a skipped photo) and `group` (see `Row`).
 
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
     added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
-    smaller hash can move its whole group to another split. The setting `limit` uses the first bits, so that it
-    favours no split. With fewer than SMALL_COLLECTION hashes, the rank of these 64 bits decides, and new photos can
-    change the splits of others.
+    smaller hash can move its whole group to another split. With fewer than SMALL_COLLECTION hashes, the rank of the
+    last 64 bits decides, and new photos can change the splits of others. The setting `limit` selects photos by the
+    first bits. Therefore its selection does not depend on the splits.
 
     `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
@@ -175,7 +178,7 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
 
 
 def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -> None:
-    """Write tables to the manifest.
+    """Write the tables and the metadata to the manifest; add the numbers of labels and of skipped photos.
 
     Args:
         location: the folder or URL of the dataset.

@@ -60,7 +60,7 @@ def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
         scales = _read_scales(metadata)
     except ValueError as error:
         return f"scales: {describe_error(error)}"
-    if len(set(scales)) < len(scales):  # older versions wrote the inputs of such a scale factor twice
+    if len(set(scales)) < len(scales):  # older versions wrote the inputs of a repeated scale factor twice
         return f"the scales must be different, got {metadata['settings']['scales']}"
     return ""
 

@@ -17,7 +17,8 @@ MIN_SIMILARITY = 0.985
 FREQUENCIES = 6  # number of low frequencies per axis of the discrete cosine transform
 GRIDS, GRID_FEATURES, CELL = 16, 16, 0.2  # number of grids, features per grid, side of a cell
 BATCH_SIZE = 1 << 17  # number of thumbnails, or of pairs of thumbnails, per batch
-NEIGHBOURS = 4  # each photo is compared with this number of next photos in its cell, sorted by a further feature
+# The photos of a cell are sorted by a further feature. Each photo is compared with this number of next photos.
+NEIGHBOURS = 4
 
 
 def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
@@ -25,7 +26,7 @@ def normalise_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
 
     Returns:
         int8, (n, SIDE, SIDE), with a mean of about 0 and a largest absolute value of 127; zeros for a thumbnail
-        without contrast.
+        whose standard deviation is below MIN_CONTRAST.
     """
     values = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
     values[values.std(axis=(1, 2)) < MIN_CONTRAST] = 0
@@ -41,7 +42,7 @@ def find_groups(hashes: np.ndarray, thumbnails: np.ndarray) -> dict[str, str]:
         thumbnails: (n, SIDE, SIDE), results of `normalise_thumbnails`.
 
     Returns:
-        For each photo with near-duplicates, its content hash and the smallest content hash of its group.
+        The smallest content hash of its group for each photo with near-duplicates, by the photo's content hash.
     """
     hashes, chosen = np.unique(hashes, return_index=True)
     indices = np.flatnonzero(thumbnails[chosen].any(axis=(1, 2)))  # photos with contrast
@@ -86,8 +87,8 @@ def _compute_features(thumbnails: np.ndarray) -> np.ndarray:
     """Return the magnitudes of low frequencies, float32 (n, FREQUENCIES**2 - 1), equal for all flips and rotations.
 
     A flip changes only signs. A quarter turn swaps the magnitudes at (row, column) and (column, row). Therefore
-    each such pair is sorted. The distance between two results is at most the distance between the normalised
-    thumbnails.
+    each such pair is sorted. The distance between two results is at most the distance between the thumbnails after
+    `_normalise`.
     """
     rows, columns = np.unravel_index(np.arange(1, FREQUENCIES**2), (FREQUENCIES, FREQUENCIES))
     order = np.argsort(rows + columns, kind="stable")  # low frequencies first

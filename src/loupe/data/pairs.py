@@ -14,7 +14,9 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
-    """Inputs with their labels. Images of the same size are stored in stacks: arrays, or memory maps of shards.
+    """Inputs with their labels, in stacks: arrays, or memory maps of shards.
+
+    All inputs have the same size, and all labels have the same size.
 
     Args:
         rows: the rows of the manifest, one per pair.
@@ -112,7 +114,7 @@ class Pairs:
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield inputs and labels of up to `size` pairs, float32 in [-1, 1], (n, side, side, 1).
 
-        Degraded inputs have a second channel, their `strengths`.
+        If `strengths` is not None, it is the second channel of the inputs.
         """
         for start in range(0, len(self), size):
             numbers = slice(start, start + size)
@@ -121,9 +123,9 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return the pairs with `strengths` (0 for inputs that are not degraded); if not `wanted`, with None instead.
+        """Return a copy of the pairs with `strengths` if `wanted` (zeros replace None), otherwise with None.
 
-        Pairs that are selected from the result have their original `strengths`.
+        `select` and `subsample` of the copy return pairs with the original `strengths`.
         """
         pairs = self.select(np.arange(len(self)))
         if not wanted:
@@ -156,7 +158,7 @@ class Pairs:
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
 
     def select(self, numbers: np.ndarray) -> "Pairs":
-        """Return the pairs with these numbers, (n,)."""
+        """Return the pairs with these numbers, (n,), which must be in ascending order."""
         if isinstance(self.rows, ManifestRows):
             rows: Sequence[dict[str, Any]] = self.rows.select(numbers)
         else:

@@ -28,7 +28,8 @@ _waiting_lock: Any = None  # only one worker at a time waits for units: two coul
 def get_budget() -> int:
     """Return the bytes for the photos of all workers.
 
-    The result is the default budget minus the workers' other memory, but at least half of the default budget.
+    The result is the default budget minus the workers' other memory, but at least half of the default budget. It is
+    rounded down to a multiple of UNIT_BYTES.
     """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
@@ -40,7 +41,7 @@ def create_memory_locks(context: Any) -> tuple[Any, Any]:
 
 
 def use_memory_locks(semaphore: Any, waiting_lock: Any) -> None:
-    """Let `reserve` wait for memory, and malloc return large freed blocks, in this process."""
+    """Use these locks in `reserve` in this process, and make malloc return large freed blocks to the system."""
     global _semaphore, _waiting_lock
     _semaphore, _waiting_lock = semaphore, waiting_lock
     return_freed_blocks(LARGE_BLOCK_BYTES)
@@ -51,8 +52,9 @@ def reserve() -> Iterator[Callable[[int], None]]:
     """Reserve memory for one photo until the block exits.
 
     Yields:
-        A function that reserves a number of bytes. A larger number replaces the earlier reservation. The function
-        raises PhotoError if the number exceeds the budget. Outside of a worker, the function only checks the number.
+        A function that waits until a number of bytes is free, reserves them, and limits the memory of the process. A
+        larger number replaces the earlier reservation. The function raises PhotoError if the number exceeds the
+        budget. Outside of a worker, the function only checks the number.
     """
     budget = get_budget()
     units = 0

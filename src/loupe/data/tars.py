@@ -14,7 +14,7 @@ class _HeaderReader(io.BufferedReader):
     """Reads the headers of a tar."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes; raise ReadError for more than MAX_HEADER_BYTES, as in a damaged tar."""
+        """Read `size` bytes; raise ReadError unless `size` is from 0 to MAX_HEADER_BYTES (a damaged tar)."""
         if size is None or not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return super().read(size)
@@ -32,10 +32,11 @@ class Member(NamedTuple):
 
 
 def list_members(location: str) -> list[Member]:
-    """List the members of a tar at a path or URL, without folders.
+    """List the members of a tar at a path or URL, except folders.
 
     Raises:
         UsageError: the tar is compressed or damaged, or a name points outside of the tar, as in `../photo.jpg`.
+        OSError, LoupeError: the path or the URL cannot be opened.
     """
     members, outside = [], ""
     try:

@@ -62,7 +62,10 @@ class WholePhotos:
         return len(self.rows)
 
     def batches(self, size: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield input and label of each photo, float32 in [-1, 1], (1, height, width, 1); `size` has no effect."""
+        """Yield input and label of each photo, float32, (1, height, width, 1); `size` has no effect.
+
+        Labels are in [-1, 1]. Inputs can be slightly outside of this range, because they are not clipped.
+        """
         for photo in self._photos:
             label = to_floats(_load_label(photo, self.scale))
             yield shrink_bicubic(label, self.scale)[None, ..., None], label[None, ..., None]
@@ -84,7 +87,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
         float32, (height q/p, width q/p), not clipped.
     """
     p, q = scale.numerator, scale.denominator
-    margin = 3  # p x p blocks added per side; the filter reads 2 of them
+    margin = 3  # p x p blocks added per side; the filter reads at most 2 of them
     padded = np.pad(label, margin * p, mode="symmetric")
     height, width = (side // p * q for side in padded.shape)
     small = np.asarray(Image.fromarray(padded).resize((width, height), Image.Resampling.BICUBIC))

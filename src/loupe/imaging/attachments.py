@@ -32,7 +32,10 @@ GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe",
 
 
 def read_skipped_metadata(image: Image.Image, path: Path) -> None:
-    """Add the XMP packet, the profile and `attachments` (the names of other data) of a file to `image.info`."""
+    """Add metadata of a file to `image.info`, if the format is in READERS.
+
+    The metadata are `attachments` (the names of other data), and an XMP packet and a profile that Pillow skips.
+    """
     if image.format in READERS:
         with path.open("rb") as file:
             image.info["attachments"] = [*dict.fromkeys(READERS[image.format](image, file))]
@@ -85,7 +88,10 @@ def _read_webp(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
 
 
 def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
-    """Read the boxes of a JPEG 2000 (ISO/IEC 15444-1, annex I) or JPEG XL (ISO/IEC 18181-2)."""
+    """Read the boxes of a JPEG 2000 (ISO/IEC 15444-1, annex I) or JPEG XL (ISO/IEC 18181-2).
+
+    Add the profile and the XMP packet to `image.info`, and yield the names of other data.
+    """
     for kind, content in _list_boxes(file):
         if kind == b"jp2h":
             for inner, colours in _list_boxes(io.BytesIO(content)):
@@ -112,7 +118,7 @@ def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
         if length == -7:  # the stored length is 1: the real length follows, in 8 bytes
             length = int.from_bytes(file.read(8), "big") - 16
-        if length < 0:  # the stored length is 0 (the last box, which is not needed) or damaged
+        if length < 0:  # the stored length is 0 (the last box, usually the pixels) or damaged
             break
         end = file.tell() + length
         is_read = kind in (b"jp2h", b"colr", b"xml ", b"uuid", b"brob")

@@ -101,12 +101,13 @@ class ChildProcess:
         options: keyword arguments of the function, serialisable as JSON.
         count: number of connections. Only one thread at a time may receive from a connection, and meanwhile no other
             thread may send: `send` resets the timeout of `receive`.
-        shows_errors: whether the child writes to the standard error of the parent.
+        shows_errors: whether the standard output and error of the child go to the standard error of the parent;
+            otherwise, they are discarded.
 
     Attributes:
         process: the process.
         connections: the connections to the child.
-        stop: a function that kills the child; also called when this object is deleted.
+        stop: a function that kills the child and closes the connections; also called when this object is deleted.
     """
 
     def __init__(
@@ -127,7 +128,10 @@ class ChildProcess:
         self.stop = weakref.finalize(self, _stop, self.process, [own_end for own_end, _ in pairs])
 
     def read_cpu_s(self) -> float:
-        """Return the CPU time of the child in seconds; without `/proc`, the time of a monotonic clock."""
+        """Return the CPU time of the child in seconds.
+
+        Without `/proc`, or after `stop`, return the time of a monotonic clock.
+        """
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:

@@ -1,4 +1,4 @@
-"""Reads the colour space that an image file declares without a profile."""
+"""Reads the colour space that an image file declares without a profile, and the profile of a BMP."""
 
 import io
 import math
@@ -113,7 +113,7 @@ def _read_bmp_header(path: Path) -> dict[bytes, bytes]:
 
 
 def _read_tiff_tags(tags: Any) -> dict[bytes, bytes]:
-    """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks, without those of damaged tags."""
+    """Read the tags for colorimetry (TIFF 6.0, section 20) as gAMA and cHRM chunks; damaged tags are ignored."""
     chunks = {}
     with suppress(*TAG_ERRORS):
         if PRIMARY_CHROMATICITIES in tags:

@@ -62,7 +62,7 @@ def validate_pixel_count(pixels: int) -> None:
 
 
 def get_raw_mode(image: Image.Image) -> str:
-    """Return Pillow's name of the pixel format of an opened file, such as `L;4`; "" after loading."""
+    """Return Pillow's name of the pixel format of an opened PNG, such as `L;4`; "" after the pixels are loaded."""
     tiles: list[Any] = getattr(image, "tile", [])
     return str(tiles[0][3]) if tiles else ""
 

@@ -38,7 +38,11 @@ FRAME_BYTES = {"PNG": 12, "GIF": 10, "WEBP": 18, "AVIF": 80}  # additional bytes
 
 
 def estimate_opening(path: Path) -> int:
-    """Estimate the maximum memory for opening a file; raise PhotoError if it is unreadable or too large."""
+    """Estimate the maximum memory for opening a file.
+
+    Raises:
+        PhotoError: the file is unreadable, or is a PNG or WebP with too many pixels.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(32)

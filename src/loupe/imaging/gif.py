@@ -20,12 +20,12 @@ EFFORT = 7  # of 10. Compared with Pillow's encoder, encoding takes 1.4 times as
 MAX_DIFFERENCE = 6
 OPAQUE_ALPHA = 128  # pixels with less alpha become transparent
 MAX_COLOURS = 255  # maximum colours of a palette, in addition to the transparent entry
-SAMPLE_PIXELS = 2**16  # pixels from which a shared palette is computed
+SAMPLE_PIXELS = 2**16  # a shared palette is computed from about this number of pixels
 COMMENT_START, MAX_BLOCK_BYTES = b"\x21\xfe", 255  # GIF89a, section 24
 
 
 def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) -> None:
-    """Encode `count` frames with libvips. The animation runs `loop` times; 0: forever.
+    """Encode `count` frames with libvips, and write them to a file. The animation runs `loop` times; 0: forever.
 
     Raises:
         PhotoError: the frames have different sizes.
@@ -108,7 +108,7 @@ def _insert_comment(content: bytes, comment: bytes) -> bytes:
     """Insert a comment before the first frame."""
     if not comment:
         return content
-    # Byte 10 of the 13-byte header contains a bit for a palette, and the logarithm of the palette's size.
+    # Byte 10 of the 13-byte header contains a bit for a palette, and a number n: the palette has 2^(n + 1) colours.
     end = 13 + (3 * 2 ** (1 + (content[10] & 7)) if content[10] & 0x80 else 0)
     blocks = (comment[at : at + MAX_BLOCK_BYTES] for at in range(0, len(comment), MAX_BLOCK_BYTES))
     encoded = b"".join(bytes([len(block)]) + block for block in blocks)

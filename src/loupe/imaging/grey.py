@@ -51,7 +51,8 @@ class GreyPhoto:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: the file is not an image, is damaged or too large, or the range of its values is unknown.
+        PhotoError: the file is not an image or is PostScript, is damaged or too large, is a JPEG with too many scans,
+            or the range of its values is unknown.
     """
 
     def __init__(self, content: bytes, reserve_bytes: Callable[[int], None], caller_bytes: int = 2) -> None:
@@ -71,7 +72,7 @@ class GreyPhoto:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
-        self._grey: Image.Image | None = None  # all pixels as rec601, if one strip of `shrink` contains them
+        self._grey: Image.Image | None = None  # all pixels in grey (rec601), if `shrink` used one strip
         is_rotated = self._orientation in ROTATED
         self.width, self.height = image.size[::-1] if is_rotated else image.size
 

@@ -15,7 +15,8 @@ class ImageData:
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
         metadata: the metadata of the image.
-        jpeg_quality: the quality of the JPEG file, 1 to 100; None for other files.
+        jpeg_quality: the quality of the JPEG file, 1 to 100, or another quality that a network must assume; None for
+            other files.
     """
 
     pixels: np.ndarray
@@ -31,10 +32,11 @@ class ImageStream:
         size: width and height.
         bands: 1 to 4, as in `ImageData`.
         dtype: uint8 or uint16.
-        strips: arrays of the dtype, (rows, width, bands), from top to bottom.
+        strips: arrays of the dtype, (rows, width, bands), from top to bottom. Those of `DenoiseTransform` are floats
+            without alpha.
         metadata: the metadata of the image.
-        assumed_quality: the JPEG quality that the network assumed for the photo (100: not compressed); None if the
-            network takes no quality.
+        assumed_quality: the JPEG quality that the network assumed for the photo (100: not compressed); None without
+            a network that takes a quality.
     """
 
     size: tuple[int, int]

@@ -29,7 +29,7 @@ MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG; decodin
 
 @contextmanager
 def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[list[PhotoReader]]":
-    """Yield `count` readers, one per thread. The first reader uses `process`."""
+    """Yield `count` readers, one per thread; stop them when the block exits. The first reader uses `process`."""
     readers = [PhotoReader(process), *(PhotoReader() for _ in range(count - 1))]
     try:
         yield readers
@@ -48,7 +48,7 @@ def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int
         copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: as in `PhotoReader.open`, or reading would take more than `memory`.
+        PhotoError: the file cannot be read, or reading would take more than `memory`.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:
@@ -75,7 +75,7 @@ class PhotoReader:
 
     def __init__(self, process: ChildProcess | None = None, isolated: bool = True) -> None:
         self._process, self._isolated = process, isolated
-        self._is_open = False  # whether the child has a file that it closes only after the request "close"
+        self._is_open = False  # whether the child has an open file whose images were not requested
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -88,11 +88,11 @@ class PhotoReader:
             process.process.kill()
 
     def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
-        """Open an image file. Its images are decoded on demand, until `close` is called.
+        """Open an image file. Its images are decoded on demand.
 
         Args:
             path: the file.
-            memory: maximum bytes for opening the file; see `estimate_opening`.
+            memory: maximum bytes for opening the file in the child process; see `estimate_opening`.
             strip: as in `read_photo`.
 
         Raises:
@@ -110,7 +110,7 @@ class PhotoReader:
         return Photo(images=self._read_images(), **fields)
 
     def close(self) -> None:
-        """Close the opened file and free its memory."""
+        """Close the file in the child process if its images were not requested; otherwise do nothing."""
         if self._is_open and self._process is not None:
             self._is_open = False
             with suppress(PhotoError):

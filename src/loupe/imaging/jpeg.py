@@ -11,7 +11,7 @@ from PIL import Image
 from loupe.imaging.image_data import ImageStream
 from loupe.imaging.png import encode_png
 
-START_BYTES = 2  # the marker at the start of a JPEG
+START_BYTES = 2  # size of the marker at the start of a JPEG
 QUANTIZATION_TABLE = b"\xff\xdb"  # marker of the first segment after the metadata
 
 
@@ -27,7 +27,7 @@ def write_jpeg(file: IO[bytes], stream: ImageStream, options: dict[str, Any]) ->
         options: the quality and the metadata, as options of Pillow's JPEG writer.
 
     Raises:
-        OSError: the file cannot be written. An exception of the strips is raised unchanged.
+        OSError: the file cannot be written, or libvips fails. An exception of `stream.strips` is raised unchanged.
     """
     import pyvips
 
@@ -67,7 +67,7 @@ def _make_reader(parts: Iterator[bytes], errors: list[BaseException]) -> Callabl
 
 
 def _make_writer(file: IO[bytes], start: bytes, errors: list[BaseException]) -> Callable[[bytes], int]:
-    """Return a write function for libvips, which writes `start` in place of the first START_BYTES.
+    """Return a write function for libvips. The function writes `start` in place of the JPEG's first START_BYTES.
 
     The function adds exceptions to `errors`, because libvips does not raise them.
     """

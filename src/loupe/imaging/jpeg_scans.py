@@ -1,4 +1,4 @@
-"""Counts the scans of a JPEG. The decoder processes all pixels once per scan."""
+"""Refuses JPEGs with too many scans, which take long: the decoder processes all pixels once per scan."""
 
 import mmap
 import re

@@ -34,7 +34,7 @@ def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
         pixels: uint8, (height, width, bands).
 
     Returns:
-        5 to 98; None without traces of a JPEG.
+        5 to 98; None without traces of a JPEG, or if a side is shorter than WINDOW.
     """
     if min(pixels.shape[:2]) < WINDOW:
         return None

@@ -1,4 +1,4 @@
-"""Limits the memory (Linux only) and the CPU time of this process."""
+"""Limits the memory (Linux only) and the CPU time of this process, and reads the memory that it uses."""
 
 import resource
 import threading
@@ -16,11 +16,13 @@ _active = 0  # number of threads in blocks of `limit_process`
 
 @contextmanager
 def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
-    """Limit this process until all blocks have exited. Beyond the limit of CPU time, the system kills the process.
+    """Limit memory and CPU time of this process until the blocks of all threads have exited.
+
+    Beyond the limit of memory, allocations fail. Beyond the limit of CPU time, the system kills the process.
 
     Args:
-        data_bytes: memory of the process, for all threads together.
-        cpu_s: further CPU time, for each thread that is in a block of this function.
+        data_bytes: maximum memory of the process in bytes, including the memory that it uses now.
+        cpu_s: further CPU time in seconds, for each thread that is in a block of this function.
     """
     global _active
     with _lock:
@@ -39,7 +41,10 @@ def limit_process(data_bytes: int, cpu_s: int) -> Iterator[None]:
 
 
 def set_limit(kind: int, value: int | None) -> None:
-    """Set a limit of this process, such as `resource.RLIMIT_DATA`; None restores the original limit."""
+    """Set a limit of this process, such as `resource.RLIMIT_DATA`, at most to the hard limit.
+
+    None restores the original limit.
+    """
     soft, hard = _get_original(kind)
     if value is None:
         value = soft

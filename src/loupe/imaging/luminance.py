@@ -13,12 +13,12 @@ def compute_luminance(image: Image.Image, luminance: str) -> np.ndarray:
     """Convert an image to grey. Transparent pixels are blended with white.
 
     Args:
-        image: mode `L` (keeps its values), `RGB`, `LA` or `RGBA`.
-        luminance: the formula.
+        image: mode `L`, `RGB`, `LA` or `RGBA`.
+        luminance: the formula; images of mode `L` or `LA` are already grey, and do not use it.
             `rec601`: sum of the encoded values, weighted by REC_601, as in Pillow.
             `rec709`: sum of the encoded values, weighted by REC_709.
             `relative`: sum of the values in linear light (IEC 61966-2-1), weighted by REC_709, then encoded again.
-            `studio`: 16 + 219 times rec601 in [0, 1], as in MATLAB's rgb2ycbcr.
+            `studio`: 16 + 219 y, where y is the result of `rec601` on a scale from 0 to 1; as in MATLAB's rgb2ycbcr.
 
     Returns:
         uint8, (height, width).

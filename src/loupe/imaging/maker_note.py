@@ -32,7 +32,7 @@ class PlacedExif(Image.Exif):
         return note if self.note_position and len(note) > INLINE_BYTES else b""
 
     def tobytes(self, offset: int = HEADER_BYTES) -> bytes:
-        """Return the header, the maker note, and the directories."""
+        """Return the header, the maker note, and the directories; if `note` is empty, the result of Pillow."""
         note = self.note
         if not note:
             return super().tobytes(offset)

@@ -16,7 +16,7 @@ PHOTOSHOP_NAME = b"Photoshop 3.0\0"  # precedes Photoshop resources in a JPEG
 USER_COMMENT, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, INCHES = 0x9286, 282, 283, 296, 2
 # Names of tags that may be too long for a segment
 LARGE_TAGS = {MAKER_NOTE: MAKER_NOTE_NAME, USER_COMMENT: "user comment"}
-# Empty user comments, without zeros at the end: a comment follows 8 bytes with the name of its encoding
+# Values of empty user comments, without spaces and zeros. The first 8 bytes of a value name the encoding.
 EMPTY_USER_COMMENTS = (b"", b"ASCII", b"UNICODE", b"JIS")
 COMMENT = "Comment"  # keyword of the text that JPEG, GIF and TIFF store
 METADATA_KINDS = {
@@ -34,7 +34,7 @@ def fit_metadata(metadata: Metadata, name: str) -> Metadata:
     """Select the metadata that a format can store; add the names of other metadata to `Metadata.omitted`.
 
     Texts and a resolution that the format cannot store become tags of `metadata.exif` (changed in place), if the
-    format stores EXIF.
+    format stores EXIF. An existing user comment or resolution in `metadata.exif` is not replaced.
     """
     kinds = METADATA_KINDS[name]
     if name == "TIFF" and metadata.exif is not None and IMAGE_DESCRIPTION in metadata.exif:
@@ -70,7 +70,8 @@ def _move_to_exif(
     """Add texts (as the user comment) and the resolution to the EXIF tags.
 
     Returns:
-        The tags, and the texts that were not added, because the tags already contain a user comment.
+        The tags, or None if there are none. The texts, if they were not added because the tags already contain a
+        user comment; otherwise an empty dict.
     """
     exif = exif or Image.Exif()
     if dpi and X_RESOLUTION not in exif:

@@ -91,7 +91,10 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 def open_image(path: Path) -> Image.Image:
     """Open an image file of a supported format.
 
-    Pillow tries only these formats. It would decode some other files, such as ICO, when it opens them.
+    Other formats are not tried, because Pillow decodes files of some of them, such as ICO, when it opens them.
+
+    Raises:
+        PhotoError: the format is not supported, or its plugin is not installed.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -145,7 +148,7 @@ def _load_plugin(head: bytes) -> bool:
 
 
 def count_images(image: Image.Image) -> int:
-    """Return the number of frames. Only the primary image of an MPO or HEIF is read, so their number is 1."""
+    """Return the number of frames; 1 for an MPO or HEIF, because Loupe reads only its primary image."""
     return 1 if image.format in ("MPO", "HEIF") else getattr(image, "n_frames", 1)
 
 

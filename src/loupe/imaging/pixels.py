@@ -14,15 +14,17 @@ from loupe.imaging.opening import CMYK, LAB, TiffImage
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
-# Number of colour bands by libvips' interpretation. Further bands are alpha or masks.
+# Number of colour bands for each interpretation of libvips. Further bands are alpha or masks.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
 PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSamples
 
 
 def needs_vips(image: Image.Image) -> bool:
-    """Return whether Pillow cannot decode the image, or would reduce its samples to 8 bits.
+    """Return whether libvips must decode a page of a TIFF, or a PNG whose 16-bit samples Pillow reduces to 8 bits.
 
-    Frames of an animation are reduced to 8 bits. Call this function before the image is decoded.
+    For a TIFF, see `TiffImage.needs_vips`. The result is False for other formats, and for animated PNGs, whose frames
+    are reduced to 8 bits. Call this function before the image is decoded, because decoding removes the bit depth of a
+    PNG from `image`.
     """
     if isinstance(image, TiffImage):
         return image.needs_vips()
@@ -66,7 +68,8 @@ def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarra
         uint8 or uint16, (height, width, bands), and the profile of these pixels.
 
     Raises:
-        PhotoError: pyvips is not installed, or the image is damaged or has an unsupported pixel format.
+        PhotoError: pyvips is not installed, or the image is damaged, has an unsupported pixel format, or has floats
+            outside of [0, 1].
     """
     try:
         import pyvips
@@ -131,7 +134,10 @@ def decode_by_pillow(image: Image.Image, icc: bytes) -> tuple[np.ndarray, bytes]
     """Decode an image with Pillow. CMYK and Lab become sRGB; `icc` is the result of `read_profile`.
 
     Returns:
-        uint8, or uint16 for 16-bit grey, (height, width, bands), and the profile of these pixels.
+        uint8, or uint16 for grey of 12 or 16 bits, (height, width, bands), and the profile of these pixels.
+
+    Raises:
+        PhotoError: the range of the values is unknown; see `to_8_bit_mode`.
     """
     image = expand_12_bit_values(image) if has_12_bit_grey(image) else image
     if image.mode.startswith("I;16"):
@@ -162,7 +168,7 @@ def make_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _convert_profiled_cmyk_to_srgb(image: Any) -> Any:
-    """Convert CMYK to 16-bit sRGB by its profile, except alpha, which `icc_transform` would scale wrongly."""
+    """Convert CMYK to 16-bit sRGB by its profile. Alpha is scaled here, because `icc_transform` scales it wrongly."""
     colours = image[:4].icc_transform("srgb", embedded=True, intent="relative", depth=16)
     if image.bands == 4:
         return colours

@@ -50,10 +50,11 @@ class Photo:
         format: Pillow's name of the format.
         count: the number of frames or pages.
         size: width and height of the first image, upright.
-        loop: how often an animation runs (0: forever); None if the file is not an animation.
+        loop: how many times an animation runs (0: forever); None if the file is not an animation.
         images: the frames or pages, decoded on demand.
         lossless: whether the file is a lossless WebP.
-        subsampled: whether the colours have a lower resolution than the luminance.
+        subsampled: whether the colours have a lower resolution than the luminance (see `_is_subsampled`); False for
+            a TIFF.
         page_sizes: upright width and height of each page of a TIFF.
         decoding_bytes: maximum memory for decoding the largest image.
         pixel_bytes: maximum bytes per decoded pixel.
@@ -82,8 +83,8 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
     """Open an image file. `strip` omits all metadata except the colour space.
 
     Raises:
-        PhotoError: the file is empty, unsupported, damaged or too large. Iterating over the images can also raise
-            this error.
+        PhotoError: the file cannot be read, or is empty, unsupported, damaged or too large. Iterating over the
+            images can also raise this error.
     """
     with translate_errors():
         file_bytes = path.stat().st_size
@@ -160,7 +161,8 @@ def _correct_info(image: Image.Image) -> None:
         if image.info["truncated_tags"]:
             image.getexif().load(content)
     if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
-        # Unless `image.jpeg`, the decoder has rotated the pixels: ignore the orientation (ISO/IEC 18181-2).
+        # If the file does not contain a compressed JPEG (`image.jpeg`), the decoder has already rotated the pixels
+        # (ISO/IEC 18181-2).
         image.getexif()[ORIENTATION] = 1
 
 
@@ -183,7 +185,7 @@ def _is_lossless(path: Path) -> bool:
 
 
 def _has_data_after_image(path: Path) -> bool:
-    """Return whether a JPEG contains data after the image, such as a video."""
+    """Return whether a JPEG ends with other data than an image, such as a video. An appended JPEG is not detected."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         tail = file.read()
@@ -192,7 +194,10 @@ def _has_data_after_image(path: Path) -> bool:
 
 
 def _is_subsampled(image: Image.Image, path: Path, lossless: bool) -> bool:
-    """Return whether a file stores the colours with a lower resolution than the luminance."""
+    """Return whether a file stores the colours with a lower resolution than the luminance.
+
+    The result is True for grey and CMYK JPEGs and all lossy WebPs, and False for formats that are not checked here.
+    """
     if image.format == "JPEG":
         return JpegImagePlugin.get_sampling(image) != FULL_SAMPLING
     if image.format in ("AVIF", "HEIF"):

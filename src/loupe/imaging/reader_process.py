@@ -1,8 +1,8 @@
 """Decodes images in the child process of `isolated_reader`.
 
 A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
-The answer to the request "decode" is one message per image, then an empty message. The request "close" closes the
-file and has no answer. If a request fails, the answer contains the reason.
+The answer to the request "decode" is one message per image, then an empty message; the file is then closed. The
+request "close" closes the file and has no answer. If a request fails, the answer contains the reason.
 """
 
 from dataclasses import fields

@@ -40,7 +40,9 @@ def count_cores() -> int:
 
 
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Run tasks in one thread per core and yield the results in order. Only a few results wait, to limit the memory.
+    """Run tasks in one thread per core, and yield the results in the order of the tasks.
+
+    About two tasks per core are submitted in advance, to limit the memory for their results.
 
     Args:
         tasks: functions that release the GIL, as functions of numpy, Pillow, zlib and onnxruntime do.

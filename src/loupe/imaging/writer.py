@@ -31,7 +31,7 @@ FULL_COLOUR_QUALITY = 90  # `subsampled` has no effect at this quality and above
 # method 0 takes 24 bytes per pixel; method 4 takes 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
-PILLOW_STRATEGY = -1  # Pillow then selects a strategy of zlib itself
+PILLOW_STRATEGY = -1  # with this value, Pillow selects the strategy of zlib
 MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
 
 
@@ -46,7 +46,7 @@ class EncodeOptions:
         subsampled: whether an AVIF below FULL_COLOUR_QUALITY has colours of lower resolution.
         overwrite: whether an existing file is replaced.
         attributes_of: the written file gets the permissions of this file; None for the default permissions.
-        keep_times: whether the written file also gets the times of `attributes_of`.
+        keep_times: whether the written file also gets the times and other attributes, as with `shutil.copystat`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
         total_bytes: the maximum bytes of the pixels of all pages of a TIFF; 0 if all pages have the same size.
     """
@@ -85,9 +85,10 @@ def write_photo(
         options: the options of the encoder.
 
     Returns:
-        Names of metadata that the file does not contain.
+        The names of the metadata that were omitted.
 
     Raises:
+        UsageError: the extension does not belong to a supported format.
         PhotoError: the format cannot store the images.
         OSError: the file cannot be written.
     """
@@ -160,7 +161,7 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
 
 
 def _write_colour_space(file: Path, name: str, metadata: Metadata) -> None:
-    """Write the colour space to an AVIF, because Pillow always writes sRGB."""
+    """Write the colour space of a cICP chunk to an AVIF without an ICC profile, because Pillow always writes sRGB."""
     if name == "AVIF" and (chunk := metadata.colour_chunks.get(b"cICP")) and not metadata.icc:
         file.write_bytes(set_cicp(file.read_bytes(), chunk))
 

@@ -17,8 +17,8 @@ CONTAINER = f"{GOOGLE}container/"  # lists the images in a file
 SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
-# Links to further images or data in the file: namespace, pattern of the property's name ("": all), and the name of
-# the data in messages ("": no message).
+# Properties about further images or data in the file: start of the namespace, pattern for the start of the property's
+# name ("": all), and the name of the data in messages ("": no message).
 LINKS = (
     (f"{ADOBE}hdr-gain-map/1.0/", "", "gain map"),
     ("http://ns.apple.com/HDRGainMap/1.0/", "", "gain map"),
@@ -72,7 +72,7 @@ def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
     return _edit(packet, lambda document: _place(document, placement))
 
 
-# A packet that is damaged or too long becomes b"".
+# A packet that is damaged, too long or has a document type becomes b"". The returned name is then the reason.
 def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
     from xml.dom import minidom
 
@@ -82,7 +82,7 @@ def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, lis
         document = minidom.parseString(packet)
         names = change(document)
         return "".join(node.toxml() for node in document.childNodes).encode(), names
-    except Exception:  # damaged XML; texts or elements where others belong; too many nested elements
+    except Exception:  # damaged XML, an invalid number, an unexpected element, or too deep nesting
         return b"", ["XMP (damaged)"]
 
 
@@ -188,10 +188,10 @@ def _place_boundary(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _read_unit(element: Any) -> str:
-    """Return the unit of a boundary. A point of a polygon has no unit: it has the unit of the polygon."""
+    """Return the unit of a boundary, or "". For a point of a polygon, an element around the point has the unit."""
     if element.nodeType != element.ELEMENT_NODE:
         return ""
-    # Without storing the unit, the time would be quadratic in the number of points.
+    # Store the unit: reading it again for each point would take quadratic time.
     unit: str | None = element.getUserData("unit")
     if unit is None:
         fields = _read_fields(element, IPTC)
@@ -220,7 +220,10 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
 
 
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
-    """Scale the focal-plane resolution (pixels per unit of length on the sensor)."""
+    """Scale the focal-plane resolutions (pixels per unit of length on the sensor).
+
+    If the image was rotated, exchange the two resolutions first.
+    """
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
     values = [_read_ratio(node.nodeValue) for node in nodes]
     ordered = values[::-1] if placement.is_rotated else values
@@ -230,7 +233,10 @@ def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
 
 
 def _read_ratio(text: str) -> float:
-    """Convert a number or a ratio such as `3000/2` to a float. For an exponent n, `Fraction` would compute 10**n."""
+    """Convert a number or a ratio such as `3000/2` to a float.
+
+    `Fraction(text)` is not used, because it computes 10**n for an exponent n, which can take minutes.
+    """
     numerator, _, denominator = text.partition("/")
     return float(numerator) / float(denominator or 1)
 

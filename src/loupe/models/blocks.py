@@ -28,6 +28,8 @@ def pad(x: Any, margin: int) -> Any:
 def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
     """Compute each p x p block of the result linearly from the window around a q x q block of the image.
 
+    The initial weights are 0; see `set_linear_weights`.
+
     Args:
         image: (n, h, w, 1).
         scale: the scale factor p/q.

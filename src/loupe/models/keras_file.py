@@ -55,7 +55,7 @@ def _validate_members(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _validate_network(file: Path, config: object) -> None:
-    """Check the size of a network before Keras allocates its weights."""
+    """Check the layers, the size and the weights of a network before Keras allocates memory for it."""
     geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # callers handle the TypeError
     size = measure_network(config, compute_largest_input(geometry))
     limit = min(MAX_BYTES[WEIGHTS], file.stat().st_size)

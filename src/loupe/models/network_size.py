@@ -68,7 +68,7 @@ def measure_network(model: Any, side: int) -> NetworkSize:
         if len(inputs) != input_count:
             raise ValueError(f"inputs of a layer {kind}: must be {input_count}, got {len(inputs)}")
         shape = LAYERS[kind](size, config, inputs or [(side, side, image_shapes[0][3])])
-        # Keras allocates weights for the channels that this entry declares.
+        # Keras allocates weights for the number of channels in `build_config`, so this number must be right.
         declared = (layer.get("build_config") or {}).get("input_shape")
         if declared is not None and kind in ("Conv2D", "Dense") and declared[-1] != inputs[0][2]:
             raise ValueError(f"input_shape: must have {inputs[0][2]} channels, got {str(declared[-1])[:80]}")
@@ -90,7 +90,11 @@ def _list_inputs(layer: Any) -> list[str]:
 
 
 def _validate_config(config: dict[str, Any]) -> None:
-    """Check that the values in the configuration of a layer, except for sizes, are values that `builder` uses."""
+    """Check the fixed values, activation, dtype and nested classes in a layer's configuration.
+
+    Raises:
+        ValueError: `builder` does not use one of these values.
+    """
     for name, value in config.items():
         if name in FIXED_VALUES and (tuple(value) if isinstance(value, list) else value) != FIXED_VALUES[name]:
             raise ValueError(f"{name}: must be {FIXED_VALUES[name]}, got {str(value)[:80]!r}")
@@ -119,7 +123,10 @@ def _measure_dense(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape
 
 
 def _add_products(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
-    """Add the weights and multiplications of a layer. Each value of its result depends on `values` inputs."""
+    """Add the weights and multiplications of a layer, and return `shape`, the shape of its result.
+
+    Each value of the result depends on `values` inputs.
+    """
     size.weights += shape[2] * (values + bool(config["use_bias"]))
     size.products += math.prod(shape) * values
     return shape

@@ -18,7 +18,10 @@ MAX_OBJECTS = 20_000
 
 
 def validate_weights(file: Path, count: int) -> None:
-    """Raise ValueError unless a `.keras` file contains `count` weights in complete float32 arrays without links."""
+    """Raise ValueError unless a `.keras` file contains `count` weights (numbers), all in complete float32 arrays.
+
+    Links, chunks and external files are also refused. The content of the group `optimizer` is ignored.
+    """
     child = ChildProcess("loupe.models.weights_file:serve", {"file": str(file), "count": count})
     try:
         reason, _ = child.connections[0].receive(TIMEOUT_S)
@@ -71,7 +74,7 @@ def _count_weights(file: str) -> int:
 
 
 def _count_values(part: Any) -> int:
-    """Return the number of values of an HDF5 dataset; raise ValueError for unusual storage."""
+    """Return the number of values of an HDF5 dataset; raise ValueError unless it is a complete float32 array."""
     if part.dtype != "float32" or part.chunks or part.external or part.is_virtual or part.shape is None:
         raise ValueError(
             f"{WEIGHTS} must contain only float32 arrays without chunks or external files, got {part.name[:80]!r}"

@@ -21,8 +21,8 @@ from loupe.photos.sizes import Size, find_uncropped_size
 MAX_FIGURES = 12
 MAX_FIGURE_SIZE = 1600, 1200  # width and height, in pixels of the result
 
-# An invisible slider moves the line. The slider is wider than the image by one thumb, because the centre of a thumb
-# cannot reach the ends of a slider.
+# An invisible slider moves the line. The slider is wider than the image by the width of its thumb (the handle),
+# because the centre of a thumb cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -92,7 +92,10 @@ FIGURE = """<figure class="compared">
 
 
 def validate_file(file: Path, overwrite: bool) -> None:
-    """Raise UsageError if the file is not an HTML file, cannot be written, or must not be replaced."""
+    """Raise UsageError if the extension is not .html or .htm, the path is invalid, or the file must not be replaced.
+
+    For invalid paths, see `validate_output_file`.
+    """
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"compare: must be an .html file, got {str(file)!r}")
     validate_output_file("compare", file)
@@ -105,6 +108,8 @@ def write_comparison(
 ) -> None:
     """Write the figures of the first MAX_FIGURES photos to one HTML file.
 
+    If a photo or its result cannot be read, the file contains the reason instead of the figure.
+
     Args:
         file: the file to write.
         jobs: the photos and their results.
@@ -112,7 +117,7 @@ def write_comparison(
         overwrite: replace an existing file.
 
     Raises:
-        LoupeError: the file cannot be written.
+        LoupeError: the file cannot be written, or it exists and `overwrite` is False.
     """
     figures = [_render_figure_or_error(number, job, read) for number, job in enumerate(jobs[:MAX_FIGURES])]
     try:

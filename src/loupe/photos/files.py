@@ -22,7 +22,7 @@ PROGRESS_BYTES = 2_000_000  # a single photo gets a progress bar if its file is 
 
 
 def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
-    """Return a context manager that replaces `-` in the inputs and outputs by temporary files."""
+    """Return a context manager that yields the settings, with temporary files in place of `-`."""
     if STREAM not in (settings.out, *settings.inputs):
         return nullcontext(settings)
     from loupe.photos.streams import replace_streams
@@ -31,7 +31,11 @@ def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettin
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
-    """List the photos and their results, or raise UsageError; a dry run also prints this list."""
+    """List the photos and the files for their results; a dry run also prints this list.
+
+    Raises:
+        UsageError: an input does not exist, or `out` or `compare` is not valid.
+    """
     from loupe.photos.inputs import find_photos, find_photos_in_place
 
     if not settings.out.strip():
@@ -52,7 +56,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
 
 def open_photo_readers(settings: PhotoSettings) -> "AbstractContextManager[list[PhotoReader]]":
-    """Open the readers for `process_photos`.
+    """Return a context manager that yields the readers for `process_photos`.
 
     If an input has one of ISOLATED_EXTENSIONS, a child process starts first. The child loads its libraries while this
     function imports the readers.
@@ -80,7 +84,10 @@ def process_photos(
     """Process each photo and write the file of `--compare`. Failed photos do not stop the others.
 
     Returns:
-        The outcomes, in the order of `found`.
+        The outcomes, in the order of `found.jobs`.
+
+    Raises:
+        LoupeError: the file of `--compare` cannot be written.
     """
     from loupe.imaging.writer import EncodeOptions
     from loupe.photos.processing import ProcessingOptions, process_jobs

@@ -25,7 +25,7 @@ class LoadedModel:
         run_id: the MLflow run that trained the model, or None.
         model_id: the logged model of MLflow, or None.
         evidence: for a champion, the comparison with the previous champion, in one sentence.
-        device: the device that runs the network; "" if it is not an ONNX network.
+        device: the device that runs the network, set by `Networks`; "" if it is not an ONNX network.
         layer_bytes: maximum bytes for the layers, per thread.
         is_filter: whether the model is a classical filter; set by `Networks`.
     """
@@ -99,7 +99,10 @@ class Networks:
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:
-        """Add the device, the kind and the self-ensemble; report if the requested device does not run the network."""
+        """Set `device` and `is_filter`, and add the device to the name. Apply the self-ensemble if requested.
+
+        Report if the requested device does not run the network.
+        """
         device = getattr(loaded.model, "device", "")
         fallback = getattr(loaded.model, "fallback", "")
         if not device and self._device not in ("auto", CPU):
@@ -113,7 +116,7 @@ class Networks:
 
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
-    """Load a bundled network, or raise UsageError."""
+    """Load a bundled network; raise UsageError if it does not exist, or if onnxruntime cannot run it."""
     model = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
     layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
     name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"

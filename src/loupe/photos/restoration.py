@@ -41,7 +41,7 @@ def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> 
 
 @dataclass(frozen=True)
 class BlendTransform:
-    """Blends the results of another transform with the original images; see `Transform`.
+    """Blends the results of another transform with the original images; see `Transform`. Alpha does not change.
 
     Args:
         restore: the other transform; its results have the size of the images, and can contain floats.
@@ -58,7 +58,7 @@ class BlendTransform:
         return size
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
-        """Estimate the bytes for the restoration."""
+        """Estimate the bytes for the restoration and the blending."""
         return self.restore.estimate_memory(size, pixel_bytes) + max(BLEND_PIXELS, size[0]) * BLEND_BYTES
 
     def __call__(self, image: ImageData) -> ImageStream:

@@ -13,14 +13,15 @@ from loupe.imaging.formats import has_alpha
 from loupe.imaging.luminance import compute_relative_luminance, get_weights
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
-LANCZOS_RADIUS = 3  # Lanczos reads this many source pixels on each side
-SPREAD_LEVELS = 5  # visible colours spread 2**5 pixels into transparent areas: more than the halo of bundled networks
+LANCZOS_RADIUS = 3  # radius of Lanczos in source pixels; larger if it shrinks the image (see `_find_source_rows`)
+# Visible colours spread within blocks of 2**5 x 2**5 pixels, which are larger than the halo of bundled networks.
+SPREAD_LEVELS = 5
 
 
 class Rows(Protocol):
-    """A grey image, float32 in [-1, 1].
+    """A grey image, float32; -1 is black, 1 is white. Values of `ResizedRows` can be outside of this range.
 
-    Args:
+    Attributes:
         size: width and height.
         extent: the width and height before `size` was rounded up: at 3:2, 5 pixels become 7.5, and `size` has 8. If
             `size` was rounded down, `extent` is equal to `size`.
@@ -35,7 +36,7 @@ class Rows(Protocol):
 
 
 class VisibleColours:
-    """The colours of an image; transparent pixels take the colours of visible pixels around them.
+    """The colours of an image; transparent pixels take colours of nearby visible pixels (see `_spread_colour`).
 
     The stored colours of transparent pixels, often black, would cause a dark fringe.
 
@@ -66,12 +67,15 @@ class VisibleColours:
 
 
 def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.ndarray:
-    """Fill transparent pixels with the mean colour of visible pixels around them.
+    """Fill each transparent pixel with the mean colour of a block around it, weighted by alpha.
+
+    The image is divided into blocks of 2x2, 4x4, ... pixels. The smallest block with a visible pixel is used. If even
+    the largest block has no visible pixel, the colour becomes 0.
 
     Args:
         colour: (height, width, bands).
         alpha: (height, width, 1); 0 is transparent.
-        levels: colours spread by up to 2**levels pixels.
+        levels: the largest blocks have 2**levels x 2**levels pixels; 0 does not fill pixels.
     """
     if levels == 0 or alpha.all():
         return colour
@@ -90,7 +94,7 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
 
 
 class LuminanceRows:
-    """The luminance of an image, as in `compute_luminance`, but without rounding."""
+    """The luminance of an image by a formula of `compute_luminance` (not `studio`), in [-1, 1] and not rounded."""
 
     def __init__(self, colours: VisibleColours, luminance: str) -> None:
         self._colours, self._luminance = colours, luminance
@@ -177,7 +181,7 @@ def resize_bands(
     part = source(begin, end)
     ends = bottom * step_y - begin, width * step_x  # bottom and right end of the area to resize, in pixels of `part`
     missing = [max(0, math.ceil(end - side - 1e-6)) for end, side in zip(ends, part.shape[:2], strict=True)]
-    if any(missing):  # at 3:2, for example, the area can end half a pixel outside of the image
+    if any(missing):  # at 3:2, for example, the area can end a third of a source pixel outside of the image
         part = np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     box = (0.0, top * step_y - begin, min(ends[1], part.shape[1]), min(ends[0], part.shape[0]))
 

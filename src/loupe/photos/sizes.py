@@ -20,7 +20,8 @@ class Target:
     """The requested size of results.
 
     Args:
-        scale: the scale factor; None means the smallest scale factor that has a network.
+        scale: the scale factor. If it, `box` and `megapixels` are None, the smallest scale factor that has a network
+            is used.
         box: width and height of a box, instead of a scale.
         fit: `inside`, `exact` or `cover`, as in `fit_size`.
         megapixels: millions of pixels, instead of a box or a scale.
@@ -54,8 +55,8 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     Args:
         size: width and height of the photo.
         box: width and height of the box.
-        fit: `inside`: the largest size in the box. `cover`: the smallest size that covers the box, then cropped.
-            `exact`: refuse another aspect ratio.
+        fit: `inside`: the largest size in the box. `cover`: the smallest size that covers the box; the result is
+            cropped to the box. `exact`: refuse another aspect ratio.
 
     Raises:
         PhotoError: the box has another aspect ratio (`exact`), or the scale factor is above 8.
@@ -80,7 +81,7 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
     """Choose the smallest of `scales` that reaches the size of the result, or else the largest of `scales`.
 
     Lanczos then resizes the network's result to the exact size. A second network instead of Lanczos is not better: at
-    4:1, both methods have a PSNR of 26.36 dB on kodak24.
+    4:1, both methods have a PSNR of 26.36 dB for the 24 Kodak photos.
 
     Returns:
         The scale factor; None if the size does not change, and no network has the scale factor 1:1.

@@ -21,10 +21,11 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     """Yield settings with temporary files in place of `-`.
 
-    If `out` is `-`, write the result to the standard output after the block.
+    If `out` is `-`, the settings also have `quiet=True`. After the block, the result is written to the standard
+    output, except for a dry run.
 
     Raises:
-        UsageError: there are several inputs, the input is a folder, or the standard input is not an image.
+        UsageError: `inputs` has several items, the input is a folder, or the standard input is not a readable image.
     """
     if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
         rule = f"must be a single file if inputs or out is {STREAM!r}"

@@ -57,7 +57,8 @@ def upscale_strips(pixels: np.ndarray, size: FittedSize, model: UpscalingModel |
 def estimate_memory(size: tuple[int, int], upscaled: tuple[int, int], loaded: LoadedModel, pixel_bytes: int) -> int:
     """Estimate the maximum bytes of `upscale_strips`, without the image and the whole result.
 
-    `size` and `upscaled` are width and height of the image and of its result; the image has `pixel_bytes` per pixel.
+    `size` and `upscaled` are width and height of the image and of its result before the crop. The image has
+    `pixel_bytes` bytes per pixel.
     """
     geometry, thread_count = loaded.model.geometry, count_cores()
     rows = _choose_strip_rows(upscaled, size[1], geometry, thread_count)
@@ -85,7 +86,7 @@ class _StripUpscaler:
             self._steps = self._colours.width / size[0], self._colours.height / size[1]
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
-        """Compute rows from `top` to `bottom` (exclusive), (bottom - top, width, bands)."""
+        """Compute rows from `top` to `bottom` (exclusive). The shape is (bottom - top, width, bands)."""
         width, white = self._size[0], np.iinfo(self._dtype).max
         bands = [(self._luminance(top, bottom) + 1) * np.float32(white / 2)]
         if self._colours.bands == 3:
@@ -118,7 +119,7 @@ def _solve_green(
     """Compute green from the luminance and the differences of the other colours to green.
 
     For relative luminance, the equation has no closed-form solution, so the function iterates. Each step adds the
-    missing luminance to all colours, and at least halves the error.
+    missing luminance to all colours. The remaining error is at most about half of the previous error.
 
     Args:
         grey: the luminance, float32 (height, width), 0 to `white`.

@@ -52,8 +52,8 @@ class UpscaleTransform:
     Args:
         target: the size of the results.
         networks: the networks.
-        jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it; None uses the quality of the file, or
-            an estimate from the pixels.
+        jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it. None uses the quality of the file, or
+            else an estimate from the pixels, or else 100.
     """
 
     target: Target
@@ -70,7 +70,11 @@ class UpscaleTransform:
         return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image; raise PhotoError if `jpeg_quality` is set, and a network is used that ignores it."""
+        """Upscale an image.
+
+        Raises:
+            PhotoError: the image does not fit the target, or `jpeg_quality` is set but the used network ignores it.
+        """
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)
@@ -81,6 +85,6 @@ class UpscaleTransform:
         return stream
 
     def _choose_scale(self, size: Size) -> tuple[Size, Fraction | None]:
-        """Return the size of the result before the crop, and the network's scale factor, None without a network."""
+        """Return the size of the result before the crop, and the scale factor of the network (None: no network)."""
         large = compute_size(size, self.target, self.networks).upscaled
         return large, choose_scale(size, large, self.networks.scales)

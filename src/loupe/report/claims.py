@@ -1,4 +1,4 @@
-"""A `[[claim]]` of a sweep file: a statement of the 2016 study, and the arms of the sweep to compare."""
+"""A `[[claim]]` of a sweep file: a statement, mostly of the 2016 study, and the arms of the sweep to compare."""
 
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loupe.config.fields import format_value
 
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
-# Fields of the text of a surprise: both values of the weakest comparison, their difference, the mean number of
-# training steps for each value, and the budget
+# Names in braces that `Surprise.text` may contain: the means of both arms in the comparison with the weakest support,
+# their difference, the mean number of training steps of each arm, and the training budget
 TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
 
 
@@ -55,7 +55,7 @@ class Surprise(BaseModel):
 
 
 class Claim(BaseModel):
-    """A claim about an arm (field values), or about the difference between arms; see docs/sweeps.md."""
+    """A claim about an arm (field values), or about the difference between arms or metrics; see docs/sweeps.md."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

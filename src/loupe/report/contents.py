@@ -59,7 +59,8 @@ class ReportContents:
         datasets: names of the datasets of the runs.
         run_count: number of runs that the claims use.
         steps: smallest and largest number of steps of the claims' runs, as text.
-        curve_images: maximum number of validation images of a learning curve, as text.
+        curve_images: smallest and largest `eval_images` (maximum number of images per validation) of the claims'
+            runs, as text.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
         best_scores: scores of the best network, as texts.

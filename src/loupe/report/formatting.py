@@ -17,12 +17,15 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def format_percent(share: float) -> str:
-    """Format a fraction as a percentage without `%`, such as `3.2`."""
+    """Format a fraction as a percentage without `%`, such as `3.2`; NaN and infinity become a dash."""
     return f"{100 * share:.1f}" if math.isfinite(share) else DASH
 
 
 def fill(text: str, scores: dict[str, str]) -> str:
-    """Replace the names in braces in a text with their scores; return a dash if a score is missing."""
+    """Replace the names in braces in a text with their scores; return a dash if a score is a dash (missing).
+
+    `scores` must contain all names. The text itself must not contain DASH.
+    """
     result = text.format(**scores)
     return DASH if DASH in result else result
 
@@ -34,7 +37,7 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the weakest comparison: the estimate, and if necessary the metric, the bounds and the arms.
+    """Format the weakest comparison: the estimate, and if necessary the changes, the metric, the rule and the arms.
 
     For a claim that was not run, return the reason.
     """
@@ -83,7 +86,10 @@ def format_seeds(verdict: ClaimVerdict) -> str:
 
 
 def format_metric(verdict: ClaimVerdict) -> str:
-    """Format the metric and the rule of a claim: `val/best_mae, lower is better`."""
+    """Format the metric and the rule of a claim: `val/best_mae, lower is better`.
+
+    The settings `change_to`, `worst_over` and `each` of the claim follow.
+    """
     claim = verdict.claim
     rule = "higher is better" if claim.higher else "lower is better"
     if claim.between is not None:

@@ -21,7 +21,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
 
     def read_setting(name: str) -> str | None:
         value = None if run is None else run.get(f"settings.{name}")
-        return None if pd.isna(value) else value  # NaN or None: only other runs have the setting
+        return None if pd.isna(value) else value  # NaN if only other runs of the table have the setting
 
     names = ("mae", "mse", "patches_mae", "bicubic/mae", "nearest/mae")
     return {name.removesuffix("/mae"): format_number(read(name)) for name in names} | {
@@ -36,7 +36,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
 
 
 def _format_rate(rate: str | None) -> str:
-    """Format a learning rate with two digits, such as `4.9e-6`; None becomes a dash."""
+    """Format a learning rate with up to two significant digits, such as `4.9e-6`; None becomes a dash."""
     return DASH if rate is None else f"{float(rate):.2g}".replace("e-0", "e-")
 
 
@@ -45,6 +45,7 @@ def read_pre_upscaled_scores(rows: pd.DataFrame) -> dict[str, str]:
 
     Returns:
         `network`: the validation mae of the network. `filter`: the filter. `input`: the validation mae of the filter.
+        Without such a network, all are dashes.
     """
     column = "settings.pre_upscale"
     has_filter = rows[column].notna() & (rows[column] != "none") if column in rows else None

@@ -35,22 +35,23 @@ class Trend:
 
     @property
     def still_falls(self) -> bool:
-        """Whether the mae of one arm decreases in the second half of the steps by more than 10 %."""
+        """Whether the mae decreases by more than 10 % in the second half of the steps; False for differences."""
         return not self.is_difference and self.values[-1] < 0.9 * self.values[1]
 
 
 def compute_trend(verdict: ClaimVerdict, arms: pd.DataFrame) -> Trend | None:
     """Compute the trend of the weakest comparison of a claim.
 
-    The trend is a difference if the claim compares the validation mae of arms that have learning curves. Otherwise,
-    the trend is the mae of one arm: the first arm of the comparison that has learning curves.
+    The trend is a difference if the claim states that one arm has a lower validation mae than other arms, learning
+    curves show this mae (see `has_other_curve`), and both arms of the comparison have learning curves. Otherwise, the
+    trend is the mae of one arm: the first arm of the comparison, or the second if the first has no learning curves.
 
     Args:
         verdict: verdict of the claim.
         arms: the runs, as for `check_claim`.
 
     Returns:
-        The trend, or None without learning curves.
+        The trend; None if the claim has no comparison, or no compared arm has learning curves.
     """
     claim, weakest = verdict.claim, verdict.weakest
     if weakest is None:

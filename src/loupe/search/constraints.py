@@ -16,7 +16,7 @@ METRICS = {
 
 
 def _parse_constraint(text: str) -> tuple[str, str, float]:
-    """Return the metric of a run, the operator and the limit of a constraint."""
+    """Return the metric of a run, the operator and the limit of a constraint; raise ValueError if it is invalid."""
     try:
         name, operator, limit = text.split()
         parsed = METRICS[name], operator, float(limit)
@@ -31,7 +31,7 @@ def _parse_constraint(text: str) -> tuple[str, str, float]:
 
 
 def _format_constraint(text: str) -> str:
-    """Return a constraint with single spaces, after a check of its parts."""
+    """Return a constraint with single spaces between its parts; raise ValueError if it is invalid."""
     text = " ".join(text.replace("<=", " <= ").replace(">=", " >= ").split())
     _parse_constraint(text)
     return text

@@ -1,4 +1,4 @@
-"""Groups the GPUs of this machine, so that each worker process of a sweep gets its own GPUs."""
+"""Groups the GPUs of this machine for the worker processes of a sweep."""
 
 import itertools
 import os
@@ -15,8 +15,8 @@ def group_gpus(sweep: SweepFile) -> list[str]:
     """Group the GPUs that this process may use. Each group has as many GPUs as a trial uses (`devices`).
 
     Returns:
-        The value of CUDA_VISIBLE_DEVICES per group. If `devices` is `all` or a key of [search], one group
-        contains all GPUs. GPUs that do not fill a group are not used.
+        The value of CUDA_VISIBLE_DEVICES per group; [] without GPUs. If `devices` is `all`, a key of [search], or
+        more than the number of GPUs, one group contains all GPUs. GPUs that do not fill a group are not used.
     """
     gpus = _list_gpus()
     values = dict.fromkeys(sweep.search, "all") | sweep.train
@@ -26,7 +26,7 @@ def group_gpus(sweep: SweepFile) -> list[str]:
 
 
 def _list_gpus() -> list[str]:
-    """Return the devices of CUDA_VISIBLE_DEVICES, or the UUIDs of the GPUs from `nvidia-smi`."""
+    """Return the devices of CUDA_VISIBLE_DEVICES or, if it is not set, the UUIDs of the GPUs from `nvidia-smi`."""
     visible = os.environ.get(VARIABLE)
     if visible is not None:  # CUDA ignores all devices after an invalid device
         devices = [device.strip() for device in visible.split(",")]
@@ -39,4 +39,5 @@ def _list_gpus() -> list[str]:
         return []
     gpus = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", result.stdout)
     parts = [gpu for gpu in gpus if gpu.startswith("MIG")]
-    return parts or gpus  # a GPU with parts (MIG) cannot be used as a whole
+    # A GPU with parts (MIG) cannot be used as a whole. If there are parts, GPUs without parts are not used either.
+    return parts or gpus

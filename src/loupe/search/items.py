@@ -29,7 +29,10 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no open trial, with their fixed parameters."""
+        """Yield the items that have not ended and have no open trial, with their fixed parameters.
+
+        If an item has no fixed parameters ({}), the sampler chooses them.
+        """
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
             if all(trial.state == TrialState.FAIL for trial in trials) and not self._is_given_up(trials):
@@ -41,7 +44,10 @@ class SweepItems:
         return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
 
     def _iterate(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield all items; of points that differ only in tuned fields, only the best gets further seeds."""
+        """Yield all items. With `tune`, only the best point of an arm gets further seeds.
+
+        The best point is known when all points of the arm have ended with the first seed.
+        """
         if not self._sweep.is_grid:
             for slot in range(self._sweep.study.trials):
                 yield f"slot {slot}", self._startup_points[slot] if slot < len(self._startup_points) else {}
@@ -54,7 +60,7 @@ class SweepItems:
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
         """Return the point with the lowest loss for the first seed, among the points of an arm.
 
-        Return None if a point of the arm has not ended, or if no point is feasible.
+        Return None if a point of the arm has not ended, or if no complete trial satisfies the constraints.
         """
         trials_of_points = [by_item.get(_name_item(params | {"seed": first}), []) for params in arm]
         if not all(map(self.has_ended, trials_of_points)):

@@ -12,7 +12,7 @@ GENERATIONS, MAX_POPULATION = 5, 50
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the parameters of a trial. Parameters that were not enqueued get values of the sampler."""
+    """Return the active parameters of a trial. The sampler chooses the parameters that were not enqueued."""
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):

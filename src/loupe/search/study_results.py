@@ -13,7 +13,7 @@ BEST_RUN_TAG = "loupe.best_run"
 
 
 def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str | None:
-    """Log the table of trials, Optuna's plots and the best run; return the id of the best run, or None.
+    """Log the table of trials, metrics, Optuna's plots and the best run; return the id of the best run, or None.
 
     Args:
         study: the study.
@@ -41,7 +41,7 @@ def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str |
 
 
 def check_failures(study: SweepStudy) -> None:
-    """Raise LoupeError if all trials failed."""
+    """Raise LoupeError if a trial failed, and no trial is complete or pruned."""
     table = study.to_frame()
     failed = table[table["state"] == "FAIL"]
     if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
@@ -49,10 +49,10 @@ def check_failures(study: SweepStudy) -> None:
 
 
 def delete_other_models(study: SweepStudy) -> list[str]:
-    """Delete all models except registered ones and those of the `keep` best trials or the Pareto front.
+    """Delete the models of the trials, except for registered models and those of the best trials.
 
     Returns:
-        The ids of the runs of the `keep` best trials or the Pareto front.
+        The ids of the runs of the best trials: `keep` runs or, with two objectives, those of the Pareto front.
     """
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
@@ -93,6 +93,6 @@ def describe_study(study: SweepStudy) -> str:
 
 
 def _count_violating(study: SweepStudy) -> str:
-    """Return the number of trials that violate a constraint, as the end of a sentence."""
+    """Return the number of trials that violate a constraint, as the end of a sentence; "" without constraints."""
     limits = study.sweep.study.constraints
     return f"; {study.to_frame()[VIOLATED].astype(bool).sum()} violate {' or '.join(limits)}" if limits else ""

@@ -1,7 +1,7 @@
 """The content of a sweep file: its tables, the points of its search space, and the settings of a point.
 
-A key may have a condition before a dot: `sgd.momentum` is for the optimizer sgd, `perceptron.hidden` for the network
-perceptron, `initializer=gaussian.stddev` for the initializer gaussian.
+A key of [train] or [search] may have a condition before a dot: `sgd.momentum` is for the optimizer sgd,
+`perceptron.hidden` for the network perceptron, `initializer=gaussian.stddev` for the initializer gaussian.
 """
 
 import json
@@ -24,7 +24,7 @@ from loupe.report.claims import Claim
 from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
 
-Params = dict[str, Any]  # a point of the search space: a value per key of [search]
+Params = dict[str, Any]  # a point of the search space: a value per key of [search] whose condition holds
 MAX_KEYS = 200
 CHECKED_POINTS = 400  # number of random points that are checked before a sampler starts
 # Fields of train that [search] must not contain: they are set per sweep, or do not change the network
@@ -121,7 +121,7 @@ class SweepFile(BaseModel):
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of each point."""
+        """The seeds for a point of a grid: `repeats` consecutive numbers from the seed of [train], by default 0."""
         first = int(self.train.get("seed", 0))
         return list(range(first, first + self.study.repeats))
 
@@ -134,7 +134,7 @@ class SweepFile(BaseModel):
         return self.to_loss(trial.values[0])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the file as JSON for `SweepFile.model_validate`."""
+        """Return the file as a dictionary that can be stored as JSON, and that `SweepFile.model_validate` accepts."""
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def order_keys(self) -> list[str]:
@@ -143,7 +143,7 @@ class SweepFile(BaseModel):
 
     @cached_property
     def _depths(self) -> dict[str, int]:
-        """The number of conditions on which a field depends, one after the other.
+        """The length of the longest chain of conditions on which each field depends; 0 without a condition.
 
         Raises:
             UsageError: fields depend on each other.
@@ -169,12 +169,15 @@ class SweepFile(BaseModel):
         return [_to_text(value) if isinstance(value, list) else value for value in values]
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
-        """Return whether the condition of a key holds for the chosen parameters."""
+        """Return whether a key has no condition, or its condition holds for `params` and [train]."""
         condition = parse_condition(key)
         return condition is None or _is_met(condition, self._merge_fields(params))
 
     def _merge_fields(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of the fields that [train] and a point set. The values of the point take precedence."""
+        """Return the values of the fields that [train] and a point set. The values of the point take precedence.
+
+        Keys of [train] whose condition does not hold are ignored.
+        """
         searched = {parse_field(key): value for key, value in params.items()}
         given = dict(searched)
         for key in sorted(self.train, key=lambda key: self._depths[parse_field(key)]):
@@ -240,9 +243,12 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return the search space of a study, with the digest of the dataset, as JSON."""
+        """Return the parts of [study], [train] and [search] that a study must not change, as JSON.
+
+        `digest`, the digest of the dataset, replaces the name of the dataset.
+        """
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        # Without constraints, the text has no such key: older studies, which have no constraints, keep their text.
+        # Without constraints, the key is omitted, because the text of studies of older versions must not change.
         names |= {"constraints"} if self.study.constraints else set()
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
@@ -268,7 +274,10 @@ def parse_field(key: str) -> str:
 
 
 def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
-    """Return whether a condition holds; a field that is not in `given` has its default."""
+    """Return whether a condition holds; a field that is not in `given` has its default.
+
+    If that default is computed from other fields, the condition does not hold.
+    """
     if condition.field in given:
         return _to_text(given[condition.field]) == condition.value
     network = _to_text(given.get("network", Train.model_fields["network"].default))

@@ -29,8 +29,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: the settings of the step. Their name, dataset, pruner, seed and smoke replace values of the file.
-            None replaces no value.
+        settings: the settings of the step. Name, dataset, pruner, seed and smoke replace the values of the file if
+            they are set. None uses only the values of the file.
 
     Raises:
         UsageError: the file cannot be read, or a table, field or value is invalid.
@@ -58,7 +58,7 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
 
 def _suggest_field(location: Sequence[Any]) -> str:
-    """Return the end of an error message: the known name that is most similar to an unknown table or field, or ""."""
+    """Return a suggestion for an unknown table or field, such as `; did you mean study?`, or ""."""
     tables: dict[Any, type[BaseModel]] = {"study": Study, "claim": Claim}
     table = tables.get(location[0]) if len(location) > 1 else SweepFile
     names = [field.alias or name for name, field in table.model_fields.items()] if table else []
@@ -98,7 +98,8 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # Remove the fields that determine the duration, because smoke=true does not replace given values.
+        # smoke=true does not replace given values. Therefore remove the fields that determine the duration, except
+        # those that [search] also sets.
         durations = {"flops"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
@@ -135,7 +136,10 @@ def _check_keys(sweep: SweepFile) -> None:
 
 
 def _check_points(sweep: SweepFile) -> None:
-    """Check that train accepts all points of a grid, or random points of a sampler."""
+    """Check that train accepts all points of a grid, or random points of a sampler.
+
+    A grid must also have at most MAX_GRID_POINTS points and use each key of [search].
+    """
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used_keys: set[str] = set()

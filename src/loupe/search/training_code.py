@@ -9,7 +9,7 @@ import loupe
 from loupe.config.fields import get_block_sides
 from loupe.config.training import TRAINED_SCALES
 
-# Trained weights depend only on the settings, the dataset, this code and the results of `get_block_sides`.
+# The code of Loupe that affects trained weights, in addition to the results of `get_block_sides`
 TRAINING_CODE = (
     "config/optimizers.py",
     "data/array_files.py",
@@ -32,7 +32,8 @@ TRAINING_CODE = (
 @cache
 def hash_training_code(package: Path = Path(loupe.__file__).parent) -> str:
     """Return a hash of the training code without comments and docstrings."""
-    # Most changes of the module of `get_block_sides` do not affect weights. Therefore its results are hashed.
+    # Most changes of config/fields.py do not affect weights. Therefore the results of its function `get_block_sides`
+    # are hashed instead of its code.
     code = hashlib.sha256(repr([get_block_sides(scale) for scale in TRAINED_SCALES]).encode())
     for name in TRAINING_CODE:
         path = package / name

@@ -33,7 +33,7 @@ from loupe.training.variant import build_network, describe
 
 
 class Stopwatch:
-    """Sums the seconds in its `with` blocks: training and scoring. `pause` excludes the logging of a point."""
+    """Sums the seconds in its `with` blocks, without those in blocks of `pause`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -84,8 +84,12 @@ class TrialLostError(SystemExit):
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     """Run a claimed trial until it is complete, pruned, failed or lost (see TrialLostError).
 
+    After the errors below, and after unexpected errors, the trial stays open. The sweep ends it as ORPHANED, and
+    enqueues a new trial, which continues from the last checkpoint.
+
     Raises:
-        KeyboardInterrupt: the worker is interrupted. The trial stays open, and is continued later.
+        KeyboardInterrupt or Terminated: the worker is interrupted.
+        SystemExit or StorageInternalError: the database is unreachable.
     """
     sweep = study.sweep
     try:
@@ -99,7 +103,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     except TrialLostError:
         return
     except optuna.exceptions.StorageInternalError:
-        raise  # the worker exits; the trial continues later from its checkpoint
+        raise  # the worker exits; a new trial continues from the last checkpoint
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:
@@ -109,9 +113,11 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 
 
 def _find_result(context: TrialContext) -> Any:
-    """Return a finished run of this trial or, unless `fresh` is set, of an equal trial; otherwise None.
+    """Return the run whose result the trial can reuse, or None.
 
-    A trial with `initial_weights` has no equal trial, because the champion or the file can have changed.
+    This is the run of the crashed worker if its trial is complete or pruned, or else the run of an equal complete
+    trial. With `fresh` or `initial_weights`, equal trials are not used: the network that `initial_weights` names can
+    have changed.
     """
     if context.resumed_run and (ended := trials.get_ended_run(context.resumed_run)):
         return ended
@@ -120,7 +126,7 @@ def _find_result(context: TrialContext) -> Any:
 
 
 def _reuse_result(context: TrialContext, run: Any) -> tuple[TrialState, list[float] | None]:
-    """Report the learning curve of a finished run to Optuna, and return the state and values of the trial."""
+    """Report the learning curve of a finished run to Optuna; return the trial's state and values (None if pruned)."""
     trial, sweep = context.trial, context.study.sweep
     trial.set_user_attr(RUN, run.info.run_id)
     trial.set_user_attr(REUSED, run.data.tags.get("mlflow.parentRunId") != context.job.parent)
@@ -142,7 +148,7 @@ def _set_constraints(context: TrialContext, metrics: dict[str, float]) -> list[s
 
 
 def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
-    """Train the network in a new run, and return the state and values of the trial (None if pruned)."""
+    """Train the network in a new run; return the state of the trial, and its values (None if pruned)."""
     from loupe.upscalers import ridge
 
     trial, study, settings = context.trial, context.study, context.settings
@@ -210,10 +216,11 @@ def _convert_study_errors() -> Iterator[None]:
 
 
 def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list[Any]:
-    """Train the network in place, report each point of its learning curve, and return the points.
+    """Train the network in place, report each point of its learning curve, and return the points ([] for ridge).
 
     Raises:
         TrialPruned: the pruner stops the trial.
+        LoupeError: see `loop.fit`. The newest checkpoint is saved first.
     """
     from loupe.training import loop
 
@@ -237,7 +244,7 @@ def _fit(context: TrialContext, model: Any, pairs: Any, checkpoint: Any) -> list
         log_point(earlier["step"], earlier["metrics"])
     try:
         progress = loop.fit(model, settings, loop.Splits(*pairs), report, checkpoint)
-    except LoupeError:  # the loss is NaN or infinite
+    except LoupeError:  # such as a loss that is NaN or infinite
         periodic.save()
         raise
     records.log_metrics({"training_seconds": progress.seconds})
@@ -256,7 +263,11 @@ def _report_point(context: TrialContext, number: int, step: int, value: float) -
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset, or prepare it from the job's source; raise UsageError if both are impossible."""
+    """Open the sweep's dataset. If this machine cannot find it, prepare it again from the job's source.
+
+    Raises:
+        UsageError: the dataset cannot be opened or prepared, or the prepared dataset has another digest.
+    """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)
     settings = parse_settings("train", job.source | {"data_dir": job.data_dir})

@@ -1,6 +1,6 @@
 """The names of user attributes of trials, and the values of FAILURE. Studies store them, so they must not change."""
 
-ITEM = "item"
+ITEM = "item"  # the name of the trial's item; see `SweepItems`
 RESUMED_RUN = "resume"  # the id of a crashed worker's run, which the trial continues
 RUN = "run"
 OWNER = "owner"  # the tags of the worker's process

@@ -31,7 +31,7 @@ FiniteNumber = Annotated[int | float, WrapValidator(_check_number), Field(ge=-1e
 
 
 class Range(BaseModel):
-    """An interval, including both ends."""
+    """An interval, including both ends; with `step`, only the numbers low, low + step, low + 2 * step, ..."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: FiniteNumber

@@ -55,7 +55,7 @@ def main(parent_pid: int) -> None:
 
 
 class ParentWatcher:
-    """A thread that ends this process if the parent process is killed."""
+    """A thread that ends this process when the parent process has ended."""
 
     def __init__(self, parent_pid: int) -> None:
         self._parent_pid = parent_pid

@@ -89,5 +89,5 @@ def wait_for_worker(process: subprocess.Popen[str], job: WorkerJob) -> int:
 
 
 def run_worker(job: WorkerJob) -> int:
-    """Run a worker process until it exits."""
+    """Run a worker process until it exits, and return the number of trials; see `wait_for_worker`."""
     return wait_for_worker(start_worker(job), job)

@@ -30,7 +30,9 @@ def run(settings: Demo) -> None:
     """Serve the page until Ctrl-C or SIGTERM.
 
     Raises:
-        UsageError: the model does not exist, the host is not an address of this machine, or the port is in use.
+        UsageError: the model cannot be loaded, the host is not an address of this machine, or the port is in use or
+            not allowed for this user.
+        LoupeError: loading the model takes too long.
     """
     import gradio  # noqa: F401 # a missing package is reported early
 
@@ -63,7 +65,7 @@ def _make_server(settings: Demo, address: str, workers: "PhotoWorkers", folder: 
 
     visitors = Visitors()
     blocks = build_page(workers, visitors, folder).queue(max_size=MAX_QUEUED)
-    blocks.has_launched = blocks.is_running = True  # without this line, Gradio accepts any local file
+    blocks.has_launched = blocks.is_running = True  # otherwise, Gradio accepts any local file that a visitor names
     app = gradio.mount_gradio_app(
         FastAPI(), blocks, "/", theme=THEME, css=STYLE, footer_links=[], ssr_mode=False, max_file_size=MAX_FILE_BYTES
     )

@@ -22,14 +22,21 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Methods without a column in the image that `sheet` writes. The column of `model` has the model's own name.
+# Keys of methods that `_draw_figures` removes for the sheet. It adds the model again under its short name, and
+# `plot_sheet` adds the input.
 OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the names of metrics, by split
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
 
 
 def run(settings: Evaluate) -> dict[str, Any]:
-    """Score the models, log and print the scores, write the files of `out` and `sheet`, and return the summary."""
+    """Score the models, log and print the scores, write the files of `out` and `sheet`, and return the summary.
+
+    Raises:
+        UsageError: a model or the images do not exist, two models have different scale factors, or two models have
+            the same name.
+        LoupeError: the file of `out` or `sheet` cannot be written.
+    """
     from loupe.evaluation import protocols, scoring
     from loupe.tracking import dataset_inputs, project_run, records, runs
 
@@ -71,13 +78,16 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
 
 def choose_names(settings: Evaluate) -> dict[str, str]:
-    """Choose short names of networks for tables: the last parts of the paths if these differ, otherwise the paths.
+    """Choose short names of networks for tables: file names without extension if they are valid, otherwise paths.
+
+    Names are valid if no two are equal as names of metrics, and no name in `others` is `model` or that of a baseline.
+    An MLflow URI is not shortened.
 
     Returns:
-        The short name of each network of the settings, without baselines.
+        The short names of `model` and of the networks in `others`, by name. Baselines in `others` are omitted.
 
     Raises:
-        UsageError: two networks have the same name, or a network has the name of a baseline or the name `model`.
+        UsageError: neither the file names nor the paths are valid.
     """
     from loupe.evaluation.scoring import to_metric_name
     from loupe.upscalers.baselines import FILTERS
@@ -87,7 +97,7 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
     for short_names in ([name if ":/" in name else Path(name).stem for name in names], names):
         metric_names = [to_metric_name(name) for name in short_names]
         reserved = {"model", "input", "nlm", *baselines}
-        # The metrics of the first network have the name "model".
+        # The first network can have a reserved name, because its metrics do not contain a name.
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
     raise UsageError(f"others: must name different models, none of them 'model', got {', '.join(names)}")
@@ -123,7 +133,11 @@ def _load_model(
 
 
 def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str]) -> dict[str, "LoadedModel"]:
-    """Load the other networks of the settings, and return them by short name."""
+    """Load the networks in `others`, and return them by short name. Baselines in `others` are skipped.
+
+    Raises:
+        UsageError: a network has another scale factor than `scale`, or `scale` is 1:1 and `others` has a baseline.
+    """
     models = {}
     for name in settings.others:
         if name not in short_names:  # a baseline
@@ -142,9 +156,9 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
-    """Load the ridge weights of the model's run. If the run has none, fit ridge on the bundled photos.
+    """Load the ridge weights of the run that trained the model. Without such weights, use those of `sample`.
 
-    At scale 1:1, return None instead of fitting ridge.
+    The weights of the dataset `sample` are loaded or fitted. At scale 1:1, None is returned instead of them.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
@@ -200,9 +214,10 @@ def _log_scores(
 def _draw_figures(
     settings: Evaluate, methods: dict[str, "UpscalingModel"], name: str, pairs: "Pairs | WholePhotos"
 ) -> None:
-    """Log a comparison of the methods on whole images, and write the file of `sheet`.
+    """Log a comparison of the methods on whole images, and write the file of `sheet`, if given.
 
-    With degrade=jpeg, both figures are for the lowest JPEG quality. `name` is the title of the model's column.
+    With protocol=study-patches, no comparison is logged. With degrade=jpeg, both figures are for the lowest JPEG
+    quality. `name` is the title of the model's column in the sheet.
     """
     from loupe.data.pairs import Pairs
     from loupe.evaluation import figures

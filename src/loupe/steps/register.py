@@ -1,4 +1,4 @@
-"""Registers a model, or makes an earlier version the champion."""
+"""Registers a model, or makes a registered version the champion."""
 
 import tempfile
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ LICENCES = {
 
 @dataclass(frozen=True)
 class Registration:
-    """A registered version.
+    """The result of the step.
 
     Args:
         name: the name of the registered model.
@@ -51,13 +51,13 @@ class Registration:
 
 
 def run(settings: Register) -> Registration:
-    """Register a model with its ONNX file, and make it champion if it is better than the current champion.
+    """Register a model with its ONNX file; make it champion if it is better than the champion (see `_judge`).
 
-    With `rollback` or `version`, make an earlier version the champion instead.
+    With `rollback` or `version`, make the previous champion or this version the champion instead.
 
     Raises:
-        UsageError: the run is not a finished training, its dataset is missing or has changed, or the gate dataset
-            cannot be used (see `gate.open_gate`).
+        UsageError: the model cannot be found (see `find_candidate`) or loaded, the gate dataset cannot be used (see
+            `gate.open_gate`) or has no unseen photo, or the version or the previous champion does not exist.
     """
     from loupe.tracking import project_run
 
@@ -116,7 +116,11 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champ
 
 
 def _move_champion(settings: Register) -> Registration:
-    """Make the previous or a given version the champion; also update `loupe-photo`."""
+    """Make the previous champion or a given version the champion.
+
+    Above the scale factor 1:1, also update `loupe-photo`. If the previous champion was the bundled network, the
+    registered model then has no champion.
+    """
     from loupe.tracking import champions, models, records, runs
 
     scale, name = settings.scale, models.REGISTERED_NAMES[settings.scale]
@@ -126,7 +130,8 @@ def _move_champion(settings: Register) -> Registration:
         version = champions.get_version(scale, str(settings.version))
         reason = "made champion by `loupe register --version`"
     evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"
-    evidence = evidence.removeprefix(reason).removeprefix("; ")  # of an earlier `--version` with the same version
+    # An earlier `--version` with the same version has stored this reason before the evidence.
+    evidence = evidence.removeprefix(reason).removeprefix("; ")
     reason += f"; {evidence}" if evidence else ""
     moved = Registration(name, str(version.version) if version else "", version is not None, reason)
     with runs.open_step_run(settings, f"register {name} {'rollback' if settings.rollback else settings.version}"):
@@ -139,7 +144,7 @@ def _move_champion(settings: Register) -> Registration:
 
 
 def _describe_version(candidate: "Candidate", geometry: "Geometry", difference: float, folder: str) -> str:
-    """Write a short model card in Markdown.
+    """Return a short model card in Markdown.
 
     `difference` is the largest difference between the results of Keras and ONNX. `folder` is for temporary files.
     """

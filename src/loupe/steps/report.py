@@ -1,4 +1,4 @@
-"""Checks the claims of the study against the runs, and writes the report."""
+"""Checks the claims of the sweep files against the runs, and writes the report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,7 +141,10 @@ def _draw_networks(best: "pd.Series", rows: "pd.DataFrame", location: str) -> "t
 
 
 def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
-    """Find the best run for each network of the image `story`."""
+    """Find the best run for each network of the image `story`; runs of the sweep STORY_SWEEP come first.
+
+    Networks without a run are omitted.
+    """
     from loupe.report import assembly
 
     ranking = assembly.rank_runs(rows)

@@ -22,7 +22,12 @@ NETWORK_STRENGTH, DENOISING_STRENGTH = 1.0, 0.7  # defaults of `strength`
 
 
 def run(settings: Restore) -> list[Path]:
-    """Restore the photos, and return the written files; raise LoupeError at the end if a photo failed."""
+    """Restore the photos, and return the written files ([] in a dry run).
+
+    Raises:
+        UsageError: an input, the output, the mask or the model is invalid.
+        LoupeError: a photo failed (raised after the last photo), or the inputs contain no photo.
+    """
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.denoising import DenoiseTransform
         from loupe.photos.restoration import BlendTransform

@@ -7,7 +7,11 @@ from loupe.config.steps import Sync
 
 
 def run(settings: Sync) -> int:
-    """Upload the buffered runs of a folder, and return their number; raise LoupeError if no server answers."""
+    """Upload the buffered runs of a folder, and return the number of uploaded runs.
+
+    Raises:
+        LoupeError: the server is unreachable.
+    """
     from loupe.tracking import delivery
 
     uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)

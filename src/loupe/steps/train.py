@@ -45,7 +45,7 @@ def run(settings: Train) -> Training:
 
     Raises:
         UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
-        LoupeError: the loss is NaN or infinite.
+        LoupeError: the loss is NaN or infinite, the dataset is damaged, or the MLflow store cannot be used.
     """
     from loupe.tracking import project_run, runs
 
@@ -86,11 +86,11 @@ def run(settings: Train) -> Training:
 
 
 def load_resumed_settings(settings: Train) -> Train:
-    """Return the settings of the run that is resumed.
+    """Return the settings of the run that is resumed, but with the CHANGEABLE_FIELDS of `settings`.
 
     Raises:
-        UsageError: the run is not an interrupted train run, or a given setting is neither that of the run nor the
-            default.
+        UsageError: the run does not exist or is not an interrupted train run; a given setting is neither that of the
+            run nor the default; or a URL is stored without its password, and no dataset or data_dir is given.
     """
     from loupe.data import storage
     from loupe.tracking import runs
@@ -116,7 +116,7 @@ def load_resumed_settings(settings: Train) -> Train:
 
 
 def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | None]":
-    """Open the dataset, and the checkpoint of a resumed run."""
+    """Open the dataset, and load the checkpoint of a resumed run (None for a new run)."""
     from loupe.data import preparation
     from loupe.tracking import checkpoints, runs
 

@@ -8,7 +8,12 @@ from loupe.photos import files
 
 
 def run(settings: Upscale) -> list[Path]:
-    """Upscale the photos, and return the written files; raise LoupeError at the end if a photo failed."""
+    """Upscale the photos, and return the written files ([] in a dry run).
+
+    Raises:
+        UsageError: an input, the output or the model is invalid.
+        LoupeError: a photo failed (raised after the last photo), or the inputs contain no photo.
+    """
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.sizes import Target
         from loupe.photos.upscaling import UpscaleTransform

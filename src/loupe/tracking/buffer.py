@@ -56,7 +56,7 @@ class RunBuffer:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a run buffer, or is damaged.
+        ValueError: the file is not a run buffer, is damaged, or cannot be read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -77,7 +77,7 @@ class RunBuffer:
 
     @classmethod
     def create(cls, file: Path, description: dict[str, Any]) -> "RunBuffer":
-        """Lock the buffer of a run, create the file if it does not exist, and write the description.
+        """Lock the buffer of a run until `close`, create the file if it does not exist, and write the description.
 
         Args:
             file: the path, which ends in SUFFIX.
@@ -159,14 +159,18 @@ class RunBuffer:
         return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
-        """Delete all checkpoints except for the newest. Only the thread that sends records may call this method."""
+        """Delete all checkpoints except for the newest.
+
+        Only the thread that sends records may call this method: another thread could delete a record before it is
+        sent.
+        """
         self._execute(
             "DELETE FROM records WHERE kind = 'checkpoint' AND number < "
             "(SELECT max(number) FROM records WHERE kind = 'checkpoint')"
         )
 
     def remove(self) -> None:
-        """Delete the file, and then the folder if it is empty."""
+        """Delete the file, close the buffer, and delete the folder if it is empty."""
         self.file.unlink(missing_ok=True)
         self.close()
         with suppress(OSError):  # the folder is not empty

@@ -74,14 +74,14 @@ def find_candidate(settings: Register) -> Candidate:
 
 
 def open_training_dataset(run: Any, settings: Register) -> Dataset:
-    """Open the dataset of a train run; raise UsageError if it is missing or has changed."""
+    """Open the dataset of a train run or trial, or prepare it again; raise UsageError if this fails."""
     texts = runs.read_settings(run, "dataset", "smoke")
     dataset_settings = make_dataset_settings(settings, texts["smoke"] == "true")
     return preparation.reopen(dataset_settings, *runs.read_dataset(run), texts["dataset"])
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
-    """Return the settings to open, or prepare again, the dataset of a training (`is_smoke`: of a short test)."""
+    """Return settings to open or prepare the dataset of a training; `is_smoke`: the training was a short test."""
     return DatasetSettings(**settings.select(["data_dir", "quiet"]), smoke=is_smoke)
 
 

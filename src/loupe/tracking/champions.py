@@ -88,8 +88,8 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
 
     The new version contains one ONNX file per scale factor above 1:1. For `scale`, it is the file of `version`; for
     the others, the file of the champion. The bundled network replaces a missing champion, and a `version` of None.
-    If a version of `loupe-photo` with the same networks and commit exists, the function uses that version. The
-    function moves the alias `champion` of `loupe-photo` to the version.
+    If a version of `loupe-photo` with the same networks and commit exists, the function uses that version. Otherwise,
+    it logs the new version to the open run. Then it moves the alias `champion` of `loupe-photo` to the version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}
@@ -153,7 +153,10 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
 
 
 def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
-    """Return the ONNX file of a champion or, for None, of the bundled network."""
+    """Return the ONNX file of a champion or, for None, of the bundled network.
+
+    The file of a champion is downloaded or exported to `folder`.
+    """
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
     reference = models.ModelReference.from_version(champion)

@@ -43,7 +43,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
     """Return the curve of METRIC from the tag of a run, or from its metrics."""
-    # The tag is missing, or another client has changed it.
+    # These errors mean that the tag is missing, or that another client has changed it.
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]
     return load_curve(run.info.run_id, METRIC) if METRIC in run.data.metrics else []

@@ -19,7 +19,7 @@ from loupe.tracking.records import log_record, log_tags
 
 
 def log_dataset(dataset: Dataset, *contexts: str) -> None:
-    """Log a prepared dataset as inputs of the run, one per context.
+    """Log a prepared dataset as inputs of the run, one per context, and its name and digest as tags.
 
     MLflow stores one context per digest. Therefore each digest after the first ends with the context, such as
     `0123456789ab-test`.
@@ -36,7 +36,7 @@ def log_dataset(dataset: Dataset, *contexts: str) -> None:
 
 
 def log_images(images: Images, photos: int) -> None:
-    """Log the images of `evaluate` as an input of the run."""
+    """Log the images of `evaluate` as an input of the run; `photos` is the number of photos."""
     if images.dataset is not None:
         log_dataset(images.dataset, images.context)
         return

@@ -19,8 +19,8 @@ HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
 HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead if its last heartbeat is older
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
-# `mlflow run` creates a run, and may install packages before the step starts and tags this run. If a container hides
-# whether `mlflow run` is alive, a run without tags counts as orphaned after this time.
+# `mlflow run` creates a run, and may install packages before the step starts and tags this run. In a container, or if
+# the system is not Linux, a run without Loupe's tags counts as orphaned after this time, if no `mlflow run` is found.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the PID namespace of a Linux host, in which all processes are visible
 
@@ -77,7 +77,10 @@ def mark_killed(run_id: str) -> None:
 
 
 def close_orphaned_runs() -> None:
-    """Mark open runs of dead processes as KILLED."""
+    """Mark open runs of dead processes as KILLED.
+
+    Of the runs without Loupe's tags, only those that `mlflow run` created can be marked.
+    """
     for run in search_runs("attributes.status = 'RUNNING'"):
         tags, started = run.data.tags, run.info.start_time / 1000
         if "loupe.host" in tags:

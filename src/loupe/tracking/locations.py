@@ -8,7 +8,7 @@ SQLITE = "sqlite:///"
 
 
 def get_sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite URI; None for other URIs."""
+    """Return the file of an SQLite URI; None for other URIs, in-memory databases and `file:` databases."""
     scheme, _, path = uri.partition(":///")
     database = unquote(path.partition("?")[0], errors="surrogateescape")
     is_file = scheme.partition("+")[0] == "sqlite" and database and not database.startswith((":memory:", "file:"))

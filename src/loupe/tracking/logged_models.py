@@ -21,7 +21,7 @@ def delete_models(run_id: str) -> None:
 
 
 def delete_unregistered_models(run_id: str) -> None:
-    """Delete the models of a run, unless the model registry has a version of the run."""
+    """Delete the models of a run, unless the model registry contains a model of this run."""
     models = _list_models(run_id)
     if models and not mlflow.MlflowClient().search_model_versions(f"run_id = '{run_id}'"):
         _delete(models)

@@ -72,8 +72,8 @@ class PhotoModel(PythonModel):
             `ServedRequest.results`.
 
         Raises:
-            RefusedError: a file is not a photo or is too large, a column or parameter is invalid, the time limit
-                passed, or the server is busy.
+            RefusedError: a file is not a photo or is too large, a server gets more than MAX_PHOTOS photos,
+                a column or parameter is invalid, the time limit passed, or the server is busy.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))
@@ -135,7 +135,7 @@ def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise PhotoError(f"must be an image file in base64, got {type(text).__name__}")
     try:
-        # Many encoders write lines of 76 characters.
+        # White space is removed, because many encoders write lines of 76 characters.
         encoded = (text.partition("base64,")[2] or text).encode("ascii").translate(None, string.whitespace.encode())
         content = base64.b64decode(encoded, validate=True)
     except ValueError:
@@ -163,6 +163,6 @@ def _parse_format(value: Any) -> str:
 
 
 if __name__ != "loupe.tracking.photo_model":  # MLflow runs this file under another name
-    mlflow.telemetry.set_telemetry_client()  # reads the setting again, which `import loupe` changes
+    mlflow.telemetry.set_telemetry_client()  # reads the setting again, because `import loupe` changed it
     guard_server()
     mlflow.models.set_model(PhotoModel())

@@ -13,7 +13,10 @@ from loupe.photos.processing import Outcome, describe_assumptions
 
 @contextmanager
 def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
-    """Open a run under `mlflow run` or inside an open run; otherwise do nothing."""
+    """Open a run under `mlflow run` or inside an open run; otherwise do nothing.
+
+    If the run cannot be opened, the function prints the reason, and the step continues without the run.
+    """
     if "MLFLOW_RUN_ID" not in os.environ and not _is_run_open():
         yield
         return
@@ -33,7 +36,7 @@ def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
 def log_outcomes(settings: PhotoSettings, outcomes: Sequence[Outcome], model: str, device: str = "") -> None:
     """Log the model or method, the device, the assumed JPEG qualities, and the numbers of results and failures.
 
-    If there is only one photo, also log the file of its result.
+    If there is only one photo, also log the file of its result. Without an open run, do nothing.
     """
     if not _is_run_open():
         return

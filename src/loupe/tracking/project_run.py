@@ -12,7 +12,7 @@ from loupe.tracking.store import check_store
 def begin_step() -> None:
     """Wait for the server, and write the tags of this process to the run that `mlflow run` created.
 
-    Steps call this function before other requests, because MLflow repeats these for minutes.
+    Steps call this function before other requests, because MLflow repeats failed requests for minutes.
 
     Raises:
         LoupeError: the store cannot be used.
@@ -23,7 +23,7 @@ def begin_step() -> None:
 
 
 def tag_project_run() -> None:
-    """Write the tags of this process to the run that `mlflow run` created.
+    """Write the tags of this process to the run that `mlflow run` created, if there is one.
 
     If the process dies, a later step detects this from the tags, and closes the run.
     """

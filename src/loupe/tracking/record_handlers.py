@@ -17,7 +17,7 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# Models are logged at this step. MLflow would copy the metrics of the step to the model; this step has none.
+# Models are logged at this step. MLflow copies all metrics of the step to the model, but this step has no metrics.
 NO_STEP = -1
 
 
@@ -46,7 +46,7 @@ def _send_file(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_image(run_id: str, body: dict[str, Any], file: Path | None) -> None:
-    """Upload the image of one step. MLflow shows a slider for the steps."""
+    """Upload the image of one step, unless it is uploaded already. MLflow shows a slider for the steps."""
     client, fields = mlflow.MlflowClient(), {name: body[name] for name in ("key", "step", "timestamp")}
     prefix = "images/{key}+step+{step}+timestamp+{timestamp}+".format(**fields)  # MLflow appends a random suffix
     if not any(item.path.startswith(prefix) for item in client.list_artifacts(run_id, "images")):
@@ -105,9 +105,11 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 
 
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
-    """Link each metric of the run to the model: the value at the best step, or the only value if it is at step 0.
+    """Link the metrics of the run to its model and its training dataset.
 
-    The model or the dataset is missing if the server rejected its record.
+    Of each metric, the value at the best step is linked, or else the only value if it is at step 0. Other metrics,
+    system metrics, and metrics that are already linked are skipped. If the server rejected the record of the model,
+    no metric is linked. If it rejected the record of the dataset, the metrics are linked only to the model.
     """
     client, model = mlflow.MlflowClient(), find_model(run_id)
     if model is None:

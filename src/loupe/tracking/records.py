@@ -32,7 +32,7 @@ def log_to_run(run_id: str) -> Iterator[None]:
 
 
 def log_record(kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Log a record to the run; see `delivery.log_record`."""
+    """Log a record to the run of `log_to_run`, or else to the open run; see `delivery.log_record`."""
     delivery.log_record(_RUN_ID.get() or str(mlflow.active_run().info.run_id), kind, body, file)
 
 
@@ -56,12 +56,12 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device of an ONNX network."""
+    """Log the name of a model or method, and the device of an ONNX network, unless it is ""."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 
 def log_model_inputs(model_ids: Iterable[str | None]) -> None:
-    """Log logged models as inputs of the run; None is skipped."""
+    """Log MLflow models, by their ids, as inputs of the run; None is skipped."""
     for model_id in filter(None, model_ids):
         log_record("model input", {"model_id": model_id})
 

@@ -67,7 +67,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
         One network per scale factor.
 
     Raises:
-        UsageError: the model does not exist, or has none of the selected scale factors.
+        UsageError: the model does not exist, cannot be loaded, or has none of the selected scale factors.
         StoreError: the store of a registry or run URI cannot be used.
     """
     networks = _find_networks(name, options)
@@ -96,7 +96,10 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
 
 
 def has_store() -> bool:
-    """Return whether an MLflow store exists, without using MLflow, which would create a missing store."""
+    """Return False if the store is an SQLite file that is missing or empty. Other stores are not checked.
+
+    MLflow is not used, because it would create a missing file.
+    """
     file = get_sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     return file is None or (file.exists() and not (file.is_file() and file.stat().st_size == 0))
 

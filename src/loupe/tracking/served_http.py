@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Send
 
 MAX_BODY_BYTES = 48_000_000  # enough for a photo of 32 MB in base64
-SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # characters between values, by content type
-# Limits per body: 3 bytes of JSON can take 64 bytes of memory, and deep nesting exceeds the parser's stack.
+SEPARATORS = {"application/json": b",:[{", "text/csv": b",\n\r"}  # characters before values, by content type
+# Limits per body: 3 bytes of JSON can take 64 bytes after parsing, and deep nesting exceeds the parser's stack.
 MAX_SEPARATORS, MAX_BRACKETS = 2000, 300
 BLOCK_BYTES = 48 * 1024  # a multiple of 3, so that only the last block of a file has base64 padding
 ERROR_CODES = {408: "DEADLINE_EXCEEDED", 504: "DEADLINE_EXCEEDED", 413: "INVALID_PARAMETER_VALUE"}
@@ -29,7 +29,12 @@ class ClientGoneError(Exception):
 
 
 async def read_body(receive: "Receive", report: Callable[[int], None]) -> bytes:
-    """Read a body, and report the received size; raise HttpError if it is too large."""
+    """Read a body. After each part, `report` is called with the number of bytes received so far.
+
+    Raises:
+        HttpError: the body is too large.
+        ClientGoneError: the client closed the connection.
+    """
     parts, size = [], 0
     async for part in _receive_parts(receive):
         size += len(part)
@@ -41,7 +46,7 @@ async def read_body(receive: "Receive", report: Callable[[int], None]) -> bytes:
 
 
 async def discard_body(receive: "Receive") -> None:
-    """Read a body without storing it."""
+    """Read a body without storing it; raise ClientGoneError if the client closes the connection."""
     async for _ in _receive_parts(receive):
         pass
 
@@ -65,7 +70,7 @@ def get_separators(content_type: str) -> bytes:
 
 
 def validate_body(body: bytes, separators: bytes) -> None:
-    """Raise HttpError for a body that takes too much memory or is nested too deeply."""
+    """Raise HttpError for a body that may take too much memory after parsing, or may be nested too deeply."""
     if sum(body.count(separator) for separator in separators) > MAX_SEPARATORS or (
         body.count(b"[") + body.count(b"{") > MAX_BRACKETS
     ):
@@ -87,7 +92,7 @@ def shorten_error(status: int, content: bytes) -> bytes:
 
 
 def make_error(status: int, line: str) -> bytes:
-    """Make an error response in the format of MLflow's server."""
+    """Make the body of an error response in the format of MLflow's server. A long line is cut."""
     code = ERROR_CODES.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE")
     return json.dumps({"error_code": code, "message": line[:LONGEST_DESCRIPTION]}).encode()
 

@@ -37,7 +37,7 @@ def send_probe() -> requests.Response:
 
 
 def is_reachable() -> bool:
-    """Return whether the server answers now, or the store is not a server."""
+    """Return whether the server answers now with a status below 500, or the store is not a server."""
     if not is_server():
         return True
     try:
@@ -65,7 +65,7 @@ def is_wrong_answer(error: BaseException) -> bool:
 
 
 def describe_unreachable_server() -> str:
-    """Return the start of messages about an unreachable server."""
+    """Return a message about an unreachable server. Other messages can start with it."""
     return f"tracking: {mask_secrets(mlflow.get_tracking_uri())} is unreachable"
 
 
@@ -81,7 +81,8 @@ def check_reachable(seconds: float = 0) -> None:
 def retry_while_unreachable(function: Callable[[], Result], seconds: float, quiet: bool) -> Result:
     """Call an idempotent function, and repeat the call while the server is unreachable, for up to `seconds`.
 
-    After a wrong answer of the server (see `is_wrong_answer`), repeat the call for at most PROBE_TIMEOUT_S.
+    After a wrong answer of the server (see `is_wrong_answer`), repeat the call for at most PROBE_TIMEOUT_S. After the
+    time limit, raise the error of the last call.
     """
     start, printed = time.monotonic(), False
     while True:
@@ -99,7 +100,10 @@ def retry_while_unreachable(function: Callable[[], Result], seconds: float, quie
 
 @contextmanager
 def limit_requests(seconds: float | None = None) -> Iterator[None]:
-    """Disable MLflow's retries, and limit the wait for an answer to `seconds`, unless the user's limit is smaller."""
+    """Disable MLflow's retries, and limit the wait for an answer to `seconds`, unless the user's limit is smaller.
+
+    None keeps the user's limit. The previous values are restored when the block exits.
+    """
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
     previous = {variable: variable.get_raw() for variable in limits}
     for variable, limit in limits.items():

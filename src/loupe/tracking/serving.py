@@ -103,8 +103,8 @@ class RequestGuard:
     def __init__(self, app: "ASGIApp", timeout_s: float) -> None:
         self._app, self._timeout_s = app, timeout_s
         self._small_bodies, self._large_bodies = map(asyncio.Semaphore, (MAX_SMALL_BODIES, MAX_LARGE_BODIES))
-        # MLflow keeps the body and the parsed texts until it has the results: several times the memory of the body.
-        # Requests with large bodies are therefore processed one at a time.
+        # Until MLflow has the results, it keeps the body and the parsed texts, which take several times the memory of
+        # the body. Requests with large bodies are therefore processed one at a time.
         self._large_requests = asyncio.Semaphore(1)
         self._has_threads = False
 
@@ -113,7 +113,7 @@ class RequestGuard:
         if scope["type"] != "http" or scope["path"] != ROUTE:
             await self._app(scope, receive, partial(_send_and_close, send))
             return
-        if not self._has_threads:  # asyncio's default number of threads, cores + 4, is too low
+        if not self._has_threads:  # each request takes a thread; asyncio's default, cores + 4 threads, is too low
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_SMALL_BODIES + 1))
             self._has_threads = True
         request = ServedRequest(Control(self._timeout_s), Path(tempfile.mkdtemp(prefix="loupe-served-")))
@@ -199,7 +199,7 @@ async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response with a header that closes the connection: the request's body may be endless."""
+    """Send a message of a response whose header closes the connection, because the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)

@@ -1,4 +1,7 @@
-"""Checks the store of the tracking URI, and creates an SQLite file completely or not at all."""
+"""Checks the store of the tracking URI, searches its runs, and chooses the experiment.
+
+An SQLite file is created completely or not at all.
+"""
 
 import os
 import shutil
@@ -54,7 +57,9 @@ def create_store() -> None:
 
 
 def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
-    """Check the store before MLflow uses it, because MLflow's retries take minutes. For a server, check only the URL.
+    """Check the store before MLflow uses it, because MLflow's retries take minutes.
+
+    For a server, only the URL is checked. An SQLite file that is missing or empty is valid.
 
     Args:
         seconds: maximum wait for a database.
@@ -62,7 +67,7 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
 
     Raises:
         UsageError: the URI is malformed, or needs a missing package.
-        LoupeError: the database does not answer, is locked or damaged, or cannot be written.
+        LoupeError: the database does not answer, is locked or damaged, is not a file, or, if `writes`, is read-only.
     """
     uri = mlflow.get_tracking_uri()
     scheme = uri.partition(":")[0]
@@ -99,7 +104,7 @@ def search_runs(
 ) -> list[Any]:
     """Return up to `limit` runs that match an MLflow filter string; without `order_by`, newest first.
 
-    If `experiment` is None, all experiments are searched.
+    `experiment` is the id of an experiment; None searches all experiments.
     """
     return list(
         mlflow.search_runs(

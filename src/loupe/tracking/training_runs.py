@@ -24,7 +24,10 @@ def fit_network(
 ) -> loop.TrainingState:
     """Train a network in place, and log the points of its curves and its checkpoints to the open run.
 
-    With network=ridge, the function does nothing. `checkpoint` is that of the resumed run, or None.
+    `checkpoint` is the checkpoint of the resumed run, or None.
+
+    Returns:
+        The state at the end of the training. For network=ridge, which needs no steps, an empty state.
     """
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
@@ -80,9 +83,10 @@ def log_ridge(weights: np.ndarray, settings: Train) -> None:
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log and return the diagnostics of a network with its best weights, and of its learning curve ([] for ridge).
+    """Log and return the diagnostics of a network and of its learning curve, and the costs of the network.
 
-    `training.diagnostics` computes the diagnostics.
+    `model` has its best weights, and `points` is the learning curve ([] for ridge). `training.diagnostics` computes
+    the diagnostics, and `measure_costs` computes the costs.
     """
     upscaler = KerasUpscaler(model)
     metrics = diagnostics.diagnose_network(upscaler, settings, train, validation) | measure_costs(model)

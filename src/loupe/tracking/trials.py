@@ -30,7 +30,7 @@ CHECKPOINT_INTERVAL_S = 10.0  # minimum time between two checkpoints of a trial
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
-    """Return a hash of the settings, the dataset and the code, which determine a result."""
+    """Return a hash of the settings that affect a result, the dataset's digest and the hash of the code."""
     without_effect = ("dataset", "data_dir", "scheduler", "threads", "resume")
     texts = {name: text for name, text in settings.to_texts().items() if name not in without_effect}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
@@ -46,7 +46,7 @@ def open_trial_run(
         settings: the settings of train.
         name: the name of the run.
         parent: the id of the sweep's run.
-        tags: SWEEP_TAG, TRIAL_TAG, KEY_TAG and CODE_TAG.
+        tags: further tags: SWEEP_TAG, TRIAL_TAG, KEY_TAG, CODE_TAG and the note.
         continues: the id of the killed run that the trial continues, or None.
 
     Yields:
@@ -60,7 +60,10 @@ def open_trial_run(
 
 
 class PeriodicCheckpoint:
-    """Saves checkpoints of the open run: at most one per CHECKPOINT_INTERVAL_S. `save` saves the newest one."""
+    """Saves checkpoints of the open run.
+
+    `save_if_due` saves at most one per CHECKPOINT_INTERVAL_S. `save` saves the newest one immediately.
+    """
 
     def __init__(self) -> None:
         self._saved_at = time.monotonic()
@@ -135,5 +138,5 @@ def discard_result(run_id: str) -> None:
 
 
 def get_tags(run_id: str | None) -> dict[str, str]:
-    """Return the tags of a run, or {}."""
+    """Return the tags of a run; {} for None."""
     return dict(mlflow.get_run(run_id).data.tags) if run_id else {}

@@ -39,6 +39,7 @@ class Upscaler:
 
         Raises:
             UsageError: the model does not exist or cannot be loaded, or the device is unknown.
+            LoupeError: MLflow's store cannot be used.
         """
         if device not in get_args(Device):
             raise UsageError(f"device: must be one of {', '.join(get_args(Device))}, got {device!r}")
@@ -56,8 +57,8 @@ class Upscaler:
         Args:
             image: a PIL image, or an array of uint8 or uint16, (height, width) or (height, width, bands) with 1 to 4
                 bands: grey, grey and alpha, RGB, RGBA. Values are gamma-encoded.
-            scale: the scale factor, 1 to 8. None means the smallest scale factor of the model.
-            size: width and height of the result, instead of a scale factor.
+            scale: the scale factor, 1 to 8. If `scale` and `size` are None: the smallest scale factor of the model.
+            size: width and height of a box, instead of a scale factor; `fit` defines the size of the result.
             fit: what happens if image and `size` differ in aspect ratio: `inside` (the largest result within `size`),
                 `cover` (the smallest result that covers `size`, cropped to the centre) or `exact` (an error).
 
@@ -67,9 +68,9 @@ class Upscaler:
             floor(side * scale + 1/2) pixels.
 
         Raises:
-            TypeError: the image has another type or dtype.
+            TypeError: the image is neither a PIL image nor an array of uint8 or uint16.
             ValueError: the scale factor, the fit or the shape is invalid, or both `scale` and `size` are given.
-            PhotoError: the image has no pixels, or does not fit the size.
+            PhotoError: the image has no pixels, is damaged or unsupported, or does not fit `size`.
             UsageError: the network cannot be loaded.
         """
         if isinstance(image, Image.Image):

@@ -1,6 +1,6 @@
 """Runs many training steps in one compiled call, for the JAX backend, so that a GPU does not wait for Python.
 
-Batches, dropout and the order of the steps are the same as with other backends.
+Batches, the seeds of dropout and the order of the steps are the same as with other backends.
 """
 
 import time
@@ -69,8 +69,9 @@ class CompiledSteps:
 
         Args:
             steps: the numbers of the steps.
-            report_losses: gets the number of the first step of a compiled call, and the losses of all its steps. This
-                function runs during the next call, and can raise an exception to end the training.
+            report_losses: gets the number of the first step of a compiled call, and the losses of all its steps. It
+                runs while the device computes the next call, if any. If it raises an exception, the training ends,
+                and the model is not updated.
         """
         state = self._read_state()
         last_call: tuple[int, int, Any] | None = None  # first step, number of steps, losses
@@ -96,14 +97,17 @@ class CompiledSteps:
         return np.asarray(losses)[:count]
 
     def _choose_call_steps(self, count: int, start_time: float) -> float:
-        """Choose the number of steps of the next call; return the current time."""
+        """Choose the number of steps of the next call, and return the current time.
+
+        The last call had `count` steps and took the time since `start_time`.
+        """
         now = time.perf_counter()
         target = int(CALL_SECONDS * count / max(now - start_time, 1e-9))
         self._call_steps = max(1, min(target, MAX_GROWTH * self._call_steps, self._max_steps))
         return now
 
     def _run_call(self, state: State, images: Any, batches: Any, first: Any, count: Any) -> tuple[State, Any]:
-        """Run `count` steps from step `first`."""
+        """Run `count` steps from step `first`; return the new state, and the losses padded with 0 to `_max_steps`."""
 
         def run_step(index: Any, carry: tuple[State, Any]) -> tuple[State, Any]:
             (trainable, others, optimizer), losses = carry
@@ -131,7 +135,7 @@ class CompiledSteps:
         return jnp.mean(self._loss(labels, outputs)), others
 
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
-        """Return the arrays of a call, with one row per step.
+        """Return the arrays of a call, with one row per step, padded with 0 to `_max_steps` rows.
 
         The arrays are the positions of the crops, or uint8 inputs and labels if the host cuts the crops. The last
         array contains the strengths of artefacts.
@@ -155,7 +159,7 @@ class CompiledSteps:
         return [jax.device_put(values, self._by_batch) for values in batches]
 
     def _load_images(self, device: Any) -> tuple[Any, Any] | None:
-        """Copy the images to the devices; return None if they are too large."""
+        """Copy the inputs and the labels to the devices and return them; return None if they are too large."""
         pairs = self._patches.pairs
         memory = (device.memory_stats() or {}).get("bytes_limit")
         limit = MAX_IMAGES_SHARE * memory if memory else DEFAULT_MAX_IMAGES_BYTES
@@ -198,7 +202,7 @@ def _choose_devices(setting: int | str, size: int) -> list[Any]:
 def _make_batch(images: tuple[Any, Any] | None, arrays: list[Any], sides: tuple[int, int]) -> tuple[Any, Any]:
     """Return inputs and labels of one step, float32 (n, side, side, 1) in [-1, 1].
 
-    `arrays` contains the positions of crops in `images`; if `images` is None, it contains uint8 inputs and labels.
+    `arrays` contains the positions and symmetries of the crops or, if `images` is None, uint8 inputs and labels.
     """
     if images is None:
         inputs, labels = arrays

@@ -14,7 +14,7 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 GAP_TRAIN_IMAGES = 128
 BATCH_SIZE = 16
 MIN_DECREASE = 0.01  # relative decrease of val/mae that counts as progress
-SATURATION_POINTS = 2  # consecutive points without progress
+SATURATION_POINTS = 2  # a curve saturates at this number of consecutive points without progress
 
 
 def choose_recompose(settings: Train) -> str:
@@ -33,7 +33,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/gap: validation mae minus training mae, minus the same difference for Lanczos.
         val/dark_lost: share of dark pixels that became bright, see `metrics.compute_lost_dark_share`.
         val/gradient_energy: gradient energy of the results divided by the gradient energy of the labels.
-        val/seams: mean error at the borders of blocks divided by the mean error inside.
+        val/seams: mean error at the borders of blocks divided by the mean error inside; NaN if no pixel is inside.
         val/input_mae: mae of the input after the filter `pre_upscale`, without the network; missing without a filter.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
@@ -75,10 +75,10 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
     Returns:
         val/lowest_mae: the lowest val/mae.
-        val/saturated_mae: the lowest val/mae until the curve saturates. It saturates when two points in a row
-            have not lowered the minimum by more than 1 %. If it never saturates: val/lowest_mae.
-        val/roughness: standard deviation of the differences between successive points in the second half, if there
-            are at least two differences.
+        val/saturated_mae: the lowest val/mae until the curve saturates. It saturates at the second of two successive
+            points if neither lowers the minimum by more than 1 %. If it never saturates: val/lowest_mae.
+        val/roughness: standard deviation of the differences between the val/mae of successive points in the second
+            half; missing if there are fewer than two differences.
     """
     maes = np.array([point["metrics"]["val/mae"] for point in points])
     lowest, waited, saturated = maes[0], 0, maes.min()
@@ -109,7 +109,7 @@ def _divide(value: float, divisor: float) -> float:
 
 
 def _compare_with_baseline(model: UpscalingModel, baseline: UpscalingModel, settings: Train, train: Pairs) -> float:
-    """Return the mean mae of the network minus that of a baseline on training images."""
+    """Return the mean mae of the network minus that of a baseline on up to GAP_TRAIN_IMAGES training images."""
     differences = []
     for inputs, labels in train.subsample(GAP_TRAIN_IMAGES).batches(BATCH_SIZE):
         mae = metrics.mae(upscale(model, inputs, choose_recompose(settings)), labels)

@@ -56,7 +56,7 @@ class Geometry:
 
     @classmethod
     def from_name(cls, name: str) -> "Geometry":
-        """Parse the name of a model; raise UsageError for a model that Loupe did not make."""
+        """Parse the name of a model; raise UsageError if Loupe did not make the model, or a number is not valid."""
         found = _NAME.fullmatch(name)
         if not found:
             raise UsageError(f"model: must be made by Loupe, got a model with the name {name!r}")

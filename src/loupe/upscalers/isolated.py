@@ -3,8 +3,9 @@
 A network of a few hundred bytes can run forever, or allocate gigabytes.
 
 The child receives the content of the file. It sends the name of the geometry, the device that it uses, and the reason
-if this is not the requested device. Then it answers requests on all connections. A request or answer is the shape and
-the float32 values of an image. After an error, the parent stops the child, and the next request starts a new child.
+if this is not the requested device. Then it answers requests on all connections. A request is the shape and the
+float32 values of an image. The answer is the shape and the values of the result, or the reason of an error. After an
+error, the parent stops the child, and the next request starts a new child.
 """
 
 import queue
@@ -49,16 +50,17 @@ class IsolatedOnnxUpscaler:
     Raises:
         UsageError: as in `OnnxUpscaler`; also for operators or tensors that Loupe does not export, or if
             loading takes too much memory or time.
-        PhotoError: a call takes too much memory or time.
+        PhotoError: a call fails, or takes too much memory or time.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU) -> None:
         self._name = str(file)
-        self._content = read_network(file)  # a later child needs it: the file of a registered model is deleted
+        # Kept for later children: after loading, the downloaded file of a registered model is deleted.
+        self._content = read_network(file)
         self._options = {"file": self._name, "threads": threads, "device": CPU if device == "auto" else device}
         self._count = min(count_cores(), MAX_CONNECTIONS)
         self._starting = threading.Lock()
-        self._idle_indices: queue.SimpleQueue[int] = queue.SimpleQueue()  # of connections
+        self._idle_indices: queue.SimpleQueue[int] = queue.SimpleQueue()  # connections that no thread uses
         for index in range(self._count):
             self._idle_indices.put(index)
         try:
@@ -107,7 +109,10 @@ class IsolatedOnnxUpscaler:
     def _exchange(
         self, child: ChildProcess, index: int, request: tuple[Any, Any], timeout_s: float
     ) -> tuple[Any, list[bytearray]]:
-        """Send a request, and receive the answer. After any error, stop the child: it may still send this answer."""
+        """Send a request, and receive the answer.
+
+        After any error, stop the child: it may send the answer later, and the next request would receive it.
+        """
 
         def check() -> None:
             if is_signalled():  # a signal is ending the step, which waits for this thread

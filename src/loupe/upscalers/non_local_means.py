@@ -44,8 +44,8 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
     noise_distance = np.float32(2 * noise**2 * channels * COMPARED_PIXELS)
     unit_distance = np.float32(channels * (BANDWIDTH * max(noise, 1e-4)) ** 2 * PATCH_PIXELS)
     for down, right in itertools.product(range(-REACH, REACH + 1), range(REACH + 1)):
-        # The initial sums contain the zero shift. Each other skipped shift is added with the opposite shift, which
-        # has equal weights.
+        # Skip the zero shift, because the initial sums contain it. Also skip shifts straight up: each of them has the
+        # same weights as its opposite, and is added together with it below.
         if (right, down) <= (0, 0):
             continue
         top, bottom = min(0, -down), max(height, height - down)
@@ -63,7 +63,7 @@ def denoise(image: np.ndarray, noise: float) -> np.ndarray:
 
 
 class NonLocalMeans:
-    """Non-local means as a model of the scale factor 1:1. The noise of each image is estimated."""
+    """Non-local means as a model of the scale factor 1:1. The noise of each image or tile is estimated."""
 
     def __init__(self, luminance: str) -> None:
         q, p = get_block_sides(Fraction(1))
@@ -87,7 +87,7 @@ def estimate_noise(grey: np.ndarray) -> float:
         grey: (height, width), of any range.
 
     Returns:
-        The standard deviation, on the scale of `grey`.
+        The standard deviation, on the scale of `grey`; 0 if a side has fewer than 3 pixels.
     """
     if min(grey.shape) < 3:
         return 0.0
@@ -106,7 +106,9 @@ def estimate_noise(grey: np.ndarray) -> float:
 def _sum_squared_differences(
     padded: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], shift: tuple[int, int]
 ) -> np.ndarray:
-    """Sum the squared differences between an image and its shifted copy over the 4x4 pixels around each pixel.
+    """Sum the squared differences between an image and its shifted copy.
+
+    For each pixel, the sum is over all channels of the 4x4 pixels around it.
 
     Args:
         padded: the image with PAD mirrored pixels on each side, (channels, height, width).

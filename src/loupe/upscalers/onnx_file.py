@@ -26,9 +26,10 @@ MODEL_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 14))  # refused: training_info
 SET_FIELDS = frozenset((1, 2))
 GRAPH_FIELDS = frozenset((1, 2, 5, 10, 11, 12, 13))  # refused: quantization_annotation, sparse_initializer
 NODE_FIELDS = frozenset((1, 2, 3, 4, 5, 6, 7))
-# Refused fields of attributes: texts, graphs, lists of tensors, sparse tensors, types, references
+# Refused fields of attributes: graphs, lists of texts, lists of tensors, sparse tensors, types, references
 ATTRIBUTE_FIELDS = frozenset((1, 2, 3, 4, 5, 7, 8, 13, 20))
-TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))  # refused: segments, texts, doubles, uint64, external data
+# Refused fields of tensors: segments, external data, values of the types string, double and uint64
+TENSOR_FIELDS = frozenset((1, 2, 4, 5, 7, 8, 9, 12, 14))
 # Field numbers, one line per message: model, set of operators, graph, node, attribute, tensor
 GRAPH, OPERATOR_SETS = 7, 8
 SET_DOMAIN = 1

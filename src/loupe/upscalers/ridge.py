@@ -16,7 +16,7 @@ from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
 ALPHA = 0.01  # default weight of the squared coefficients
-FIT_IMAGES = 2048  # the millions of blocks of these images suffice for 100 weights per result pixel (q = 2)
+FIT_IMAGES = 2048  # enough: these images have millions of blocks, and a result pixel has only 100 weights (q = 2)
 
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
@@ -69,7 +69,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
 
 
 def load_weights(file: Path, scale: Fraction) -> np.ndarray:
-    """Load ridge weights from a file; raise LoupeError if they are not for this scale factor."""
+    """Load ridge weights from a file; raise LoupeError if it is missing, damaged or for another scale factor."""
     q, p = get_block_sides(scale)
     try:
         weights = map_array(file)

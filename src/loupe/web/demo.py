@@ -24,7 +24,7 @@ MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder, which accepts at most MAX_PIXELS,
 MAX_PAGES = 500
 MAX_PREVIEW = 870, 660  # width and height in pixels, for a screen 1280 pixels wide
 MAX_QUEUED = 60  # waiting photos of all visitors
-TIMEOUT_S = 55.0  # per photo
+TIMEOUT_S = 55.0  # per photo, with the wait for other photos
 
 TITLE = "Loupe: upscale a photo"
 DESCRIPTION = f"""# Loupe
@@ -51,7 +51,7 @@ class Visitors:
 
     @contextmanager
     def serve(self, session: str) -> Iterator[Control]:
-        """Yield a control that ends the work for a visitor after TIMEOUT_S, or when `cancel_session` is called."""
+        """Yield a control that ends the work on a photo after TIMEOUT_S, or when `cancel_session` is called."""
         control = Control(TIMEOUT_S)
         with self._lock:
             self._controls.setdefault(session, set()).add(control)
