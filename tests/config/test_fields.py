@@ -81,6 +81,12 @@ def test_a_scale_is_parsed_from_decimal_numbers() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["1.50000000000000000000junk", f"2{' ' * 30}x", f"1.{'5' * 60}", "1e1", "²", "1:0"])
+def test_a_text_that_only_starts_with_a_scale_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a ratio such as 3:2"):
+        parse_scale(text)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

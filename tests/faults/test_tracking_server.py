@@ -131,7 +131,7 @@ def test_sync_uploads_the_run_to_the_same_or_another_server(place, tmp_path):
             assert found in printed
             check_complete(url, found, steps)
             assert not (place / kept).exists()
-            assert "no run to upload" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
+            assert "no run was uploaded" in loupe("sync", cwd=place, MLFLOW_TRACKING_URI=url).stdout
 
 
 def test_a_step_with_an_unreachable_server_fails_within_a_minute_and_writes_nothing(place):

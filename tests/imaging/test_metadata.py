@@ -367,6 +367,34 @@ def test_a_user_comment_of_any_type_is_kept_unless_it_is_empty(image, tmp_path, 
     assert omitted == (["texts (Software)"] if is_kept else [])
 
 
+@pytest.mark.parametrize("after_pixels", [False, True])
+def test_texts_with_the_names_of_other_data_are_kept_and_change_nothing(image, tmp_path, after_pixels):
+    """Pillow stores texts, gAMA and other chunks in the same dictionary."""
+    names = (
+        "chromaticity",
+        "default_image",
+        "dpi",
+        "duration",
+        "gamma",
+        "icc_profile",
+        "loop",
+        "srgb",
+        "transparency",
+    )
+    info = PngImagePlugin.PngInfo()
+    info.add(b"gAMA", struct.pack(">I", 100_000))
+    image.save(tmp_path / "plain.png", pnginfo=info)
+    for name in names:
+        info.add(b"tEXt", f"{name}\0a text".encode(), after_idat=after_pixels)
+    image.save(tmp_path / "small.png", pnginfo=info)
+    plain, _ = upscale(tmp_path / "plain.png", tmp_path / "plain-large.png")
+    large, omitted = upscale(tmp_path / "small.png", tmp_path / "large.png")
+    assert np.array_equal(plain, large)
+    assert omitted == []
+    assert large.text == dict.fromkeys(names, "a text")
+    assert b"gAMA" + struct.pack(">I", 100_000) in (tmp_path / "large.png").read_bytes()
+
+
 def test_large_profiles_and_texts_are_read_up_to_a_limit(image, tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("workflow", "x" * 2**21, zip=True)

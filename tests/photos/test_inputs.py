@@ -128,6 +128,18 @@ def test_standard_streams_are_refused_without_a_single_photo_or_result(monkeypat
     assert str(refused.value).startswith(message)
 
 
+def test_a_pattern_for_the_standard_output_must_match_a_single_photo(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    given = {"inputs": ["**/*.jpg"], "out": "-", "dry_run": "true"}
+    assert len([*Path().glob("**/*.jpg")]) > 1
+    refusal = r"inputs: must be a single file if inputs or out is '-', got \*\*/\*\.jpg"
+    with pytest.raises(UsageError, match=refusal), replace_streams(parse_settings("upscale", given)):
+        pass
+    given["inputs"] = ["a/one*"]
+    with replace_streams(parse_settings("upscale", given)) as settings:
+        assert settings.out.endswith("stdout.jpg")
+
+
 def test_a_format_other_than_that_of_out_is_an_error(tree):
     assert outs(tree, "a/one.jpg", out="big.jpeg", extension=".jpg") == {"a/one.jpg": "big.jpeg"}
     with pytest.raises(UsageError, match=r"format: must be 'same' or the format of the file '.*big.png', got 'webp'"):

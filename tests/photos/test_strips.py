@@ -19,6 +19,7 @@ from loupe.imaging import threads
 from loupe.imaging.conversion import from_floats, to_floats
 from loupe.imaging.luminance import compute_luminance
 from loupe.photos import strips
+from loupe.photos.rows import VisibleColours
 from loupe.photos.sizes import FittedSize
 from loupe.tracking.resolver import resolve_model
 from loupe.upscalers.baselines import FilterUpscaler
@@ -61,6 +62,18 @@ class Blocks:
         ramp = np.linspace(-0.2, 0.2, 36, dtype="float32").reshape(6, 6)
         large = means[:, :, None, :, None] + ramp[None, None, :, None, :]
         return large.reshape(n, height * 6 // 4, width * 6 // 4, 1)
+
+
+@given(x=st.integers(1, 99), y=st.integers(1, 99), top=st.integers(0, 99), radius=st.integers(0, 32))
+@settings(max_examples=50, deadline=None)
+def test_colours_of_visible_pixels_spread_in_all_directions(x, y, top, radius):
+    pixels = np.zeros((100, 100, 4), "uint8")
+    pixels[y, x] = 200, 100, 50, 255
+    rows = VisibleColours(pixels)(top, 100)
+    inside = np.s_[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+    expected = np.zeros((100, 100), bool)
+    expected[inside] = True
+    assert (rows[expected[top:]] == (200, 100, 50)).all()
 
 
 def upscale_to(pixels, size, model):

@@ -32,8 +32,9 @@ class LabelSettings(Settings):
     crop: Annotated[Crop | None, Unset] = field(
         None,
         "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
-        "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: side by side. random: at "
-        "random positions; every second label is cut from a copy of the photo, shrunk by a random factor",
+        "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: as many labels as fit side "
+        "by side. random: at random positions; every second label is cut from a copy of the photo, shrunk by a "
+        "random factor",
         rule="centre, fit, tiles or random; default centre, but tiles for the bundled photos",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)

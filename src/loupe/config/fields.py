@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from loupe.errors import mask_secrets
 
 LARGEST_SCALE = 8
+MAX_SCALE_CHARACTERS = 40  # of the text of a scale factor
 LARGEST_LABEL_SIDE = 4096  # in pixels
 LARGE_NUMBER = 1e9  # a float of at least this value is formatted with an exponent
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
@@ -90,10 +91,11 @@ def parse_scale(value: Any) -> Fraction:
     """
     rule = f"must be a ratio such as 3:2 or 1.5, from 1 to {LARGEST_SCALE}"
     try:
-        if not str(value).isascii():
+        text = str(value).strip()
+        if not text.isascii() or len(text) > MAX_SCALE_CHARACTERS:
             raise ValueError(rule)
         # Replacing `e` makes exponents invalid: Fraction("1e999999999") would take minutes.
-        scale = Fraction(str(value).strip()[:20].lower().replace(":", "/").replace("e", "x")).limit_denominator(1000)
+        scale = Fraction(text.lower().replace(":", "/").replace("e", "x")).limit_denominator(1000)
     except (ValueError, ZeroDivisionError):
         raise ValueError(rule) from None
     if not 1 <= scale <= LARGEST_SCALE:
@@ -242,7 +244,11 @@ Qualities = Annotated[
     AfterValidator(lambda numbers: tuple(sorted(set(numbers), reverse=True))),
 ]
 NoiseLevels = Annotated[tuple[float, float], BeforeValidator(_parse_range(float, 0, 100))]
-Sources = Annotated[tuple[str, ...], BeforeValidator(_parse_list(str, "must be sample, caltech256 or paths")), Unique]
+Sources = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_parse_list(str, "must be sample, caltech256, paths or URLs, comma-separated")),
+    Unique,
+]
 Categories = Annotated[
     tuple[str, ...], BeforeValidator(_parse_list(str, "must be all, or names, comma-separated", ("all", "none")))
 ]

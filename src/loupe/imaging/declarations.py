@@ -23,6 +23,7 @@ CALIBRATED = bytes(4)  # the value of this field if the header contains primarie
 MAX_PROFILE_BYTES = 2**24
 TAG_ERRORS = (ArithmeticError, TypeError, ValueError, struct.error)  # caused by damaged TIFF tags
 HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # chunks with the brightness of HDR images
+CHUNK_BYTES = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}  # lengths of PNG chunks
 
 
 def read_colour_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
@@ -30,22 +31,16 @@ def read_colour_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
 
     The result contains the contents by chunk type. For a PNG, it also contains HDR_CHUNKS.
     """
-    info, chunks = image.info, {}
+    chunks: dict[bytes, bytes] = {}
     if image.format == "PNG":
         chunks = _read_png_chunks(path)
-    elif image.format in ("AVIF", "HEIF") and "icc_profile" not in info:
+    elif image.format in ("AVIF", "HEIF") and "icc_profile" not in image.info:
         codes = read_cicp(read_head(path))
         chunks = {b"cICP": codes} if codes else {}
     elif image.format == "BMP":
         chunks = _read_bmp_header(path)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         chunks = _read_tiff_tags(image.tag_v2)
-    if "gamma" in info:
-        chunks[b"gAMA"] = struct.pack(">I", round(info["gamma"] * CHUNK_UNIT))
-    if len(info.get("chromaticity", ())) == 8:
-        chunks[b"cHRM"] = struct.pack(">8I", *(round(value * CHUNK_UNIT) for value in info["chromaticity"]))
-    if "srgb" in info:
-        chunks[b"sRGB"] = bytes([info["srgb"]])
     return chunks
 
 
@@ -78,16 +73,17 @@ def read_bmp_profile(path: Path) -> bytes | None:
 
 
 def _read_png_chunks(path: Path) -> dict[bytes, bytes]:
+    # Not from Pillow's `info`, where a text with the keyword `gamma` replaces the value of gAMA.
     chunks = {}
     with path.open("rb") as file:
         file.seek(8)  # after the signature
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             length = int.from_bytes(head[:4], "big")
-            if head[4:] in {b"cICP", *HDR_CHUNKS} and length < 100:
+            if length == CHUNK_BYTES.get(head[4:]):
                 chunks[head[4:]] = file.read(length)
                 length = 0
             file.seek(length + 4, io.SEEK_CUR)  # the checksum has 4 bytes
-    return {name: data for name, data in chunks.items() if name != b"cICP" or len(data) == 4}
+    return chunks
 
 
 def _read_bmp_header(path: Path) -> dict[bytes, bytes]:

@@ -32,12 +32,13 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
 TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
+INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")  # not for texts
 # Names in `Metadata.omitted` for data after the image. If there is such a name, `_decode` does not add another.
 TAIL_NAMES = {
     "further images",
     "gain map",
     "depth map",
-    *(f"embedded {kind}" for kind in ("video", "image", "audio")),
+    *(f"embedded {kind}" for kind in ("video", "image", "audio", "files")),
 }
 FULL_SAMPLING = 0  # Pillow's number for 4:4:4
 
@@ -154,6 +155,7 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
 
 def _correct_info(image: Image.Image) -> None:
     """Correct the transparent value, the profile and the EXIF tags of an opened image in place."""
+    _remove_texts(image)
     scale_transparent_value(image)
     use_raw_profiles(image)
     if isinstance(image.info.get("exif"), bytes):
@@ -164,6 +166,14 @@ def _correct_info(image: Image.Image) -> None:
         # If the file does not contain a compressed JPEG (`image.jpeg`), the decoder has already rotated the pixels
         # (ISO/IEC 18181-2).
         image.getexif()[ORIENTATION] = 1
+
+
+def _remove_texts(image: Image.Image) -> None:
+    """Remove the texts of a PNG whose keywords are names of other data in Pillow's `info`."""
+    if image.format == "PNG":
+        for name in INFO_NAMES:
+            if isinstance(image.info.get(name), str):
+                del image.info[name]
 
 
 def _validate_not_empty(image: Image.Image) -> None:
@@ -231,6 +241,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         orientation = 1 if image.format == "AVIF" else orientation  # libvips has rotated an AVIF
     else:
         image.load()
+        _remove_texts(image)  # the texts after the pixels
         orientation = exif.get(ORIENTATION, 1)  # 1 for a TIFF, whose pixels Pillow has rotated
         pixels, icc = decode_by_pillow(image, icc)
     pixels, matched_icc = match_profile(pixels, icc)

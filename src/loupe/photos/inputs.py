@@ -69,7 +69,7 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     Raises:
         UsageError: an input does not exist, or `out` is not valid for the inputs.
     """
-    paths = list(dict.fromkeys(path for text in inputs for path in _expand(text, out)))
+    paths = list(dict.fromkeys(path for text in inputs for path in expand_input(text, out)))
     if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
         paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
@@ -89,7 +89,7 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     return found
 
 
-def _expand(text: str, out: Path) -> list[Path]:
+def expand_input(text: str, out: Path) -> list[Path]:
     """Return the path `text`, or the matches of the pattern `text`.
 
     Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. If a folder

@@ -77,8 +77,10 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
         alpha: (height, width, 1); 0 is transparent.
         levels: the largest blocks have 2**levels x 2**levels pixels; 0 does not fill pixels.
     """
-    if levels == 0 or alpha.all():
+    if alpha.all():
         return colour
+    if levels == 0:
+        return _fill_from_neighbours(colour, alpha)
     height, width = alpha.shape[:2]
     padding = ((0, height % 2), (0, width % 2), (0, 0))
 
@@ -91,6 +93,17 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
     coarse = _spread_colour(mean, weight, levels - 1)
     doubled = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
     return np.where(alpha > 0, colour, doubled)
+
+
+def _fill_from_neighbours(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Fill transparent pixels with the mean colour of the visible pixels among their 8 neighbours; else with 0."""
+    height, width = alpha.shape[:2]
+    padding = ((1, 1), (1, 1), (0, 0))
+    padded = np.pad(np.concatenate([colour * alpha, alpha], axis=2), padding)
+    windows = [padded[top : top + height, left : left + width] for top in range(3) for left in range(3)]
+    sums = np.sum(windows, axis=0)
+    weight = sums[..., -1:]
+    return np.where(alpha > 0, colour, sums[..., :-1] / np.where(weight > 0, weight, 1))
 
 
 class LuminanceRows:

@@ -13,6 +13,7 @@ from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError, translate_errors
 from loupe.imaging.formats import READ_EXTENSIONS, choose_extension
 from loupe.imaging.opening import open_image
+from loupe.photos.inputs import expand_input
 
 StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 
@@ -27,12 +28,15 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     Raises:
         UsageError: `inputs` has several items, the input is a folder, or the standard input is not a readable image.
     """
-    if len(settings.inputs) != 1 or Path(settings.inputs[0]).is_dir():
+    inputs = [Path(text) for text in settings.inputs]
+    if len(inputs) == 1 and STREAM not in settings.inputs:
+        inputs = expand_input(settings.inputs[0], Path(settings.out))
+    if len(inputs) != 1 or inputs[0].is_dir():
         rule = f"must be a single file if inputs or out is {STREAM!r}"
         raise UsageError(f"inputs: {rule}, got {', '.join(settings.inputs)}")
     with tempfile.TemporaryDirectory() as folder:
         changes: dict[str, object] = {}
-        photo = Path(settings.inputs[0])
+        photo = inputs[0]
         if STREAM in settings.inputs:
             photo = Path(folder, "stdin")
             photo.write_bytes(sys.stdin.buffer.read())

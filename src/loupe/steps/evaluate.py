@@ -100,7 +100,9 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
         # The first network can have a reserved name, because its metrics do not contain a name.
         if len(set(metric_names)) == len(names) and not reserved & set(metric_names[1:]):
             return dict(zip(names, short_names, strict=True))
-    raise UsageError(f"others: must name different models, none of them 'model', got {', '.join(names)}")
+    raise UsageError(
+        f"others: must name different models, none of them 'model', 'input' or 'nlm', got {', '.join(names)}"
+    )
 
 
 def _validate_files(settings: Evaluate) -> None:

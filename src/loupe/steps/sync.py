@@ -16,5 +16,5 @@ def run(settings: Sync) -> int:
 
     uploaded = delivery.upload_buffered_runs(Path(settings.folder), settings.quiet)
     if not uploaded:
-        print_line(f"no run to upload in {settings.folder}", settings.quiet)
+        print_line(f"no run was uploaded from {settings.folder}", settings.quiet)
     return uploaded
