@@ -12,7 +12,7 @@ MASK = "***"
 STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # packages that access the store of the runs
 SHORTEST_PART = 3  # characters; shorter parts of a URL's secret are not masked
 
-# A password may contain `/`, `@` or `:`: all characters between `user:` and the last `@` before a space are masked.
+# A password may contain a slash, @ or a colon. All characters from `user:` to the last `@` before a space are masked.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
 # In URLs with these schemes, the user name may be a token and is masked too.
@@ -164,8 +164,8 @@ def describe_error(error: BaseException, *urls: str) -> str:
 def was_raised_by_store(error: BaseException) -> bool:
     """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
 
-    A damaged database, or a server that is not an MLflow server, causes errors of any class. If a result is wrong,
-    code of `loupe.tracking` raises the error.
+    A damaged database, or a server that is not an MLflow server, causes errors of any class. Errors raised in
+    `loupe.tracking` count too, because this package fails if a store returns a wrong result.
     """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = [name for name in frames if name.startswith("loupe.")][-1]

@@ -67,7 +67,7 @@ beats = [{activation = "relu"}]
 """
 CONDITION = "the condition must be a network, an optimizer or field=value"
 UNUSED = "must have a condition that holds at a point of the grid"
-CIRCLE = "conditions: must not depend on each other, got conditions for"
+CIRCLE = "conditions: must not form a cycle, got a cycle of"
 QUOTES = (
     "must be a list of values or a range, {low = …, high = …}; "
     'a key with a dot must be in quotes, such as "sgd.momentum"'

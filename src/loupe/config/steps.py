@@ -18,8 +18,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae, among "
-        "finished train runs and trials of `scale`, on the dataset of the newest of these runs",
+        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae. Only "
+        "finished train runs and trials of `scale` count, and only those on the same dataset as the newest one",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -62,7 +62,7 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax, one per group of `devices` GPUs",
+        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax and GPUs, one per trial that fits there",
         ge=0,
         le=1024,
     )
@@ -80,7 +80,7 @@ class Sweep(DatasetSettings):
     register_best: bool = field(
         True,
         "score the kept networks (`keep` in the sweep file) on the test split, and register the network of the best "
-        "trial, whatever its test score",
+        "trial; the test scores do not influence this choice",
     )
     scheduler: Text = field(
         None,
@@ -92,7 +92,7 @@ class Sweep(DatasetSettings):
 
 
 class Report(RunSettings):
-    """Use MLflow runs to check claims, most of them from the 2016 study (see the README), and write a page."""
+    """Check claims with MLflow runs, and write a page. Most claims are from the 2016 study (see the README)."""
 
     STEP = "report"
     from_: Text = field(

@@ -15,7 +15,7 @@ SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", 
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"
 DATASET = (
-    "prepared dataset: its name, folder or URL; or photos to prepare: sample, caltech256, a folder, tar file or URL"
+    "name, folder or URL of a prepared dataset; or photos to prepare: sample, caltech256, a folder, tar file or URL"
 )
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
@@ -81,8 +81,8 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only positions that are whole pixels in the input and in the label. "
-        "any: all positions in the input; those in the label are rounded down, as in the 2016 study",
+        "positions of training crops. aligned: only input positions that are at whole pixels in the label. any: all "
+        "input positions; label positions are rounded down, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(

@@ -130,8 +130,8 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
     added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
     smaller hash can move its whole group to another split. With fewer than SMALL_COLLECTION hashes, the rank of the
-    last 64 bits decides, and new photos can change the splits of others. The setting `limit` selects photos by the
-    first bits. Therefore its selection does not depend on the splits.
+    last 64 bits decides, and new photos can change the splits of others. The setting `limit` keeps the
+    photos with the smallest hashes. Their first bits decide this, so `limit` does not depend on the splits.
 
     `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
@@ -172,7 +172,7 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
     count = len(hashes)
     if count >= SMALL_COLLECTION:
         return {}
-    size = -(-count // 8)  # hashes in the validation split; the test split has as many
+    size = -(-count // 8)  # hashes in the validation split; with three or more hashes, the test split has as many
     names = ["train"] * max(1, count - 2 * size) + ["validation"] * size + ["test"] * size
     return dict(zip(sorted(hashes, key=lambda key: (_hash_fraction(key), key)), names, strict=False))
 

@@ -32,7 +32,7 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
 TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
-INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")  # not for texts
+INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")  # in Pillow's `info`
 # Names in `Metadata.omitted` for data after the image. If there is such a name, `_decode` does not add another.
 TAIL_NAMES = {
     "further images",
@@ -169,7 +169,7 @@ def _correct_info(image: Image.Image) -> None:
 
 
 def _remove_texts(image: Image.Image) -> None:
-    """Remove the texts of a PNG whose keywords are names of other data in Pillow's `info`."""
+    """Remove PNG texts whose keyword is in INFO_NAMES: Pillow uses these names for other data."""
     if image.format == "PNG":
         for name in INFO_NAMES:
             if isinstance(image.info.get(name), str):

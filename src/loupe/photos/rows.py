@@ -14,7 +14,7 @@ from loupe.imaging.luminance import compute_relative_luminance, get_weights
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # radius of Lanczos in source pixels; larger if it shrinks the image (see `_find_source_rows`)
-# Visible colours spread within blocks of 2**5 x 2**5 pixels, which are larger than the halo of bundled networks.
+# Visible colours spread into blocks of 2**5 x 2**5 pixels and their neighbours, further than bundled networks read.
 SPREAD_LEVELS = 5
 
 
@@ -70,12 +70,12 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
     """Fill each transparent pixel with the mean colour of a block around it, weighted by alpha.
 
     The image is divided into blocks of 2x2, 4x4, ... pixels. The smallest block with a visible pixel is used. If even
-    the largest block has no visible pixel, the colour becomes 0.
+    the largest block has no visible pixel, its 8 neighbours are used; without a visible pixel there, the colour is 0.
 
     Args:
         colour: (height, width, bands).
         alpha: (height, width, 1); 0 is transparent.
-        levels: the largest blocks have 2**levels x 2**levels pixels; 0 does not fill pixels.
+        levels: the largest blocks have 2**levels x 2**levels pixels.
     """
     if alpha.all():
         return colour
@@ -107,7 +107,7 @@ def _fill_from_neighbours(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 class LuminanceRows:
-    """The luminance of an image by a formula of `compute_luminance` (not `studio`), in [-1, 1] and not rounded."""
+    """The luminance of an image by the formula rec601, rec709 or relative, in [-1, 1] and not rounded."""
 
     def __init__(self, colours: VisibleColours, luminance: str) -> None:
         self._colours, self._luminance = colours, luminance

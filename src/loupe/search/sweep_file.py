@@ -138,15 +138,15 @@ class SweepFile(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
     def order_keys(self) -> list[str]:
-        """Return the keys of [search], each after the keys that set the field of its condition."""
+        """Return the keys of [search]; a key with a condition comes after the keys on which the condition depends."""
         return sorted(self.search, key=lambda key: self._depths[parse_field(key)])
 
     @cached_property
     def _depths(self) -> dict[str, int]:
-        """The length of the longest chain of conditions on which each field depends; 0 without a condition.
+        """For each field, the number of conditions in its longest chain of conditions; 0 without a condition.
 
         Raises:
-            UsageError: fields depend on each other.
+            UsageError: the conditions form a cycle.
         """
         conditions: dict[str, set[str]] = {}
         for key in (*self.train, *self.search):
@@ -158,7 +158,7 @@ class SweepFile(BaseModel):
                 depths[field] = 1 + max((depths[other] for other in conditions.get(field, ())), default=-1)
         except CycleError as error:
             fields = ", ".join(sorted(set(error.args[1])))
-            raise UsageError(f"conditions: must not depend on each other, got conditions for {fields}") from None
+            raise UsageError(f"conditions: must not form a cycle, got a cycle of {fields}") from None
         return depths
 
     def list_choices(self, key: str) -> list[Any]:
@@ -224,7 +224,7 @@ class SweepFile(BaseModel):
         return parse_settings("train", self._merge_fields(params) | overrides)
 
     def group_arms(self) -> list[list[Params]]:
-        """Return the points of each arm of a grid. The points of an arm differ only in tuned fields."""
+        """Group the points of a grid into arms. The points of an arm differ only in the fields of `tune`."""
         arms: dict[str, list[Params]] = {}
         for params in self.iterate_points():
             fixed = {
@@ -243,12 +243,12 @@ class SweepFile(BaseModel):
         return sum(points) + len(points) * (self.study.repeats - 1)
 
     def describe_space(self, digest: str) -> str:
-        """Return the parts of [study], [train] and [search] that a study must not change, as JSON.
+        """Return, as JSON, the parts of [study], [train] and [search] that must stay equal when a study continues.
 
         `digest`, the digest of the dataset, replaces the name of the dataset.
         """
         names = {"direction", "metric", "cost", "sampler", "pruner", "tune"}
-        # Without constraints, the key is omitted, because the text of studies of older versions must not change.
+        # Without constraints, omit the key, because the JSON must be equal to that of older versions of Loupe.
         names |= {"constraints"} if self.study.constraints else set()
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}

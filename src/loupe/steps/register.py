@@ -57,7 +57,8 @@ def run(settings: Register) -> Registration:
 
     Raises:
         UsageError: the model cannot be found (see `find_candidate`) or loaded, the gate dataset cannot be used (see
-            `gate.open_gate`) or has no unseen photo, or the version or the previous champion does not exist.
+            `gate.open_gate`) or has no photo that neither model had
+            for training or validation, or the version or the previous champion does not exist.
     """
     from loupe.tracking import project_run
 
@@ -118,8 +119,8 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champ
 def _move_champion(settings: Register) -> Registration:
     """Make the previous champion or a given version the champion.
 
-    Above the scale factor 1:1, also update `loupe-photo`. If the previous champion was the bundled network, the
-    registered model then has no champion.
+    Above the scale factor 1:1, also update `loupe-photo`, the registered model that upscales image files. If the
+    previous champion was the bundled network, the registered model then has no champion.
     """
     from loupe.tracking import champions, models, records, runs
 
@@ -130,7 +131,7 @@ def _move_champion(settings: Register) -> Registration:
         version = champions.get_version(scale, str(settings.version))
         reason = "made champion by `loupe register --version`"
     evidence = version.tags.get(models.EVIDENCE_TAG, "") if version else "upscale uses the bundled network"
-    # An earlier `--version` with the same version has stored this reason before the evidence.
+    # If `--version` has already made this version the champion, its stored evidence begins with this reason.
     evidence = evidence.removeprefix(reason).removeprefix("; ")
     reason += f"; {evidence}" if evidence else ""
     moved = Registration(name, str(version.version) if version else "", version is not None, reason)

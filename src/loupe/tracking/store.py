@@ -34,8 +34,8 @@ MISSING_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # an obj
 def create_store() -> None:
     """Check the store; create a missing or empty SQLite file.
 
-    A file whose migrations by MLflow were interrupted, or ran in two processes at a time, is unusable. Therefore
-    one process creates the file under a temporary name.
+    If MLflow's migrations of a file are interrupted, or run in two processes at a time, the file is unusable.
+    Therefore one process creates the file under a temporary name.
 
     Raises:
         LoupeError: see `check_store`.

@@ -137,8 +137,8 @@ class CompiledSteps:
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return the arrays of a call, with one row per step, padded with 0 to `_max_steps` rows.
 
-        The arrays are the positions of the crops, or uint8 inputs and labels if the host cuts the crops. The last
-        array contains the strengths of artefacts.
+        The first arrays are the positions of the crops, or uint8 inputs and labels if the host cuts the crops. The
+        last array contains the strengths of artefacts.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         per_step: list[tuple[np.ndarray, ...]]
@@ -195,7 +195,7 @@ def _choose_devices(setting: int | str, size: int) -> list[Any]:
     if count > len(devices):
         raise UsageError(f"devices: must be at most {len(devices)} on this machine, got {count}")
     if size % count:
-        raise UsageError(f"devices: must divide the {size} inputs of a batch, got {count}")
+        raise UsageError(f"devices: must be a divisor of the batch size {size}, got {count}")
     return devices[:count]
 
 

@@ -17,8 +17,8 @@ FLAT_RADIUS = 5  # radius in pixels of the window that is searched for line art
 OVERSHOOT = np.float32(0.12)  # allowed overshoot, as a share of the window's range; Lanczos reaches this share
 LEVEL = np.float32(2 / 255)  # one grey level of 8 bits, on the scale from -1 to 1
 MIN_EXCESS = np.float32(1.5) * LEVEL  # added to the allowed overshoot; smaller changes are hardly visible
-# A window shows line art if two conditions hold. At least FLAT_SHARE of its pixels have exactly its lightest or
-# exactly its darkest value. Of the pixels near one of these two values, at least EQUAL_SHARE have exactly this value.
+# A window shows line art if two conditions hold. Its lightest value or its darkest value alone fills at least
+# FLAT_SHARE of its pixels. Of the pixels near one of these two values, at least EQUAL_SHARE have exactly this value.
 # "Near" means a distance of at most NEAR_RANGE times the range of the window, plus half a grey level. In photos,
 # noise causes values that are near, but not equal.
 FLAT_SHARE, EQUAL_SHARE, NEAR_RANGE = 0.2, 0.8, np.float32(0.02)
