@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from loupe.imaging.attachments import XMP_UUID
+from loupe.imaging.attachments import XMP_UUID, _list_boxes, read_skipped_metadata
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
 from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
@@ -393,6 +393,24 @@ def test_texts_with_the_names_of_other_data_are_kept_and_change_nothing(image, t
     assert omitted == []
     assert large.text == dict.fromkeys(names, "a text")
     assert b"gAMA" + struct.pack(">I", 100_000) in (tmp_path / "large.png").read_bytes()
+
+
+def test_a_last_box_without_a_length_is_read_and_a_damaged_packet_is_named(image, tmp_path):
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>a hill</x:xmpmeta>"
+    image.save(tmp_path / "photo.jp2")
+    with (tmp_path / "photo.jp2").open("ab") as stream:
+        stream.write(b"\0\0\0\0uuid" + XMP_UUID + xmp)
+    with Image.open(tmp_path / "photo.jp2") as opened, (tmp_path / "photo.jp2").open("rb") as file:
+        read_skipped_metadata(opened, tmp_path / "photo.jp2")
+        assert opened.info["xmp"] == xmp
+        assert [kind for kind, _ in _list_boxes(file)][-1] == b"uuid"
+    image.save(tmp_path / "photo.gif")
+    content = (tmp_path / "photo.gif").read_bytes()
+    start = 13 + 3 * 2 ** (1 + (content[10] & 7))
+    (tmp_path / "photo.gif").write_bytes(content[:start] + b"\x21\xff\x0bXMP DataXMP\3<x>\0" + content[start:])
+    result, omitted = upscale(tmp_path / "photo.gif", tmp_path / "large.png")
+    assert omitted == ["XMP (damaged)"]
+    assert "xmp" not in result.info
 
 
 def test_large_profiles_and_texts_are_read_up_to_a_limit(image, tmp_path):

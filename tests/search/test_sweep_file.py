@@ -380,6 +380,22 @@ def test_condition_on_a_default_value_holds(write):
     assert all("adam.beta_1" in chosen and "output_activation=linear.keep_prob" in chosen for chosen in points)
 
 
+@pytest.mark.parametrize(
+    ("train", "condition", "holds"),
+    [
+        ("", "patch=10:15", True), ("", "patch=8:16", False), ('scale = "2:1"', "patch=8:16", True),
+        ('scale = "2:1"', "patch=10:15", False), ("", "eval_every=1", True), ("", "eval_every=2", False),
+    ],
+)  # fmt: skip
+def test_condition_on_a_default_that_depends_on_other_fields(write, train, condition, holds):
+    text = with_search(GRID, f'"{condition}.keep_prob" = [0.5, 1.0]').replace("[train]\n", f"[train]\n{train}\n")
+    if holds:
+        assert all(f"{condition}.keep_prob" in chosen for chosen in write(text).iterate_points())
+    else:
+        with pytest.raises(UsageError, match="must have a condition that holds at a point of the grid"):
+            write(text)
+
+
 # Fields of a perceptron -> (a condition or none, values that are valid together with all others).
 AXES = {
     "optimizer": (None, ["adam", "sgd", "rmsprop"]),

@@ -118,7 +118,11 @@ def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
         if length == -7:  # the stored length is 1: the real length follows, in 8 bytes
             length = int.from_bytes(file.read(8), "big") - 16
-        if length < 0:  # the stored length is 0 (the last box, usually the pixels) or damaged
+        elif length == -8:  # the stored length is 0: the box ends at the end of the file
+            start = file.tell()
+            length = file.seek(0, io.SEEK_END) - start
+            file.seek(start)
+        if length < 0:
             break
         end = file.tell() + length
         is_read = kind in (b"jp2h", b"colr", b"xml ", b"uuid", b"brob")
@@ -129,14 +133,17 @@ def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def _read_gif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     content = file.read(MAX_GIF_BYTES)
     if (start := content.find(GIF_XMP)) > 0:
-        image.info["xmp"] = content[start + len(GIF_XMP) :].partition(GIF_XMP_END)[0]
+        packet, end, _ = content[start + len(GIF_XMP) :].partition(GIF_XMP_END)
+        if end:
+            image.info["xmp"] = packet
+        else:
+            yield "XMP (damaged)"
     if (start := content.find(GIF_PROFILE)) > 0:
         start, profile = start + len(GIF_PROFILE), b""
         while length := int.from_bytes(content[start : start + 1], "big"):  # each block begins with its length
             profile += content[start + 1 : start + 1 + length]
             start += 1 + length
         image.info["icc_profile"] = profile
-    yield from ()  # makes this function a generator, like the other readers
 
 
 READERS: dict[str | None, Callable[[Image.Image, IO[bytes]], Iterator[str]]] = {

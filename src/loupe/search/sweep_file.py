@@ -7,6 +7,7 @@ A key of [train] or [search] may have a condition before a dot: `sgd.momentum` i
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loupe.config import parse_settings
-from loupe.config.fields import format_value
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.networks import NETWORKS, build_train_class
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
@@ -274,10 +275,7 @@ def parse_field(key: str) -> str:
 
 
 def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
-    """Return whether a condition holds; a field that is not in `given` has its default.
-
-    If that default is computed from other fields, the condition does not hold.
-    """
+    """Return whether a condition holds; a field that is not in `given` has its default."""
     if condition.field in given:
         return _to_text(given[condition.field]) == condition.value
     network = _to_text(given.get("network", Train.model_fields["network"].default))
@@ -285,7 +283,14 @@ def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
     if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
         return False  # train refuses the name
     fields = build_train_class(network, optimizer).model_fields
-    return condition.field in fields and format_value(fields[condition.field].default) == condition.value
+    if condition.field not in fields:
+        return False
+    # Some defaults depend on other fields.
+    values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
+    with suppress(ValueError):  # train refuses the value
+        values["scale"] = parse_scale(values["scale"])
+    default = fields[condition.field].get_default(call_default_factory=True, validated_data=values)
+    return format_value(default) == condition.value
 
 
 def _to_text(value: Any) -> str:
