@@ -18,8 +18,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae. Only "
-        "finished train runs and trials of `scale` count, and only those on the same dataset as the newest one",
+        "id of a train run or trial, or an MLflow URI; best: among the finished train runs and trials with this "
+        "`scale`, on the dataset of the newest of them, the run with the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -32,8 +32,8 @@ class Register(RunSettings):
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
         False,
-        "with run=best, consider models of short tests (train --smoke), too; only `register --version` makes them "
-        "champion",
+        "with run=best, the model can be one of a short test (train --smoke); such a model becomes champion only by "
+        "`register --version`",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
     DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
@@ -62,7 +62,7 @@ class Sweep(DatasetSettings):
     )
     workers: int = field(
         0,
-        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax and GPUs, one per trial that fits there",
+        "number of worker processes; 0: one per core; with KERAS_BACKEND=jax and GPUs, one per GPU or group of GPUs",
         ge=0,
         le=1024,
     )
@@ -76,7 +76,9 @@ class Sweep(DatasetSettings):
         None, "maximum number of trials in this call, without those of earlier calls", rule="none or >= 1"
     )
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
-    fresh: bool = field(False, "train every trial, even if a run with the same settings and seed exists")
+    fresh: bool = field(
+        False, "train all new trials, even if another sweep has a run with the same settings and seed"
+    )
     register_best: bool = field(
         True,
         "score the kept networks (`keep` in the sweep file) on the test split, and register the network of the best "

@@ -81,7 +81,7 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops. aligned: only input positions that are at whole pixels in the label. any: all "
+        "positions of training crops. aligned: only input positions whose label position is a whole number. any: all "
         "input positions; label positions are rounded down, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
