@@ -58,8 +58,8 @@ class PhotoSettings(Settings):
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
         "same",
-        "file format of the results; same: the format of the file `out`, or that of each photo (JPEG if it can "
-        "only be read)",
+        "file format of the results; same: the format of the file `out`, or else of each photo; JPEG if Loupe cannot "
+        "write that format",
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None, "quality of JPEG, WebP and AVIF results", rule="1 to 100; default 95, but 90 for AVIF"

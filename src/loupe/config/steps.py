@@ -77,7 +77,7 @@ class Sweep(DatasetSettings):
     )
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(
-        False, "train all new trials, even if another sweep has a run with the same settings and seed"
+        False, "train all new trials, instead of using runs of other sweeps with the same settings and seed"
     )
     register_best: bool = field(
         True,
