@@ -12,7 +12,7 @@ from loupe.data.patches import Patches
 from loupe.errors import LoupeError, UsageError
 from loupe.training.optimization import compute_dropout_seed, get_dropout_states, use_training_precision
 
-LossCallback = Callable[[int, np.ndarray], None]  # takes the number of a step, and the losses from it on
+LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses of the steps
 
 
 class SingleSteps:
