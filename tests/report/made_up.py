@@ -26,7 +26,7 @@ def make_table(files: Iterable[Path], seeds: int = 3) -> pd.DataFrame:
         sweep = sweep_loader.load_sweep(file)
         metrics = {name for claim in sweep.claims for name in (claim.metric, claim.other_metric) if name}
         for chosen in sweep.iterate_points():
-            for seed in range(seeds):
+            for seed in range(sweep.seeds[0], sweep.seeds[0] + seeds):
                 row = _make_row(sweep.create_settings(chosen, seed=seed), metrics)
                 rows.setdefault(row["run_id"], row | {"sweep": sweep.name}).update(row)
     for number, row in enumerate(rows.values()):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from made_up import DATASET, FILES, SWEEPS, make_report, make_table
 
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.report import assembly, study_numbers
 from loupe.report.claims import Surprise
@@ -83,6 +84,15 @@ def test_the_runs_of_a_sweep_are_on_the_dataset_with_the_most_of_its_runs(table)
         assert len(found) == len(complete)
     found = sweep_arms.find_runs(sweep, pd.concat([table.head(3), other]))
     assert set(found["dataset"]) == {"other-1"}
+
+
+def test_only_the_seeds_of_the_sweep_file_count():
+    sweep = sweep_loader.load_sweep(FILES[0])
+    table = make_table([FILES[0]], seeds=len(sweep.seeds) + 3)
+    arms = sweep_arms.find_runs(sweep, table)
+    assert set(arms["seed"]) == set(sweep.seeds[1:])
+    later = sweep_loader.load_sweep(FILES[0], parse_settings("sweep", {"seed": str(sweep.seeds[-1])}))
+    assert set(sweep_arms.find_runs(later, table)["seed"]) == set(later.seeds[1:4])
 
 
 def test_dataset_is_the_named_one_or_the_most_frequent(table):

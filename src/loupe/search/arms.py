@@ -38,12 +38,13 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: the runs; for the columns, see `run_table.load_run_table`.
 
     Returns:
-        The newest run per point and seed, with the columns of `table`, a column `seed`, and a column per key of
-        [search] (None if the condition of the key does not hold). All runs are on one dataset, with budgets in one
-        unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a tie, those
-        with the most runs of this sweep. With `tune`, the table contains only the best point of each arm, chosen by
-        the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If the sweep is
-        not a grid, the table is empty.
+        The newest run per point and seed of the sweep file, with the columns of `table`, a column `seed`, and a column
+        per key of [search] (None if the condition of the key does not hold). Runs with further seeds, which another
+        sweep may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset,
+        with budgets in one unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in
+        a tie, those with the most runs of this sweep. With `tune`, the table contains only the best point of each arm,
+        chosen by the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If the
+        sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -89,13 +90,15 @@ def _select_points(
     sweep: SweepFile, arm: list[Params], by_key: dict[str, pd.DataFrame]
 ) -> Iterator[tuple[Params, pd.DataFrame]]:
     """Yield the points of an arm with one run per seed; with `tune`, only the best point, without the first seed."""
-    first, metric = str(sweep.seeds[0]), f"metrics.{sweep.objective}"
+    seeds, metric = [str(seed) for seed in sweep.seeds], f"metrics.{sweep.objective}"
+    first = seeds[0]
     sign = 1 if sweep.study.direction == "minimize" else -1
     candidates = []
     for params in arm:
         runs = by_key.get(_join_settings(sweep.create_settings(params).to_texts()))
         if runs is not None:
-            by_seed = runs.drop_duplicates("settings.seed").set_index("settings.seed", drop=False)
+            by_seed = runs[runs["settings.seed"].isin(seeds)].drop_duplicates("settings.seed")
+            by_seed = by_seed.set_index("settings.seed", drop=False)
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
             candidates.append(_Candidate(math.inf if math.isnan(value) else value, params, by_seed))
     if sweep.study.tune:
