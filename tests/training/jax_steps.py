@@ -88,7 +88,9 @@ def test_four_devices_give_the_curve_of_one(pairs: Pairs) -> None:
     assert four == pytest.approx(one, abs=1e-4)
 
 
-@pytest.mark.parametrize(("devices", "rule"), [(5, "at most 4 on this machine, got 5"), (3, "divisor of the batch size 8, got 3")])
+@pytest.mark.parametrize(
+    ("devices", "rule"), [(5, "at most 4 on this machine, got 5"), (3, "a divisor of the batch size 8, got 3")]
+)
 def test_devices_must_exist_and_divide_the_batch(devices: int, rule: str, pairs: Pairs) -> None:
     with pytest.raises(UsageError, match=f"devices: must .*{rule}"):
         train(CompiledSteps, pairs, SETTINGS["convolutional"] | {"devices": devices}, [range(1)])

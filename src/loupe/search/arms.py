@@ -38,13 +38,13 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         table: the runs; for the columns, see `run_table.load_run_table`.
 
     Returns:
-        The newest run per point and seed of the sweep file, with the columns of `table`, a column `seed`, and a column
-        per key of [search] (None if the condition of the key does not hold). Runs with further seeds, which another
-        sweep may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset,
-        with budgets in one unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in
-        a tie, those with the most runs of this sweep. With `tune`, the table contains only the best point of each arm,
-        chosen by the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If the
-        sweep is not a grid, the table is empty.
+        The newest run per point and seed of the sweep file, with the columns of `table`, a column `seed`, and a
+        column per key of [search] (None if the condition of the key does not hold). Further seeds, which other sweeps
+        may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset, with
+        budgets in one unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a
+        tie, those with the most runs of this sweep. With `tune`, the table contains only the best point of each arm,
+        chosen by the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If
+        the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
