@@ -1,6 +1,6 @@
 """Loupe upscales photos with neural networks, and trains, compares and registers these networks.
 
-The functions of this module run the steps: `loupe.train(network="perceptron", steps=2000)`. Their arguments are the
+Each function of this module runs one step: `loupe.train(network="perceptron", steps=2000)`. The arguments are the
 fields that `loupe STEP --help` lists, as Python objects or texts. A wrong name or value raises
 `loupe.errors.UsageError`. Each function opens an MLflow run. If a run is already open, the new run is its child.
 """
@@ -67,7 +67,8 @@ def sweep(**fields: Any) -> Any:
     """Search hyperparameters, as `loupe sweep`.
 
     Returns:
-        The id of the best trial's run; None if no complete trial satisfies the constraints.
+        The id of the best trial's run, or of a new run if the network of that run was deleted and is trained again.
+        None if no complete trial satisfies the constraints of the sweep file.
     """
     return _run("sweep", fields)
 

@@ -21,7 +21,10 @@ IMPORT_NAMES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "markdown-
 
 
 def describe_missing_package(error: BaseException) -> str | None:
-    """Return a line such as "needs mlflow: pip install 'loupe-upscale[train]'"; None for other errors."""
+    """Return a line such as "needs mlflow: pip install 'loupe-upscale[train]'".
+
+    Return None if the cause of the error is not a missing package of EXTRAS.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ModuleNotFoundError):
         cause = cause.__cause__

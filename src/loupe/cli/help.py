@@ -60,7 +60,7 @@ def _format_field(name: str, info: Any) -> str:
 
 
 def _describe_bounds(info: Any) -> str:
-    """Return the range of a number, such as "1 to 1024" or ">= 0 and < 1"."""
+    """Return the range of a field, such as "1 to 1024" or ">= 0 and < 1"; "" for a field without a range."""
     bounds = {
         kind: f"{int(bound) if bound == int(bound) else bound}"
         for part in info.metadata

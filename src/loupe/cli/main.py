@@ -1,6 +1,7 @@
 """Runs `loupe <step> --field value`: parses the arguments, validates the settings, and runs the step.
 
-Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM. After these signals, a
+running `loupe demo` returns 0.
 """
 
 import argparse
@@ -84,7 +85,8 @@ def run_step(step: str, words: list[str]) -> int:
         return _fail(program, "terminated", signals.SIGNAL_STATUS + signal.SIGTERM)
     except Exception as error:
         text, exit_status = _describe_failure(error)
-        if "MLFLOW_RUN_ID" in os.environ:  # the run has not started: MLflow deletes this variable when a run starts
+        # MLflow deletes this variable when a step opens the run that `mlflow run` created, so this run is not open.
+        if "MLFLOW_RUN_ID" in os.environ:
             with suppress(ImportError):
                 importlib.import_module("loupe.tracking.project_run").log_project_failure(text)
         return _fail(program, text, exit_status)
@@ -98,7 +100,7 @@ def set_environment() -> None:
 
 
 def _enter_callers_folder() -> None:
-    """Change to the folder in which the user called `mlflow run`, which starts the step in the project's folder."""
+    """If `mlflow run` started this step in the project's folder, change to the folder in which the user called it."""
     if "MLFLOW_RUN_ID" not in os.environ or not os.path.exists("MLproject"):
         return
     import psutil
@@ -191,7 +193,7 @@ def _find_separator(step: str, words: list[str]) -> int:
 
 
 def _describe_failure(error: Exception) -> tuple[str, int]:
-    """Return the line and exit status of an error that a user can cause; raise any other error again."""
+    """Return the message and exit status for an error that a user can cause; raise any other error again."""
     missing = describe_missing_package(error)
     if missing or isinstance(error, UsageError):
         return missing or str(error), 2
@@ -213,7 +215,7 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
 
 
 def _find_database_error(error: BaseException | None) -> BaseException | None:
-    """Return the error of the database, such as a full disk, without the SQL statement; None for other errors."""
+    """Return the database error that caused `error`, without the SQL statement; None if it has another cause."""
     while error is not None and not isinstance(getattr(error, "orig", None), BaseException):
         error = error.__cause__
     return getattr(error, "orig", None)

@@ -1,6 +1,6 @@
 """Removes information messages and warnings of TensorFlow and JAX from standard error.
 
-No environment variable hides these messages.
+The environment variables of these libraries do not hide all of these messages.
 
 A separate process filters them, because a thread could not show the last messages of a crashed process.
 """

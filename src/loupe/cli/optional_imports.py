@@ -10,14 +10,15 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 IMPORTERS = ("keras", "tensorflow")
-# Used by wrappers of scikit-learn, DataFrames as inputs, image galleries, Orbax checkpoints and TensorFlow Lite.
+# Keras and TensorFlow use these libraries for scikit-learn wrappers, inputs that are DataFrames, image galleries,
+# Orbax checkpoints and TensorFlow Lite.
 OPTIONAL_LIBRARIES = ("sklearn", "pandas", "matplotlib", "jax")
 
 
 def skip_optional_imports() -> None:
-    """Skip the optional libraries during the imports of TensorFlow and Keras. Later, they can be imported.
+    """Skip the imports of OPTIONAL_LIBRARIES while TensorFlow or Keras is imported.
 
-    With another backend than TensorFlow, Keras still imports the optional libraries.
+    Later, these libraries can be imported. With another backend than TensorFlow, Keras still imports the libraries.
     """
     sys.meta_path.insert(0, _Skipper())
 
@@ -26,7 +27,7 @@ class _Skipper(MetaPathFinder):
     """An import hook that hides the optional libraries from a thread while it imports TensorFlow or Keras."""
 
     def __init__(self) -> None:
-        self._threads: list[int] = []  # one entry per import of TensorFlow or Keras that has not finished
+        self._threads: list[int] = []  # thread ids, one per import of TensorFlow or Keras that has not finished
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         thread = threading.get_ident()

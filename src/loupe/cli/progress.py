@@ -7,13 +7,13 @@ from typing import Self
 
 from loupe.errors import mask_error, mask_secrets
 
-# Unicode categories of characters that change the output of a terminal or are invisible
+# Unicode categories of characters that change the output of a terminal, are invisible, or cannot be encoded
 CONTROL_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 LONGEST_ERROR = 600  # characters; the middle of a longer error is omitted
 
 
 def escape_control_characters(text: str) -> str:
-    """Escape control characters and line breaks."""
+    """Escape the characters of CONTROL_CATEGORIES, such as line breaks."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in CONTROL_CATEGORIES
@@ -43,12 +43,12 @@ def print_error(text: str) -> None:
 
 @cache
 def print_error_once(text: str) -> None:
-    """Print a line to standard error, unless the same line was printed before."""
+    """Print a line to standard error, unless this function has already printed it."""
     print_error(text)
 
 
 def print_skipped(reasons: list[str], total: int, quiet: bool) -> None:
-    """Print how many photos are skipped, and the first reason."""
+    """If photos are skipped, print their number and the first reason. `total` is the number of all photos."""
     if reasons:
         print_line(f"skipped: {len(reasons)} of {total} photos; the first: {reasons[0]}", quiet)
 
@@ -85,7 +85,8 @@ class ProgressBar:
             TimeRemainingColumn(),
             "{task.fields[note]}",
             console=Console(file=sys.stderr),
-            # Only for a terminal: rich would print lines for a file or pipe on the terminal. A closed stdout is None.
+            # Only if stdout is a terminal: rich would also print the lines for a file or pipe on the terminal. If
+            # stdout is closed, `sys.stdout` is None.
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
         self._note = ""

@@ -16,9 +16,9 @@ from typing import Any
 
 SIGNAL_STATUS = 128  # the exit status is this number plus the number of the signal
 CHECK_INTERVAL_S = 0.5
-# A check fails if the main thread is not handling the signal's exception. After this number of failed checks in a
-# row, the exception counts as lost. One failed check is not enough: a library may store the exception and raise it
-# later.
+# Every CHECK_INTERVAL_S, a thread checks the main thread. The check fails if the main thread is not handling the
+# signal's exception. After this number of failed checks in a row, the exception counts as lost. One failed check is
+# not enough: a library may store the exception and raise it later.
 CHECKS_UNTIL_LOST = 2
 
 _received: list[int] = []  # numbers of the signals that arrived in the open block of `raise_on_signals`
@@ -27,16 +27,16 @@ _deferred: list[int] = []  # number of the signal to raise when the outermost bl
 
 
 class Terminated(SystemExit):
-    """The process received SIGTERM; the code is the exit status."""
+    """The process received SIGTERM; the attribute `code` is the exit status."""
 
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """In the block, raise Terminated on SIGTERM and KeyboardInterrupt on Ctrl-C; a second signal raises again.
+    """In the block, each SIGTERM raises Terminated, and each Ctrl-C raises KeyboardInterrupt.
 
     If the exception of the first signal was discarded, the function raises it when the block exits. A signal that the
-    process ignores, as under `nohup`, is still ignored. In a thread other than the main thread, the function does
-    nothing.
+    process ignores is still ignored, such as Ctrl-C in a background job of a shell script. In a thread other than the
+    main thread, the function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,7 +44,7 @@ def raise_on_signals() -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _received:
-            with suppress(RuntimeError):  # the system cannot start another thread
+            with suppress(RuntimeError):  # raised if the system cannot start another thread
                 # threading.Thread needs locks that the interrupted thread may hold
                 _thread.start_new_thread(_repeat_lost_signal, (number,))
         _received.append(number)

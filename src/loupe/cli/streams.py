@@ -1,4 +1,4 @@
-"""Replaces the standard streams, so that a command continues when the reader of its output, such as `head`, exits."""
+"""Replaces the standard streams: secrets are masked, and a command continues if its reader, such as `head`, exits."""
 
 import errno
 import io

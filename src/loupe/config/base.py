@@ -17,7 +17,7 @@ class SettingsError(UsageError):
 
 
 class Settings(BaseModel):
-    """The base class of all settings, with the fields that every step has.
+    """The base class of all settings, with the field that every step has.
 
     A subclass may set these class attributes. DEFAULTS and DEPENDS are merged with those of the base classes.
         STEP: the name of the step.
@@ -73,7 +73,7 @@ class Settings(BaseModel):
         }
 
     def to_texts(self) -> dict[str, str]:
-        """Return the fields as texts, for params of runs and for files.
+        """Return the fields as texts by name, for the params of runs and the manifests of datasets.
 
         Secrets are masked. Fields without effect, `quiet`, and the name, tags and note of the run are omitted.
         """

@@ -1,4 +1,4 @@
-"""The settings that prepare a dataset."""
+"""The settings of `preprocess`, which prepares a dataset, and the settings that it shares with `evaluate`."""
 
 from typing import Annotated, Literal
 

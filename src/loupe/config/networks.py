@@ -11,8 +11,8 @@ from loupe.config.fields import Hidden, Number, Patch, field, format_value, get_
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 
-# Default number of q x q blocks per side of a training crop. The network extends a crop by mirroring the pixels at
-# its border. In smaller crops, the mirrored pixels affect a larger share of the result.
+# Default number of blocks (q x q input pixels) per side of a training crop. The network extends a crop by mirroring
+# the pixels at its border. In smaller crops, the mirrored pixels affect a larger share of the result.
 CROP_BLOCKS = 32
 DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18))}
 

@@ -9,7 +9,8 @@ from loupe.config.base import DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, SCALE_RULE, THREADS, validate_scale
 
-UNSENT_RUNS_FOLDER = "unsent-runs"  # contains the buffer of each run until the tracking server has all records
+# This folder contains a file per run with its records, until the tracking server has all of them.
+UNSENT_RUNS_FOLDER = "unsent-runs"
 
 
 class Register(RunSettings):

@@ -8,7 +8,7 @@ from loupe.errors import describe_error
 
 
 def map_array(file: Path) -> np.memmap:
-    """Map the array of a .npy file into memory, for reading; raise ValueError if the file is not readable as such.
+    """Map the array of a .npy file into memory, for reading; raise ValueError if it is not a readable .npy file.
 
     np.load is not used: it also opens .npz files.
     """

@@ -1,4 +1,4 @@
-"""Opens a prepared dataset: its manifest, and the pairs in its shards (files with many images)."""
+"""Opens a prepared dataset: its manifest, and the inputs and labels in its shards (files with many images)."""
 
 import json
 import mmap
@@ -27,8 +27,9 @@ HASH_THREADS = 2
 
 
 class Dataset:
-    """A prepared dataset. Shards are verified by their checksums, and large sets of shards in the background.
+    """A prepared dataset.
 
+    `load_pairs` verifies shards by their checksums; it verifies large sets of shards in the background.
     Before the results of a step are stored, the step calls `finish_verification`.
 
     Args:
@@ -37,15 +38,18 @@ class Dataset:
     Attributes:
         location: the folder or URL.
         folder: the location, or the local cache of a URL, to which shards are downloaded on demand.
-        counts: the numbers of used photos, of near-duplicates and their groups, of skipped photos, of labels, and of
-            labels per split.
+        counts: the number of used photos (`photos`), of those with near-duplicates (`near_duplicates`), of groups of
+            near-duplicates (`near_duplicate_groups`), of skipped photos (`skipped`), of labels (`labels`), and of
+            labels per split (such as `train_labels`).
         skip_reasons: the number of skipped photos per reason.
         digest: a hash of the photos and the settings.
         settings: the settings of preprocess, as text.
-        statistics: mean and standard deviation of the pixel values by kind of shard (`labels`, `inputs-3x2`).
+        statistics: mean (`mean`) and standard deviation (`std`) of the pixel values, from -1 to 1, by kind of shard
+            (`labels`, `inputs-3x2`).
 
     Raises:
         UsageError: the location is not a prepared dataset.
+        LoupeError: the object store of the URL cannot be read.
     """
 
     def __init__(self, location: str | Path) -> None:
@@ -75,8 +79,8 @@ class Dataset:
         self.skip_reasons: dict[str, int] = metadata["skip_reasons"]
         self._shards: dict[str, str] = metadata["shards"]
         self._maps: dict[str, np.ndarray] = {}  # open shards by file name
-        self._inodes: dict[str, int] = {}  # of files from a URL that are used before they are verified
-        self._unverified: deque[str] = deque()  # file names of the shards that are verified in the background
+        self._inodes: dict[str, int] = {}  # by name, of files from a URL that are used before they are verified
+        self._unverified: deque[str] = deque()  # file names of shards that wait for verification in the background
         self._threads: list[threading.Thread] = []
         self._errors: list[Exception] = []
 
@@ -103,7 +107,7 @@ class Dataset:
 
         Raises:
             UsageError: the dataset has no inputs of this scale factor, or the split is empty.
-            LoupeError: a shard is missing or differs from its checksum, or the numbers of inputs and labels differ.
+            LoupeError: a shard is missing or unreadable, differs from its checksum, or has a wrong number of images.
                 Wrong checksums of shards that are verified in the background do not raise this error here; see
                 `finish_verification`.
         """
@@ -143,7 +147,7 @@ class Dataset:
         return Pairs(rows, (inputs, labels), index, scale, self.raise_if_damaged)
 
     def read_photo_hashes(self, splits: Sequence[str]) -> np.ndarray:
-        """Return the content hashes of the photos of these splits, sorted."""
+        """Return the different content hashes of the photos of these splits, sorted."""
         numbers = np.flatnonzero(np.isin(self._index["split"].fill_null("").to_numpy(), splits))
         return np.unique(ManifestRows(self.folder / MANIFEST, numbers).read_column("sha256"))
 
@@ -170,7 +174,11 @@ class Dataset:
         self.raise_if_damaged()
 
     def _open_shard(self, name: str, last: int) -> np.ndarray:
-        """Return the images of a shard, uint8 (n, side, side); raise LoupeError if image `last` is missing."""
+        """Return the images of a shard, uint8 (n, side, side).
+
+        Raises:
+            LoupeError: the file is missing, is not a shard, or has no image `last`.
+        """
         file = self._fetch_shard(name)
         try:
             images = self._maps.get(name)
@@ -181,7 +189,7 @@ class Dataset:
             if len(images) <= last:
                 raise ValueError(f"it contains {len(images)} images, the manifest needs {last + 1}")
         except ValueError as error:
-            self._verify_shard(name)  # for a damaged file, it raises an error with the remedy
+            self._verify_shard(name)  # for a damaged file, this method raises an error with the remedy
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         self._maps[name] = images
         file_map: Any = images.base
@@ -229,7 +237,8 @@ class Dataset:
         """Compare a shard with its checksum; download a damaged shard again.
 
         Raises:
-            LoupeError: the shard cannot be read or downloaded again, or pairs already use the damaged file.
+            LoupeError: the shard is unreadable; it is missing or damaged, and cannot be downloaded; or pairs already
+                use the damaged file.
         """
         file, damaged_map = self._fetch_shard(name), None
         if not self._is_intact(file):

@@ -15,7 +15,7 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between two tries; the pause doubles a
 
 
 def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -> Path:
-    """Download `url` to `target`, unless `target` exists.
+    """Download `url` to `target`, unless `target` exists; return `target`.
 
     An interrupted download is kept as `target` + `.part`, and the next call continues it with a range request. The
     folder of `target` is created. `size` is in bytes. If another process downloads the file, wait until that download
@@ -58,7 +58,10 @@ def _get_size(file: Path) -> int:
 
 
 def _append(url: str, part: Path, received: int, bar: ProgressBar) -> str:
-    """Append the remaining bytes of `url` to `part`; return the text of an error, or ""."""
+    """Append the remaining bytes of `url` to `part`; return the text of an error, or "".
+
+    If the server ignores the requested range, replace the content of `part` by all bytes of `url`.
+    """
     import requests
     import urllib3
 

@@ -117,7 +117,8 @@ def shrink_label(label: np.ndarray, scale: Fraction, filter_name: str) -> np.nda
 def shrink_labels(labels: list[np.ndarray], scale: Fraction, filters: list[str]) -> list[np.ndarray]:
     """Downscale each label with its own filter, like `shrink_label`.
 
-    Pillow resizes BATCHED_LABELS grey labels with the same filter in one call, which halves the time.
+    If there are exactly BATCHED_LABELS labels, all grey and with the same filter, Pillow resizes them in one call.
+    This halves the time.
     """
     if len(labels) != BATCHED_LABELS or any(label.ndim > 2 for label in labels) or len(set(filters)) > 1:
         return [shrink_label(label, scale, name) for label, name in zip(labels, filters, strict=True)]

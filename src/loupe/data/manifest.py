@@ -35,7 +35,7 @@ class Row:
     path: str
     category: str
     sha256: str
-    width: int | None = None  # of the photo in pixels, upright
+    width: int | None = None  # of the upright photo, in pixels
     height: int | None = None
     x: int | None = None  # left edge of the label, after the photo was resized by the factor `shrunk`
     y: int | None = None  # top edge
@@ -130,8 +130,9 @@ def assign_splits(tables: list[Any], groups: dict[str, str]) -> Iterator[Any]:
     The last 64 bits of a photo's content hash decide its split, so that a photo keeps its split when photos are
     added. For near-duplicates, the smallest content hash of the group decides. Therefore, a new near-duplicate with a
     smaller hash can move its whole group to another split. With fewer than SMALL_COLLECTION hashes, the rank of the
-    last 64 bits decides, and new photos can change the splits of others. The setting `limit` keeps the
-    photos with the smallest hashes. Their first bits decide this, so `limit` does not depend on the splits.
+    last 64 bits decides, and new photos can change the splits of others. The setting `limit` keeps the photos with
+    the smallest hashes. The first bits of a hash decide whether it is small, so `limit` does not depend on the
+    splits.
 
     `tables` are results of `build_table`, and `groups` is the result of `near_duplicates.find_groups`.
     """
@@ -178,12 +179,13 @@ def _rank_splits(hashes: set[str]) -> dict[str, str]:
 
 
 def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -> None:
-    """Write the tables and the metadata to the manifest; add the numbers of labels and of skipped photos.
+    """Write the tables and the metadata to the manifest; add `counts` and `skip_reasons` (see `Dataset`).
 
     Args:
         location: the folder or URL of the dataset.
         tables: the result of `assign_splits`.
-        metadata: version, digest, settings, statistics and checksums, stored as JSON in the metadata of the file.
+        metadata: version, digest, settings, statistics, and `shards` (the checksum of each shard by file name). It is
+            stored as JSON in the metadata of the file.
     """
     import pyarrow as pa
     import pyarrow.parquet

@@ -25,7 +25,8 @@ import loupe
 
 # The program of the child. Its first argument is the module search path of the parent, as JSON.
 START = "import json, sys; sys.path = json.loads(sys.argv[1]); from loupe.imaging.child_process import main; main()"
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}  # saves memory; makes the import of numpy faster
+# The first variable saves memory; the second makes the import of numpy faster.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 ENDING_TIMEOUT_S = 5.0  # maximum wait for the exit of a child that has closed a connection
 CHECK_INTERVAL_S = 0.05
 READER = "loupe.imaging.reader_process:serve"
@@ -40,7 +41,7 @@ class Connection:
         self._sending = threading.Lock()
 
     def send(self, value: Any, *parts: Any) -> None:
-        """Send a message; raise EOFError if the other process has ended."""
+        """Send a message; raise EOFError if the connection is closed, or the other process has ended."""
         views = [memoryview(part).cast("B") for part in parts]
         head = json.dumps([value, [len(view) for view in views]]).encode()
         with self._sending:
@@ -61,8 +62,11 @@ class Connection:
             timeout_s: maximum wait; None for no limit.
             check: called repeatedly during the wait; may raise an exception.
 
+        Returns:
+            The JSON value, and the byte strings.
+
         Raises:
-            EOFError: the other process has ended.
+            EOFError: the connection is closed, or the other process has ended.
             TimeoutError: the wait took longer than `timeout_s`.
         """
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
@@ -101,13 +105,14 @@ class ChildProcess:
         options: keyword arguments of the function, serialisable as JSON.
         count: number of connections. Only one thread at a time may receive from a connection, and meanwhile no other
             thread may send: `send` resets the timeout of `receive`.
-        shows_errors: whether the standard output and error of the child go to the standard error of the parent;
-            otherwise, they are discarded.
+        shows_errors: whether the standard output and the standard error of the child go to the standard error of the
+            parent; otherwise, they are discarded.
 
     Attributes:
         process: the process.
         connections: the connections to the child.
-        stop: a function that kills the child and closes the connections; also called when this object is deleted.
+        stop: a function that kills the child and closes the connections; also called when this object is deleted, and
+            when the program exits.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class ChildProcess:
         descriptors = [child_end.fileno() for _, child_end in pairs]
         paths = json.dumps([*sys.path, str(Path(loupe.__file__).parents[1])])
         output = 2 if shows_errors else subprocess.DEVNULL
-        # -I ignores the working directory and PYTHON variables, and -S skips `site`. This saves 20 ms.
+        # -I ignores the working directory and environment variables PYTHON*, and -S skips `site`. This saves 20 ms.
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", START, paths, function, json.dumps([descriptors, options or {}])],
             env=os.environ | ENVIRONMENT, stdin=subprocess.PIPE, stdout=output, stderr=output, pass_fds=descriptors,
@@ -130,7 +135,7 @@ class ChildProcess:
     def read_cpu_s(self) -> float:
         """Return the CPU time of the child in seconds.
 
-        Without `/proc`, or after `stop`, return the time of a monotonic clock.
+        Without `/proc`, or after `stop`, return the time of a monotonic clock; a difference is then the elapsed time.
         """
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -168,6 +173,6 @@ def main() -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the parent has ended: the system closes the pipe, and `os.read` returns."""
+    """Exit when the parent has ended: the system closes the pipe to the standard input, and `os.read` returns."""
     os.read(0, 1)
     os._exit(0)

@@ -14,8 +14,8 @@ from loupe.imaging.profiles import SRGB, is_for_grey, make_profile
 
 UNPROFILED_FORMATS = frozenset(("BMP", "GIF"))
 RGB_FORMATS = frozenset(("WEBP", "AVIF"))  # these formats store grey as RGB
-D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)  # x and y of white
-# x and y of white, red, green and blue, by the code of the primaries (ITU-T H.273, table 2)
+D65, ILLUMINANT_C = (0.3127, 0.329), (0.31, 0.316)  # chromaticities x and y of white
+# Chromaticities x and y of white, red, green and blue, by the code of the primaries (ITU-T H.273, table 2)
 PRIMARIES = {
     1: SRGB,
     4: (*ILLUMINANT_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),
@@ -29,7 +29,7 @@ PRIMARIES = {
     22: (*D65, 0.63, 0.34, 0.295, 0.605, 0.155, 0.077),
 }  # fmt: skip
 WHITE_NITS = 203  # SDR white in HDR images (ITU-R BT.2408)
-SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1  # codes in cICP (ITU-T H.273)
+SRGB_TRANSFER, PQ, HLG, UNSPECIFIED, FULL_RANGE = 13, 16, 18, 2, 1  # codes in the PNG chunk cICP (ITU-T H.273)
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
@@ -42,14 +42,14 @@ def _decode_bt709(values: np.ndarray) -> np.ndarray:
 
 
 def _decode_pq(values: np.ndarray) -> np.ndarray:
-    """Decode SMPTE ST 2084."""
+    """Decode the transfer function PQ (SMPTE ST 2084)."""
     root = values ** (32 / 2523)
     light = np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)
     return light ** (16384 / 2610) * 10_000 / WHITE_NITS
 
 
 def _decode_hlg(values: np.ndarray) -> np.ndarray:
-    """Decode ITU-R BT.2100 HLG for a display of 1,000 nits."""
+    """Decode the transfer function HLG (ITU-R BT.2100) for a display of 1,000 nits."""
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     return scene**1.2 * 1000 / WHITE_NITS
 
@@ -73,12 +73,12 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
 
     A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps a cICP chunk of full range if it is the only chunk.
     Otherwise, all chunks are removed. If they are removed from an image without a profile, its values are converted
-    to the transfer function of sRGB. If its primaries are not those of sRGB, a colour image gets a new profile. If
-    the format cannot store a profile, the result is sRGB.
+    to the transfer function of sRGB, and a colour image whose primaries are not those of sRGB gets a new profile.
+    If the format cannot store the profile of an image, the values are converted to sRGB. The names of lost colour
+    information are added to `Metadata.omitted`.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    # In an AVIF, Loupe stores only a cICP chunk of full range.
     is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
     if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
         metadata = replace(metadata, colour_chunks={})
@@ -87,7 +87,7 @@ def fit_colours(stream: ImageStream, name: str) -> ImageStream:
             if chromaticities and stream.bands > 2:
                 try:
                     metadata = replace(metadata, icc=make_profile(chromaticities))
-                except (ArithmeticError, ValueError, struct.error):  # for example, red equals green
+                except (ArithmeticError, ValueError, struct.error):  # for example, if red equals green
                     losses.append("colour space cHRM (damaged)")
             metadata = replace(metadata, omitted=(*metadata.omitted, *losses))
             if table is not None:

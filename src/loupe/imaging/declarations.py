@@ -16,20 +16,21 @@ from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, SRGB, make_profile
 EXIF_IFD, INTEROPERABILITY_IFD, INTEROPERABILITY_INDEX, COLOUR_SPACE = 0x8769, 0xA005, 1, 0xA001
 ADOBE_INDEX = "R03"
 TRANSFER_FUNCTION, WHITE_POINT, PRIMARY_CHROMATICITIES = 301, 318, 319  # numbers of TIFF tags
-CHUNK_UNIT = 1e5  # gAMA and cHRM store numbers multiplied by this factor
+CHUNK_UNIT = 1e5  # the PNG chunks gAMA and cHRM store numbers multiplied by this factor
 BMP_HEADER_START, BMP_V4_BYTES, BMP_V5_BYTES = 14, 108, 124  # position of the header; sizes of its versions 4 and 5
 BMP_SPACE = slice(70, 74)  # the field with the kind of colour space
 CALIBRATED = bytes(4)  # the value of this field if the header contains primaries and gamma
 MAX_PROFILE_BYTES = 2**24
 TAG_ERRORS = (ArithmeticError, TypeError, ValueError, struct.error)  # caused by damaged TIFF tags
-HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # chunks with the brightness of HDR images
+HDR_CHUNKS = frozenset((b"mDCV", b"cLLI"))  # PNG chunks: mastering display and brightness of an HDR image
 CHUNK_BYTES = {b"cICP": 4, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"mDCV": 24, b"cLLI": 8}  # lengths of PNG chunks
 
 
 def read_colour_chunks(image: Image.Image, path: Path) -> dict[bytes, bytes]:
-    """Return the colour space that a file of any format declares, converted to PNG chunks (PNG, third edition).
+    """Return the colour space that a PNG, AVIF, HEIF, BMP or TIFF declares, as PNG chunks (PNG, third edition).
 
-    The result contains the contents by chunk type. For a PNG, it also contains HDR_CHUNKS.
+    The result contains the contents by chunk type. It is empty if the file has another format, declares no colour
+    space, or is an AVIF or HEIF with a profile. For a PNG, it also contains the HDR_CHUNKS of the file.
     """
     chunks: dict[bytes, bytes] = {}
     if image.format == "PNG":
@@ -73,7 +74,7 @@ def read_bmp_profile(path: Path) -> bytes | None:
 
 
 def _read_png_chunks(path: Path) -> dict[bytes, bytes]:
-    # Not from Pillow's `info`, where a text with the keyword `gamma` replaces the value of gAMA.
+    # Do not use Pillow's `info`: there, a text with the keyword `gamma` replaces the value of gAMA.
     chunks = {}
     with path.open("rb") as file:
         file.seek(8)  # after the signature

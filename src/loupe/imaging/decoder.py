@@ -49,7 +49,10 @@ def translate_errors() -> Iterator[None]:
 
 
 def make_pixel_count_error(pixels: int | Image.DecompressionBombError) -> PhotoError:
-    """Create the error for an image with too many pixels; Pillow's error contains the number of pixels."""
+    """Create the error for an image with too many pixels.
+
+    `pixels` is the number of pixels, or Pillow's error, whose message contains this number.
+    """
     number = re.search(r"\d+", str(pixels))
     count = f"{int(number[0]):,}" if number else "an unknown number"
     return PhotoError(f"too many pixels: must be at most {MAX_PIXELS:,}, got {count}")
@@ -68,7 +71,7 @@ def get_raw_mode(image: Image.Image) -> str:
 
 
 def scale_transparent_value(image: Image.Image) -> None:
-    """Scale the transparent value of a 2-bit or 4-bit PNG in place, as Pillow scales the pixels."""
+    """Scale the transparent value of a grey PNG with 2 or 4 bits in place, as Pillow scales the pixels."""
     factor = {"L;2": 85, "L;4": 17}.get(get_raw_mode(image))
     if factor and isinstance(image.info.get("transparency"), int):
         image.info["transparency"] *= factor

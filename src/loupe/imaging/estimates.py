@@ -19,7 +19,7 @@ OTHER_BYTES = 24  # bytes per pixel of all other images
 ROW_BYTES = 20  # additional bytes per pixel of the width
 LIBRARY_BYTES = 40_000_000  # additional memory of a decoder
 JXL_BYTES = 1_000_000_000  # additional memory to open a JPEG XL of any size
-OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds the pixels and copies of the file
+OPENING_BYTES = 150_000_000  # to open a file; `estimate_opening` adds memory for the pixels and copies of the file
 # Bytes per decoded pixel at 8 bits per sample, by Pillow's mode. CMYK and LAB become RGB. For 16 bits per sample,
 # `get_pixel_bytes` doubles the number.
 PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3}
@@ -27,8 +27,8 @@ PIXEL_BYTES = {"1": 1, "L": 1, "LA": 2, "I;16": 1, "RGB": 3, "CMYK": 3, "LAB": 3
 DEEP_AVIF_BYTES = 76  # an AVIF with 10 bits per sample
 GIF_BYTES = 33
 AVIF_BYTES = {"4:2:0": 35, "4:4:4": 56}
-# An AVIF animation takes AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame. The estimate adds AVIF_BORDER
-# columns and rows to the frame. The addition matters only for small frames.
+# An AVIF animation takes at least AVIF_BYTES * ANIMATED_AVIF_FACTOR bytes per pixel of a frame. The estimate adds
+# AVIF_BORDER columns and rows to the frame. The addition matters only for small frames.
 ANIMATED_AVIF_FACTOR, AVIF_BORDER = 4.7, 160
 OTHER_FORMAT_BYTES = 8  # JPEG, PNG, TIFF and BMP
 WEBP_BYTES = {(False, False): 37, (False, True): 16, (True, False): 43, (True, True): 29}  # by lossless, low_memory
@@ -89,7 +89,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
 
     Args:
         image: an opened image that is not decoded yet.
-        deep: whether libvips or pi_heif decodes the image, to up to 16 bits per sample.
+        deep: whether libvips or pi_heif decodes the image; the result can then have 16 bits per sample.
         file_bytes: the size of the file.
     """
     name, mode = image.format or "", image.mode
@@ -111,7 +111,7 @@ def estimate_decoding(image: Image.Image, deep: bool, file_bytes: int) -> int:
 
 
 def estimate_encoding(name: str, largest: tuple[int, int], total: int, per_pixel: int | None = None) -> int:
-    """Estimate the maximum memory for writing a file.
+    """Estimate the maximum memory for writing a file; 0 for a large image that is encoded strip by strip.
 
     Args:
         name: the format.

@@ -28,7 +28,7 @@ STRUCTURE_TAGS = frozenset(
 )  # fmt: skip
 # Tags that point to data that is not copied: strips, tiles, directories and a thumbnail
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
-TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value, by type
 ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
 MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
 MAKER_NOTE_NAME = "the camera's maker note"
@@ -51,8 +51,8 @@ def load_exif(content: bytes) -> PlacedExif:
     directories = _get_directories(exif)
     exif.note_position = find_note(content, _get_note(exif))
     if EXIF_IFD in exif and INTEROPERABILITY_IFD in (nested := exif.get_ifd(EXIF_IFD)):
-        # Read the interoperability directory from a copy: Pillow writes a directory that it has read from `exif` into
-        # the first directory, too.
+        # Read the interoperability directory from a copy. If Pillow read it from `exif`, Pillow would also write it
+        # to the first directory.
         copy = Image.Exif()
         copy.load(content)
         nested[INTEROPERABILITY_IFD] = copy.get_ifd(INTEROPERABILITY_IFD)
@@ -63,7 +63,7 @@ def load_exif(content: bytes) -> PlacedExif:
 
 
 def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
-    """Disable truncated tags in EXIF bytes; return the bytes and the names of these tags.
+    """Disable truncated tags in EXIF bytes; return the changed bytes, and the names of the disabled tags.
 
     Pillow would ignore all tags after a truncated tag.
     """
@@ -88,7 +88,8 @@ def disable_truncated_tags(content: bytes) -> tuple[bytes, list[str]]:
 def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, list[str]]:
     """Return a copy of the EXIF tags for a result, and the names of omitted tags. Changes `exif`.
 
-    The orientation becomes 1 (upright). The copy is None if no tags remain.
+    The orientation becomes 1 (upright). The copy and the names do not contain STRUCTURE_TAGS (for a TIFF) or
+    POINTER_TAGS (for other formats). If all tags are of these kinds, the copy is None.
     """
     for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
@@ -206,7 +207,8 @@ def _validate_tag(group: int | None, tag: int, value: Any) -> None:
 def _place_geo_tags(exif: Image.Exif, placement: Placement) -> list[str]:
     """Update the tags that map pixels to coordinates (GeoTIFF 1.1, annex B); return the names of removed tags.
 
-    If the image was rotated or flipped, or the tags are damaged, remove all. Always remove RATIONAL_POLYNOMIAL.
+    If the image was rotated or flipped, or the tags are damaged, remove all GEO_TAGS. Always remove
+    RATIONAL_POLYNOMIAL.
     """
     try:
         if placement.orientation != 1:

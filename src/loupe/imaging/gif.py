@@ -91,7 +91,7 @@ def _find_shared_palette(frames: np.ndarray) -> list[int]:
         frames: uint8, (frames, height, width, 4).
 
     Returns:
-        The colours as signed 32-bit integers: red in the lowest byte, green, blue, alpha.
+        The colours, then a transparent entry, as signed 32-bit integers: red in the lowest byte, green, blue, alpha.
     """
     if not any((before > after).any() for before, after in pairwise(frames[..., 3])):
         return []

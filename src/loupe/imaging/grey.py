@@ -51,8 +51,8 @@ class GreyPhoto:
         width, height: the size in pixels, upright.
 
     Raises:
-        PhotoError: the file is not an image or is PostScript, is damaged or too large, is a JPEG with too many scans,
-            or the range of its values is unknown.
+        PhotoError: the file is not an image or is PostScript, is unsupported, damaged or too large, is a JPEG with
+            too many scans, or the range of its values is unknown.
     """
 
     def __init__(self, content: bytes, reserve_bytes: Callable[[int], None], caller_bytes: int = 2) -> None:
@@ -105,7 +105,7 @@ class GreyPhoto:
         """Convert the pixels to grey and shrink them to a square of `side` x `side` pixels.
 
         Returns:
-            float32, (side, side), from 0 to 255, in the stored orientation.
+            float32, (side, side), from 0 to 255, not rotated by the EXIF orientation.
         """
         width, height = self._image.size
         # A pixel of `reduced` is the mean of `columns` x `rows` pixels.

@@ -15,8 +15,8 @@ class ImageData:
     Args:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
         metadata: the metadata of the image.
-        jpeg_quality: the quality of the JPEG file, 1 to 100, or another quality that a network must assume; None for
-            other files.
+        jpeg_quality: the JPEG quality that a network must assume, 1 to 100. After reading, it is the quality of the
+            JPEG file, or None for other files.
     """
 
     pixels: np.ndarray

@@ -39,7 +39,7 @@ def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[l
 
 
 def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int = 2) -> ImageData:
-    """Read the first image of a file.
+    """Read the first image of a file, without metadata except the colour space.
 
     Args:
         reader: reads the file.
@@ -48,7 +48,7 @@ def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int
         copies: number of copies of the pixels that the caller makes, within `memory`.
 
     Raises:
-        PhotoError: the file cannot be read, or reading would take more than `memory`.
+        PhotoError: the file cannot be read, or reading and copying would take more than `memory`.
     """
     opening_bytes = estimate_opening(path)
     with MemoryBudget(memory).reserve() as reserve_bytes:
@@ -147,7 +147,7 @@ class PhotoReader:
         return fields, parts
 
     def _describe_end(self) -> PhotoError:
-        """Return the error for an ended child process."""
+        """Remove the ended child process, and return the error."""
         assert self._process is not None
         process, self._process = self._process, None
         is_too_slow = process.stop_and_check_cpu_limit()

@@ -86,7 +86,7 @@ def _make_writer(file: IO[bytes], start: bytes, errors: list[BaseException]) -> 
 
 
 def _encode_metadata(options: dict[str, Any]) -> bytes:
-    """Return the start of a JPEG of Pillow, up to the first quantization table."""
+    """Return the start of a JPEG that Pillow writes with these options, up to the first quantization table."""
     file = io.BytesIO()
     Image.new("L", (1, 1)).save(file, "JPEG", **options)
     content, end = file.getvalue(), START_BYTES

@@ -7,7 +7,7 @@ from PIL import Image
 
 MAX_QUALITY = 100
 FULL_STRENGTH_QUALITY = 10  # the strength is 1 at this quality and below
-# Luminance table of quality 50 (ITU-T T.81, table K.1)
+# Quantisation table for luminance at quality 50 (ITU-T T.81, table K.1)
 LUMINANCE_TABLE = np.array(
     [16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
      51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,

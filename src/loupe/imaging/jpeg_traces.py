@@ -28,7 +28,8 @@ def _build_transform() -> np.ndarray:
 def estimate_jpeg_quality(pixels: np.ndarray) -> int | None:
     """Estimate the quality at which an image was previously compressed as JPEG.
 
-    The DCT coefficients are multiples of the quantisation steps (Z. Fan and R. de Queiroz, 2003).
+    The DCT coefficients of such an image are nearly multiples of the quantisation steps (Z. Fan and R. de Queiroz,
+    2003).
 
     Args:
         pixels: uint8, (height, width, bands).

@@ -60,6 +60,9 @@ def link_note(directories: bytes, note: bytes, position: int, entry_format: str)
 
 
 def find_note(content: bytes, note: bytes) -> int:
-    """Return the position of a maker note in EXIF bytes; 0 if it is not found, or if no JPEG can store it there."""
+    """Return the position of a maker note in EXIF bytes, counted from the start of the TIFF header.
+
+    The result is 0 if the maker note is not found, or if no JPEG can store it at this position.
+    """
     position = content.find(note) - (len(PREFIX) if content.startswith(PREFIX) else 0)
     return position if HEADER_BYTES <= position < MAX_POSITION else 0

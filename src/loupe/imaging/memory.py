@@ -30,9 +30,10 @@ class MemoryBudget:
         """Yield a function that reserves bytes for one thread, until the block exits.
 
         Yields:
-            A function of the number of bytes and their purpose. A call replaces the previous reservation, and waits
-            until enough bytes are free. It raises PhotoError if the number exceeds the budget. The caller must
-            let only one thread at a time increase its reservation; otherwise, two threads could wait for each other.
+            A function of the number of bytes and their purpose (for the error message). A call replaces the previous
+            reservation, and waits until enough bytes are free. It raises PhotoError if the number exceeds the
+            budget. The caller must let only one thread at a time increase its reservation; otherwise, two threads
+            could wait for each other.
         """
         reserved = 0
 

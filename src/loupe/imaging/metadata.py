@@ -85,7 +85,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
 
 
 def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
-    """Adapt sizes and positions in the EXIF tags (in place) and in the XMP to a turned, scaled or cropped image."""
+    """Adapt sizes and positions in EXIF (in place) and XMP to a rotated, flipped, scaled or cropped image."""
     omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
     xmp, removed = place_xmp(metadata.xmp, placement)
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))

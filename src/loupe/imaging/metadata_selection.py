@@ -90,7 +90,7 @@ def _move_to_exif(
 
 
 def _limit_segments(metadata: Metadata) -> Metadata:
-    """Remove metadata that is too long for a segment of a JPEG. Remove the LARGE_TAGS first."""
+    """Remove metadata that is too long for a segment of a JPEG. From EXIF, remove the LARGE_TAGS first."""
     omitted, reason = [*metadata.omitted], f"too long for {EXTENSIONS['JPEG'][0]}"
     exif, xmp, iptc, texts = metadata.exif, metadata.xmp, metadata.iptc, dict(metadata.texts)
     nested = exif.get_ifd(EXIF_IFD) if exif is not None and EXIF_IFD in exif else {}

@@ -95,6 +95,7 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         PhotoError: the format is not supported, or its plugin is not installed.
+        Exception: any other error, for example of a damaged file; see `translate_errors`.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -148,7 +149,10 @@ def _load_plugin(head: bytes) -> bool:
 
 
 def count_images(image: Image.Image) -> int:
-    """Return the number of frames; 1 for an MPO or HEIF, because Loupe reads only its primary image."""
+    """Return the number of frames, including the default image of an animated PNG.
+
+    The result is 1 for an MPO or HEIF, because Loupe reads only its primary image.
+    """
     return 1 if image.format in ("MPO", "HEIF") else getattr(image, "n_frames", 1)
 
 

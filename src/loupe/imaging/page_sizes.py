@@ -13,7 +13,8 @@ def list_page_sizes(path: Path, limit: int) -> list[tuple[int, int]]:
     """Return width and height of each frame or page: upright for a TIFF, before the EXIF rotation for other formats.
 
     Raises:
-        PhotoError: the file is damaged or not a supported image, or has more than `limit` frames or pages.
+        PhotoError: the file is unreadable, damaged or not a supported image, or has more than `limit` frames or
+            pages.
     """
     with translate_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

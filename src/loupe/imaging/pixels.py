@@ -34,7 +34,7 @@ def needs_vips(image: Image.Image) -> bool:
 
 
 def read_profile(image: Image.Image) -> bytes:
-    """Return the colour profile of an image; b"" if it is missing, damaged or unsuitable."""
+    """Return the colour profile of an image; b"" if it is missing, damaged or not for images of this colour space."""
     icc = image.info.get("icc_profile") or b""
     kind = {"CMYK": CMYK, "LAB": LAB}.get(image.mode)
     if isinstance(image, TiffImage):
@@ -176,7 +176,7 @@ def _convert_profiled_cmyk_to_srgb(image: Any) -> Any:
 
 
 def _convert_cmyk_to_rgb(image: Any) -> Any:
-    """Convert CMYK without a profile to RGB by multiplication, as Pillow does."""
+    """Convert CMYK without a profile to RGB, as Pillow does: multiply the inverted C, M and Y by the inverted K."""
     white = 255 if image.format == "uchar" else 65535
     light = image[:4].linear(-1, white)
     colours = (light[:3] * light[3] / white).rint().cast(image.format)

@@ -48,7 +48,7 @@ class Placement:
         return (self.scaled_size[0] - self.result_size[0]) // 2, (self.scaled_size[1] - self.result_size[1]) // 2
 
     def place(self, box: Box) -> Box:
-        """Return the position of a box in the result, as fractions of the result."""
+        """Return the position of a box, clipped to the result, as fractions of the result."""
         left, top, width, height = box
         if self.is_rotated:
             left, top, width, height = top, left, height, width

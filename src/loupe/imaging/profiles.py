@@ -10,7 +10,8 @@ from PIL import ImageCms
 SRGB = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 ADOBE_RGB = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 563 / 256
-SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # parameters g, a, b, c, d of the curve type 3
+# Parameters g, a, b, c, d of ICC's parametric curve of type 3
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 D50 = np.array([0.9642, 1, 0.8249])  # XYZ of white in every profile
 # Matrix from XYZ to cone responses (ICC.1:2022, annex E)
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -27,7 +28,10 @@ def make_profile(chromaticities: tuple[float, ...], gamma: float | None = None) 
 
     Args:
         chromaticities: as in `SRGB`.
-        gamma: the exponent of the curve; None for the curve of sRGB.
+        gamma: the exponent of the transfer function; None for the transfer function of sRGB.
+
+    Raises:
+        ArithmeticError, ValueError or struct.error: the chromaticities are invalid, for example if red equals green.
     """
     white, *colours = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in np.reshape(chromaticities, (4, 2)))
     adaptation = np.linalg.inv(BRADFORD) @ np.diag((BRADFORD @ D50) / (BRADFORD @ white)) @ BRADFORD
@@ -59,7 +63,7 @@ def make_srgb_profile() -> bytes:
 
 
 def open_profile(icc: bytes, *spaces: str) -> ImageCms.ImageCmsProfile | None:
-    """Open a profile; return None if it is damaged, or not for images of one of the colour spaces."""
+    """Open a profile; return None if it is damaged, or not for images of one of `spaces` (keys of BANDS)."""
     try:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))
         space = profile.profile.xcolor_space.strip()

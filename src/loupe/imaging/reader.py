@@ -32,8 +32,9 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
 TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
-INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")  # in Pillow's `info`
-# Names in `Metadata.omitted` for data after the image. If there is such a name, `_decode` does not add another.
+# Keys that Pillow uses in `Image.info` for other data than PNG texts
+INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")
+# Names in `Metadata.omitted` of data after the image. `_decode` adds "data after the image" only without them.
 TAIL_NAMES = {
     "further images",
     "gain map",
@@ -48,7 +49,7 @@ class Photo:
     """An opened image file.
 
     Args:
-        format: Pillow's name of the format.
+        format: Pillow's name of the format; "JPEG" for an MPO.
         count: the number of frames or pages.
         size: width and height of the first image, upright.
         loop: how many times an animation runs (0: forever); None if the file is not an animation.
@@ -56,7 +57,7 @@ class Photo:
         lossless: whether the file is a lossless WebP.
         subsampled: whether the colours have a lower resolution than the luminance (see `_is_subsampled`); False for
             a TIFF.
-        page_sizes: upright width and height of each page of a TIFF.
+        page_sizes: upright width and height of each page of a TIFF; () for other files.
         decoding_bytes: maximum memory for decoding the largest image.
         pixel_bytes: maximum bytes per decoded pixel.
     """
@@ -81,11 +82,11 @@ class _OpenFile:
 
 
 def read_photo(path: Path, strip: bool = False) -> Photo:
-    """Open an image file. `strip` omits all metadata except the colour space.
+    """Open an image file. `strip` omits all metadata except the colour space and the display times of frames.
 
     Raises:
-        PhotoError: the file cannot be read, or is empty, unsupported, damaged or too large. Iterating over the
-            images can also raise this error.
+        PhotoError: the file cannot be read, is empty, unsupported or damaged, or has too many pixels or JPEG scans.
+            Iterating over the images can also raise this error.
     """
     with translate_errors():
         file_bytes = path.stat().st_size
@@ -154,7 +155,7 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
 
 
 def _correct_info(image: Image.Image) -> None:
-    """Correct the transparent value, the profile and the EXIF tags of an opened image in place."""
+    """Correct `image.info` and the EXIF tags of an opened image in place."""
     _remove_texts(image)
     scale_transparent_value(image)
     use_raw_profiles(image)
@@ -182,7 +183,7 @@ def _validate_not_empty(image: Image.Image) -> None:
 
 
 def _is_lossless(path: Path) -> bool:
-    """Return whether the first image of a WebP is in a VP8L chunk (RFC 9649)."""
+    """Return whether the first image of a WebP is in a VP8L chunk (lossless; RFC 9649)."""
     with path.open("rb") as stream:
         stream.seek(12)  # the header of the file has 12 bytes
         while len(head := stream.read(8)) == 8:
@@ -238,10 +239,10 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         pixels = decode_deep_heif(file.path)
     elif by_vips:
         pixels, icc = decode_by_vips(image, file.path, icc)
-        orientation = 1 if image.format == "AVIF" else orientation  # libvips has rotated an AVIF
+        orientation = 1 if image.format == "AVIF" else orientation  # libvips has already rotated an AVIF
     else:
         image.load()
-        _remove_texts(image)  # the texts after the pixels
+        _remove_texts(image)  # texts that follow the pixels in the file
         orientation = exif.get(ORIENTATION, 1)  # 1 for a TIFF, whose pixels Pillow has rotated
         pixels, icc = decode_by_pillow(image, icc)
     pixels, matched_icc = match_profile(pixels, icc)
@@ -251,7 +252,8 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     if not file.strip:
         if image.format == "TIFF" and EXIF_IFD in exif:
             with file.path.open("rb") as stream:
-                image.info["start"] = stream.read(2 * MAX_POSITION)  # for a maker note that starts below MAX_POSITION
+                # `read_exif` searches these bytes for the maker note, which must start below MAX_POSITION.
+                image.info["start"] = stream.read(2 * MAX_POSITION)
         metadata = read_metadata(image, exif, metadata, stored_orientation)
         if image.format == "JPEG" and not TAIL_NAMES & {*metadata.omitted} and _has_data_after_image(file.path):
             metadata = replace(metadata, omitted=(*metadata.omitted, "data after the image, such as a video"))

@@ -2,7 +2,8 @@
 
 A request with the path of a file opens the file; the answer contains the fields of `Photo` except the images.
 The answer to the request "decode" is one message per image, then an empty message; the file is then closed. The
-request "close" closes the file and has no answer. If a request fails, the answer contains the reason.
+request "close" closes the file and has no answer. If a request fails, the answer contains the reason, and the file
+is closed.
 """
 
 from dataclasses import fields
@@ -18,14 +19,15 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
 
-# Limits of the CPU time per image; photos take up to 0.1 s per megapixel.
+# Limits of the CPU time: BASE_CPU_S to open a file; to decode an image, also CPU_S_PER_MEGAPIXEL per megapixel.
+# Photos take up to 0.1 s per megapixel.
 BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18  # freed blocks of at least this size return to the system
 MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsing EXIF takes up to 18 times its size in memory
 
 
 def serve(connections: list[Connection]) -> None:
-    """Answer requests until the connection is closed."""
+    """Answer requests until the connection is closed; then raise EOFError."""
     (connection,) = connections
     return_freed_blocks(LARGE_BLOCK_BYTES)
     Image.preinit()

@@ -1,4 +1,4 @@
-"""Runs functions in threads, on all cores that this process may use."""
+"""Runs functions in threads, and counts the cores that this process may use."""
 
 import os
 import threading
@@ -15,9 +15,9 @@ Result = TypeVar("Result")
 def repeat(
     function: Callable[[], object], interval_s: float, ending_timeout_s: float | None = None
 ) -> Iterator[None]:
-    """Call a function in a thread at intervals until the block exits.
+    """Call a function in a thread, `interval_s` seconds after the start and after each call, until the block exits.
 
-    Then wait until a running call returns, at most `ending_timeout_s` (None: no limit).
+    Then wait until a running call returns, at most `ending_timeout_s` seconds (None: no limit).
     """
     stopped = threading.Event()
 
@@ -42,7 +42,8 @@ def count_cores() -> int:
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run tasks in one thread per core, and yield the results in the order of the tasks.
 
-    About two tasks per core are submitted in advance, to limit the memory for their results.
+    To limit the memory for results, at most about two tasks per core are submitted before the next result is yielded.
+    If a task raises an exception, the iteration raises it, and tasks that have not started are cancelled.
 
     Args:
         tasks: functions that release the GIL, as functions of numpy, Pillow, zlib and onnxruntime do.

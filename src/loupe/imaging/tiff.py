@@ -66,14 +66,14 @@ BIG_TIFF = Layout(
 
 
 def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int, total_bytes: int = 0) -> None:
-    """Write the header, then the strips and the directory of each page.
+    """Write the header and the maker note of the first page (see `PlacedExif`), then each page: strips and directory.
 
     Args:
         file: the file to write.
         pages: the pages, uint8 or uint16.
         count: the number of pages.
         total_bytes: the maximum bytes of the pixels of all pages; 0 if all pages have the size of the first page. If
-            this is more than MAX_PIXEL_BYTES, the file is a BigTIFF.
+            the pixels can have more than MAX_PIXEL_BYTES, the file is a BigTIFF.
     """
     layout, link = TIFF, 0  # `link`: position of the offset of the next directory
     for page in pages:
@@ -110,7 +110,7 @@ def write_tiff(file: IO[bytes], pages: Iterable[ImageStream], count: int, total_
 def _make_page_tags(
     page: ImageStream, strip_rows: int, lengths: list[int], layout: Layout
 ) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """Make the tags of a page; the offsets of the strips are 0."""
+    """Make the tags of a page. The offsets of the strips are 0; `_set_offsets` sets them later."""
     tags = _make_metadata_tags(page.metadata, layout)
     tags[WIDTH], tags[HEIGHT] = page.size
     tags[BITS_PER_SAMPLE] = (8 * page.dtype.itemsize,) * page.bands
@@ -130,7 +130,7 @@ def _make_page_tags(
 
 
 def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """Regroup rows into strips of `rows` rows; the last strip can have fewer."""
+    """Regroup rows into strips of `rows` rows; the last strip can have fewer rows."""
     rest: np.ndarray | None = None
     for strip in strips:
         rest = strip if rest is None or not len(rest) else np.concatenate([rest, strip])
@@ -142,7 +142,7 @@ def _regroup(strips: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
 
 
 def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
-    """Compress differences of neighbouring pixels by deflate. Z_RLE makes it 8 times as fast as zlib's level 6."""
+    """Compress differences of horizontal neighbours by deflate. Z_RLE is 8 times as fast as zlib's level 6."""
     pixels = strip.astype("<u2") if sample_bytes == 2 else to_8_bits(strip)
     differences = np.concatenate([pixels[:, :1], pixels[:, 1:] - pixels[:, :-1]], axis=1)
     deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
@@ -150,7 +150,10 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 
 
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
-    """Set the offsets of the strips. Pillow sets other offsets, as if the strips followed the directory."""
+    """Set the offsets of the strips in a directory, which begins at `position` in the file; return its bytes.
+
+    Pillow sets other offsets, as if the strips followed the directory.
+    """
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):
         entry += layout.entry_bytes

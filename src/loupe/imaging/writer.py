@@ -26,13 +26,13 @@ from loupe.imaging.png import encode_png, make_chunks, select_strategy
 from loupe.imaging.tiff import write_tiff
 
 DEFAULT_QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}
-FULL_COLOUR_QUALITY = 90  # `subsampled` has no effect at this quality and above
-# Methods of the WebP encoder. Method 2 takes 9 bytes per pixel; the default method 4 takes 29. For a lossless WebP,
-# method 0 takes 24 bytes per pixel; method 4 takes 41.
+FULL_COLOUR_QUALITY = 90  # for AVIF: `subsampled` has no effect at this quality and above
+# Methods of the WebP encoder. Method 2 takes 9 bytes of memory per pixel; the default method 4 takes 29. For a
+# lossless WebP, method 0 takes 24 bytes per pixel; method 4 takes 41.
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
 PILLOW_STRATEGY = -1  # with this value, Pillow selects the strategy of zlib
-MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in seconds
+MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in whole seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class EncodeOptions:
         subsampled: whether an AVIF below FULL_COLOUR_QUALITY has colours of lower resolution.
         overwrite: whether an existing file is replaced.
         attributes_of: the written file gets the permissions of this file; None for the default permissions.
-        keep_times: whether the written file also gets the times and other attributes, as with `shutil.copystat`.
+        keep_times: whether the written file also gets the times and other attributes of `attributes_of`, as with
+            `shutil.copystat`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
         total_bytes: the maximum bytes of the pixels of all pages of a TIFF; 0 if all pages have the same size.
     """
@@ -81,7 +82,8 @@ def write_photo(
         out: the file; the extension selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
         count: the number of images.
-        loop: how often an animation runs (0: forever); None if the images are not frames.
+        loop: how often an animation runs (0: forever); None if the images are not frames. Pages that become an
+            animation run forever.
         options: the options of the encoder.
 
     Returns:
@@ -89,8 +91,8 @@ def write_photo(
 
     Raises:
         UsageError: the extension does not belong to a supported format.
-        PhotoError: the format cannot store the images.
-        OSError: the file cannot be written.
+        PhotoError: the format cannot store the images, or an image cannot be decoded.
+        OSError: the file cannot be written. FileExistsError: it exists, and `options.overwrite` is False.
     """
     options = options or EncodeOptions()
     name = get_format(out)

@@ -12,8 +12,8 @@ MAX_PACKET_BYTES = 2**22  # parsing a packet takes up to 20 times its size in me
 ADOBE, GOOGLE = "http://ns.adobe.com/", "http://ns.google.com/photos/1.0/"
 STRUCTURES = (f"{ADOBE}xap/1.0/sType/", "http://ns.adobe.com/xmp/sType/", "http://ns.acdsee.com/sType/")
 AREAS, DIMENSIONS = ([f"{structure}{name}#" for structure in STRUCTURES] for name in ("Area", "Dimensions"))
-CONTAINER = f"{GOOGLE}container/"  # lists the images in a file
-# Names of images in messages, by the property Semantic ("": no message)
+CONTAINER = f"{GOOGLE}container/"  # lists the images and videos in a file
+# Names of the items of CONTAINER in messages, by the property Semantic ("": no message)
 SEMANTICS = {"Primary": "", "GainMap": "gain map", "MotionPhoto": "embedded video"}
 PERSON, PANORAMA = "http://ns.microsoft.com/photo/1.2/t/Region#", f"{GOOGLE}panorama/"
 IPTC, EXIF = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", f"{ADOBE}exif/1.0/"
@@ -41,8 +41,8 @@ POSITION_PATTERN = re.compile(
     rb"sType/Area#|sType/Dimensions#|photo/1\.2/t/Region#|photos/1\.0/panorama/|:rb[XY]\b|:SubjectArea|"
     rb":SubjectLocation|:FocalPlane[XY]Resolution"
 )
-# For each axis: size of the full panorama; offset of the photo; offset and size of the valid rectangle; size of the
-# photo
+# For each axis: size of the full panorama; offset of the photo in the panorama; offset and size of the valid
+# rectangle in the photo; size of the photo
 PANORAMA_NAMES = (
     ("FullPanoWidthPixels", "CroppedAreaLeftPixels", "LargestValidInteriorRectLeft", "LargestValidInteriorRectWidth",
      "CroppedAreaImageWidthPixels"),
@@ -57,7 +57,10 @@ Fields = dict[str, Any]  # XML nodes by the name of the property
 
 
 def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
-    """Remove links to further data, and make the orientation 1 (upright); return the packet and names of the data."""
+    """Remove links to further data, and make the orientation 1 (upright).
+
+    Return the packet and the names of the linked data.
+    """
     packet = re.sub(rb"(tiff:Orientation(?:=[\"']|>))\d", rb"\g<1>1", packet)
     return _edit(packet, _remove_links) if LINK_PATTERN.search(packet) else (packet, [])
 
@@ -72,7 +75,7 @@ def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
     return _edit(packet, lambda document: _place(document, placement))
 
 
-# A packet that is damaged, too long or has a document type becomes b"". The returned name is then the reason.
+# A packet becomes b"" if it is damaged, is too long, or has a document type. The returned list contains the reason.
 def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, list[str]]:
     from xml.dom import minidom
 
@@ -111,7 +114,7 @@ def _remove(node: Any) -> None:
 
 
 def _place(document: Any, placement: Placement) -> list[str]:
-    """Update all positions in a packet; return names of removed properties."""
+    """Update all positions in the document of a packet; return names of removed properties."""
     omitted: list[str] = []
     for element in document.getElementsByTagName("*"):
         if element.namespaceURI == EXIF and element.localName in ("SubjectArea", "SubjectLocation"):
@@ -123,7 +126,7 @@ def _place(document: Any, placement: Placement) -> list[str]:
 
 
 def _read_fields(element: Any, namespace: str) -> Fields:
-    """Return an element's properties in a namespace: attributes and texts of child elements."""
+    """Return the XML nodes of an element's properties in a namespace: attributes, and texts of child elements."""
     fields: Fields = {node.localName: node for node in element.attributes.values() if node.namespaceURI == namespace}
     for child in element.childNodes:
         is_text = len(child.childNodes) == 1 and child.firstChild.nodeType == child.TEXT_NODE
@@ -201,7 +204,7 @@ def _read_unit(element: Any) -> str:
 
 
 def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[str]:
-    """Update the sizes of a panorama (Google Photo Sphere).
+    """Update the sizes and offsets of a panorama (Google Photo Sphere); return names of removed properties.
 
     If the image was rotated or flipped, remove all properties of the panorama.
     """

@@ -1,4 +1,4 @@
-"""The building blocks of every network: fold, unfold, symmetric padding, and a linear branch."""
+"""The building blocks of the networks: fold, unfold, symmetric padding, and a linear branch."""
 
 from fractions import Fraction
 from typing import Any
@@ -21,18 +21,22 @@ def unfold(x: Any, p: int) -> Any:
 
 
 def pad(x: Any, margin: int) -> Any:
-    """Mirror the border, including the edge pixels: (n, h, w, c) to (n, h + 2 margin, w + 2 margin, c)."""
+    """Add `margin` mirrored pixels per side, including the edge pixels.
+
+    The shape (n, h, w, c) becomes (n, h + 2 margin, w + 2 margin, c).
+    """
     return keras.ops.pad(x, [[0, 0], [margin, margin], [margin, margin], [0, 0]], mode="symmetric")
 
 
 def add_linear_branch(image: Any, scale: Fraction, name: str, trainable: bool) -> Any:
-    """Compute each p x p block of the result linearly from the window around a q x q block of the image.
+    """Compute each p x p block of the result linearly from a window of the image.
 
-    The initial weights are 0; see `set_linear_weights`.
+    The window contains a q x q block and MARGIN pixels around it. The initial weights are 0; see
+    `set_linear_weights`.
 
     Args:
-        image: (n, h, w, 1).
-        scale: the scale factor p/q.
+        image: (n, h, w, 1), h and w multiples of q.
+        scale: the scale factor p/q; q must divide 2 MARGIN.
         name: the name of the layer.
         trainable: whether training changes the weights.
 

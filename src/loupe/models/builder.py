@@ -71,7 +71,7 @@ def build_ridge(weights: np.ndarray, scale: Fraction, luminance: str) -> keras.M
 
 
 def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
-    """Copy weights from another model. Layer n gets the weights of the other model's layer n if the shapes are equal.
+    """Copy weights from `other` to `model`. Layer n gets the weights of layer n of `other` if the shapes are equal.
 
     Layers without weights do not count. If only `model` is conditioned, the weights of its second input channel
     become 0.
@@ -138,7 +138,11 @@ class KerasUpscaler:
         return keras.ops.convert_to_numpy(large)
 
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
-        """Return the number of images per call: all, or as many as MAX_INTERMEDIATE_BYTES allows."""
+        """Return the number of images per call, at least 1.
+
+        One call takes all images if they have at most MAX_UNSPLIT_PIXELS in total. Otherwise, MAX_INTERMEDIATE_BYTES
+        limits the number.
+        """
         if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
             return shape[0]
         if self._bytes_per_pixel is None:
@@ -175,7 +179,7 @@ def _make_initializer_factory(settings: GradientTrain) -> Callable[[int, int], d
             name = {"glorot_uniform": "GlorotUniform", "he_normal": "HeNormal"}[settings.initializer]
             return getattr(keras.initializers, name)(seed=seed)
 
-        seed = next(seeds) % 2**32  # JAX takes no more than 32 bits
+        seed = next(seeds) % 2**32  # JAX accepts seeds of at most 32 bits
         bias = "zeros" if settings.bias_initializer == "zeros" else make_initializer(seed + 1)
         return {"kernel_initializer": make_initializer(seed), "bias_initializer": bias}
 

@@ -17,13 +17,14 @@ from loupe.models.blocks import fold, pad, unfold
 def add_body(
     image: Any, settings: Convolutional, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
 ) -> Any:
-    """Add a 3x3 convolution to `filters` channels, `layers` residual layers, and a 1x1 convolution to p*p channels.
+    """Add a 3x3 convolution (`filters` channels), `layers` residual layers, and a 1x1 convolution (p*p channels).
 
-    A residual layer is a 3x3 convolution to `expansion * filters` channels, the activation, and a 1x1 convolution to
-    `filters` channels (the wide activation of Yu et al. 2018, with the 3x3 kernel first).
+    A residual layer is a 3x3 convolution (`expansion * filters` channels), the activation, and a 1x1 convolution
+    (`filters` channels), plus the input of the layer. This is the wide activation of Yu et al. 2018, with the 3x3
+    kernel first.
 
     Args:
-        image: (n, h, w, 1), h and w multiples of q; an optional second channel is the strength of artefacts.
+        image: (n, h, w, 1 or 2), h and w multiples of q; the second channel is the strength of artefacts.
         settings: the settings of the network.
         q: side of a block of the image.
         p: side of a block of the result.

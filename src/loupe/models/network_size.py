@@ -12,7 +12,7 @@ from typing import Any
 IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-# All networks of `builder` have these values.
+# In networks of `builder`, a layer with one of these settings has this value.
 FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
@@ -123,7 +123,7 @@ def _measure_dense(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape
 
 
 def _add_products(size: NetworkSize, config: Any, shape: Shape, values: int) -> Shape:
-    """Add the weights and multiplications of a layer, and return `shape`, the shape of its result.
+    """Add the weights and multiplications of a layer to `size`, and return `shape`, the shape of its result.
 
     Each value of the result depends on `values` inputs.
     """

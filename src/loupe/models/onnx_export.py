@@ -13,7 +13,8 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
 MAX_DIFFERENCE = 1e-4  # maximum difference of two results, which have pixel values from -1 to 1
-# The node types that tf2onnx writes for a symmetric padding: first inside the network, then at the input
+# The node types that tf2onnx writes for a symmetric padding. The first list is for a padding inside the network, the
+# second list for a padding of the input.
 PADDING_CHAINS = [
     ["Pad", "Pad", "Transpose", "Compress", "Compress", "Transpose"],
     ["Pad", "Pad", "Compress", "Compress"],

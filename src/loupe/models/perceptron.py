@@ -14,7 +14,7 @@ ENTRY_FILTERS = 8  # channels of an entry convolution
 def add_body(
     image: Any, settings: Perceptron, q: int, p: int, initializer: Callable[[int, int], dict[str, Any]]
 ) -> Any:
-    """Add the entry convolutions, the hidden dense layers with dropout, and a dense layer to p*p channels.
+    """Add the entry convolutions, the hidden dense layers with dropout, and a dense layer of p*p units.
 
     For arguments and result, see `convolutional.add_body`.
     """
@@ -42,7 +42,7 @@ def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
 
 
 def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:
-    """Add dropout after hidden layer `number`, or before the last layer of a network without hidden layers.
+    """Add dropout after hidden layer `number` (from 0), or before the last layer of a network without hidden layers.
 
     If the settings exclude dropout for this layer, return `x` unchanged.
     """

@@ -1,4 +1,4 @@
-"""Checks the HDF5 file in a `.keras` file in a child process with limited memory and CPU time.
+"""Checks the HDF5 file of a `.keras` file, in a child process with limited memory and CPU time.
 
 The HDF5 library can crash or run forever on a damaged file, and a small file can declare arrays that fill the memory.
 """

@@ -21,8 +21,8 @@ from loupe.photos.sizes import Size, find_uncropped_size
 MAX_FIGURES = 12
 MAX_FIGURE_SIZE = 1600, 1200  # width and height, in pixels of the result
 
-# An invisible slider moves the line. The slider is wider than the image by the width of its thumb (the handle),
-# because the centre of a thumb cannot reach the ends of a slider.
+# An invisible slider moves the line between photo and result. The slider is wider than the image by the width of its
+# thumb (the handle), because the centre of a thumb cannot reach the ends of a slider.
 STYLE = """
 .compared { margin: 0 0 3rem; }
 .compared fieldset { display: flex; flex-wrap: wrap; gap: 0 1.25rem; margin: .25rem 0 .75rem; padding: 0; border: 0; }
@@ -92,9 +92,9 @@ FIGURE = """<figure class="compared">
 
 
 def validate_file(file: Path, overwrite: bool) -> None:
-    """Raise UsageError if the extension is not .html or .htm, the path is invalid, or the file must not be replaced.
+    """Raise UsageError if the extension is not .html or .htm, or the file exists and `overwrite` is False.
 
-    For invalid paths, see `validate_output_file`.
+    A path that `validate_output_file` refuses also raises this error.
     """
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"compare: must be an .html file, got {str(file)!r}")

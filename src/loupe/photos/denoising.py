@@ -61,7 +61,7 @@ def _denoise_strips(pixels: np.ndarray, noise: float | None) -> Iterator[np.ndar
 
 
 def _estimate_mean_noise(colours: np.ndarray, white: int) -> float:
-    """Estimate the noise of each band, and return the mean, on a scale from 0 (black) to 1 (white)."""
+    """Return the mean noise of the bands in the central part of an image, on a scale from 0 (black) to 1 (white)."""
     height, width = colours.shape[:2]
     top, left = (max(0, side // 2 - NOISE_SIDE // 2) for side in (height, width))
     part = colours[top : top + NOISE_SIDE, left : left + NOISE_SIDE].astype("float32") / white

@@ -111,7 +111,7 @@ def process_photos(
         warnings.catch_warnings(),
         ProgressBar(settings.STEP, len(found.jobs), not _needs_progress(settings, found.jobs), "percent") as bar,
     ):
-        warnings.simplefilter("ignore")  # Pillow's warnings of harmless faults
+        warnings.simplefilter("ignore")  # Pillow warns about harmless faults
         outcomes = sorted(process_jobs(found.jobs, options, bar.update), key=lambda outcome: order[outcome.job])
     if settings.compare:
         from loupe.imaging.isolated_reader import read_first_image

@@ -38,8 +38,11 @@ class PhotoList:
 
 
 def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
-    """List the photos of the inputs; each photo is also the file for its result."""
-    # `find_photos` skips its folder for results. This one cannot exist, so that no folder is skipped.
+    """List the photos of the inputs; each photo is also the file for its result.
+
+    Links, and photos of formats that Loupe can only read, become failures.
+    """
+    # `find_photos` skips the folder for results. A folder in `os.devnull` cannot exist, so no folder is skipped.
     found = find_photos(inputs, Path(os.devnull, "none"))
     jobs: dict[object, PhotoJob] = {}
     for job in found.jobs:
@@ -56,14 +59,15 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
 def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, suffix: str = "") -> PhotoList:
     """List the photos of the inputs and choose a unique file for each result.
 
-    Folders are searched recursively, and their results keep the folder structure. With several inputs, each folder
-    has its own subfolder of `out`. A link in a folder becomes a failure if it leads to a folder, or to a file outside
-    of the searched folder.
+    Folders are searched recursively, and their results keep the folder structure. With several inputs, the results of
+    a folder are in the subfolder of `out` with the name of this folder. A link in a folder becomes a failure if it
+    leads to a folder, or to a file outside of the searched folder.
 
     Args:
         inputs: files, folders, and patterns such as `holiday/**/*.jpg`.
         out: a folder, or a file for a single photo.
-        extension: the extension of all results; None keeps the extension of each photo.
+        extension: the extension of all results; None keeps the extension of each photo, or uses .jpg if Loupe cannot
+            write its format.
         suffix: added to the names of results in a folder, before the extension.
 
     Raises:
@@ -94,6 +98,9 @@ def expand_input(text: str, out: Path) -> list[Path]:
 
     Matches in `out`, the results of earlier calls, are omitted, unless all matches are in `out`. If a folder
     matches, matches in it are omitted, because the folder is searched.
+
+    Raises:
+        UsageError: the path does not exist, and is not a pattern with matches.
     """
     path = Path(text)
     if text.strip() and (path.exists() or path.is_symlink()):
@@ -127,7 +134,7 @@ def _validate_no_overwriting(found: PhotoList) -> None:
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode of a file; None if it does not exist."""
+    """Return the device and inode of a file; None if the system cannot read them."""
     try:
         status = path.stat()
     except OSError:
@@ -171,7 +178,7 @@ class _Search:
                     add_failure(error)
 
     def add_file(self, path: Path, out: Path) -> None:
-        """Add a file. If another photo has the result `out` (ignoring case), the new name ends in a number."""
+        """Add a file. If another photo has the result `out` (ignoring case), this result's name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
         if path.exists() and not path.is_file():  # a pipe or a device
@@ -196,7 +203,7 @@ class _Search:
         return name
 
     def _name_result(self, out: Path) -> Path:
-        """Return the name of a result, which does not depend on other photos.
+        """Return the path of a result before `_make_unique` adds a suffix or number.
 
         If the format changes, the name contains both extensions: photo.png becomes photo.png.jpg. A photo that
         already has this name then becomes photo.png.jpg.jpg.

@@ -65,7 +65,7 @@ class Networks:
         self._used: dict[Fraction, LoadedModel] = {}
 
     def __call__(self, scale: Fraction) -> UpscalingModel:
-        """Return the network of a scale factor, and record it as used; raise UsageError if it cannot be loaded.
+        """Return the network of a scale factor, and record it as used; raise LoupeError if it cannot be loaded.
 
         The overshoot of networks that upscale is limited.
         """
@@ -73,7 +73,7 @@ class Networks:
         return loaded.model if loaded.is_filter or scale == 1 else LimitedOvershoot(loaded.model)
 
     def get(self, scale: Fraction) -> LoadedModel:
-        """Return a network without recording it as used; raise UsageError if it cannot be loaded."""
+        """Return a network without recording it as used; raise LoupeError if it cannot be loaded."""
         if scale not in self._loaded:
             self._loaded[scale] = self._prepare(self._load(scale))
         return self._loaded[scale]
@@ -99,9 +99,9 @@ class Networks:
         return ", ".join(dict.fromkeys(loaded.device for loaded in self._used.values() if loaded.device))
 
     def _prepare(self, loaded: LoadedModel) -> LoadedModel:
-        """Set `device` and `is_filter`, and add the device to the name. Apply the self-ensemble if requested.
+        """Set `device` and `is_filter`, and add a device other than the CPU to the name.
 
-        Report if the requested device does not run the network.
+        Apply the self-ensemble if requested. Call `report_fallback` if the requested device does not run the network.
         """
         device = getattr(loaded.model, "device", "")
         fallback = getattr(loaded.model, "fallback", "")

@@ -84,10 +84,11 @@ class Outcome:
 
     Args:
         job: the job.
-        size: width and height of the result; None without a result.
+        size: width and height of the result; None if no result was written.
         reason: the reason for a failure, or "".
         omitted: names of metadata that the result does not contain.
-        assumed_quality: the JPEG quality that the network assumed for the first image; None without such a network.
+        assumed_quality: the JPEG quality that the network assumed for the first image; None without a network that
+            takes a quality.
         skipped: whether the photo was skipped, because it is larger than the requested size.
     """
 
@@ -156,7 +157,7 @@ class _Processor:
             reader.interrupt()
 
     def process(self, job: PhotoJob) -> Outcome:
-        """Process one photo; an error becomes the reason of the outcome."""
+        """Process one photo; an error becomes the reason of the outcome. Raises StoppedError after `stop`."""
         options = self._options
         try:
             # Path.exists would raise an exception for a name that is too long.
@@ -215,7 +216,11 @@ class _Processor:
         return sum(math.prod(self._options.transform.compute_size(size)) for size in sizes)
 
     def _estimate_memory(self, photo: Photo, out: Path, encoding: EncodeOptions) -> tuple[int, str]:
-        """Return the estimated memory for a photo, and a description of the result."""
+        """Return the estimated bytes for a photo, and a description of the result for an error message.
+
+        Raises:
+            PhotoError: the photo does not fit the requested size, or the format of `out` cannot store the result.
+        """
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)
         validate_output(out, largest, photo.count, bands=1)
@@ -284,7 +289,7 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
 
 
 def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
-    """Return the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`, or ""."""
+    """Describe the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`; "" if there are none."""
     found = {outcome.assumed_quality for outcome in outcomes} - {None}
     if not found:
         return ""

@@ -62,7 +62,11 @@ class BlendTransform:
         return self.restore.estimate_memory(size, pixel_bytes) + max(BLEND_PIXELS, size[0]) * BLEND_BYTES
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Restore an image; rows are computed on demand. Raises PhotoError if the mask has another size."""
+        """Restore an image; rows are computed on demand.
+
+        Raises:
+            PhotoError: the mask has another size, or `restore` raises this error.
+        """
         height, width = image.pixels.shape[:2]
         if self.mask is not None and self.mask.shape != (height, width):
             got = f"{self.mask.shape[1]}x{self.mask.shape[0]}"

@@ -14,7 +14,8 @@ from loupe.imaging.luminance import compute_relative_luminance, get_weights
 from loupe.upscalers.tiling import UpscalingModel, upscale_rows
 
 LANCZOS_RADIUS = 3  # radius of Lanczos in source pixels; larger if it shrinks the image (see `_find_source_rows`)
-# Visible colours spread into blocks of 2**5 x 2**5 pixels and their neighbours, further than bundled networks read.
+# Transparent pixels up to 2**5 pixels from a visible pixel take visible colours. The halo of the bundled networks is
+# smaller.
 SPREAD_LEVELS = 5
 
 
@@ -96,7 +97,10 @@ def _spread_colour(colour: np.ndarray, alpha: np.ndarray, levels: int) -> np.nda
 
 
 def _fill_from_neighbours(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Fill transparent pixels with the mean colour of the visible pixels among their 8 neighbours; else with 0."""
+    """Fill transparent pixels with the mean colour of the visible pixels among their 8 neighbours, weighted by alpha.
+
+    Without a visible neighbour, the colour is 0.
+    """
     height, width = alpha.shape[:2]
     padding = ((1, 1), (1, 1), (0, 0))
     padded = np.pad(np.concatenate([colour * alpha, alpha], axis=2), padding)
@@ -130,7 +134,7 @@ class LuminanceRows:
 
 
 class ChromaRows:
-    """Red minus green and blue minus green, float32 (rows, width, 2)."""
+    """Red minus green and blue minus green, float32 (rows, width, 2); from -255 to 255 for 8-bit pixels."""
 
     def __init__(self, colours: VisibleColours) -> None:
         self._colours = colours
@@ -207,6 +211,9 @@ def resize_bands(
 
 
 def _find_source_rows(top: int, bottom: int, step: float, height: int) -> tuple[int, int]:
-    """Return the range of source rows that Lanczos reads for the result rows from `top` to `bottom`."""
+    """Return the range of source rows that Lanczos reads for the result rows from `top` to `bottom`.
+
+    `step` is the number of source rows per result row, and `height` is the number of all source rows.
+    """
     reach = LANCZOS_RADIUS * max(step, 1) + 1
     return max(0, math.floor(top * step - reach)), min(height, math.ceil(bottom * step + reach))

@@ -22,11 +22,11 @@ StepSettings = TypeVar("StepSettings", bound=PhotoSettings)
 def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     """Yield settings with temporary files in place of `-`.
 
-    If `out` is `-`, the settings also have `quiet=True`. After the block, the result is written to the standard
-    output, except for a dry run.
+    If `out` is `-`, the settings also have `quiet=True`, and the result is written to the standard output after
+    the block, except for a dry run.
 
     Raises:
-        UsageError: `inputs` has several items, the input is a folder, or the standard input is not a readable image.
+        UsageError: `inputs` is not a single file, or the standard input is not a readable image.
     """
     inputs = [Path(text) for text in settings.inputs]
     if len(inputs) == 1 and STREAM not in settings.inputs:

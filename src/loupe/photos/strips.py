@@ -22,7 +22,7 @@ from loupe.photos.sizes import FittedSize
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.tiling import UpscalingModel
 
-STRIP_ROWS = 128  # rows of the photo per strip, which fit into a core's cache
+STRIP_ROWS = 128  # approximate number of photo rows per strip, so that a strip fits into a core's cache
 MAX_PIXELS_IN_WORK = 8_000_000  # result pixels that all threads compute at a time
 WORK_BYTES = 60  # memory to compute a strip, in bytes per result pixel of the strip and its margins
 WAITING_COPIES = 3  # a computed strip can wait as pixels and, for PNG, also as filtered and compressed bytes
@@ -116,16 +116,16 @@ def _choose_strip_rows(size: tuple[int, int], height: int, geometry: Geometry, t
 def _solve_green(
     grey: np.ndarray, differences: tuple[np.ndarray, np.ndarray], luminance: str, white: int
 ) -> np.ndarray:
-    """Compute green from the luminance and the differences of the other colours to green.
+    """Compute green from the luminance, red minus green, and blue minus green.
 
-    For relative luminance, the equation has no closed-form solution, so the function iterates. Each step adds the
-    missing luminance to all colours. The remaining error is at most about half of the previous error.
+    For relative luminance, the equation for green has no closed-form solution, so the function iterates. Each step
+    adds the missing luminance to all colours. This reduces the error to about half or less.
 
     Args:
-        grey: the luminance, float32 (height, width), 0 to `white`.
+        grey: the luminance, float32 (height, width); 0 is black. Lanczos can exceed the range from 0 to `white`.
         differences: red minus green, and blue minus green.
         luminance: `rec601`, `rec709` or `relative`.
-        white: the value of white.
+        white: the value of white, 255 or 65535.
     """
     red, blue = differences
     weights = get_weights(luminance)

@@ -19,7 +19,7 @@ from loupe.upscalers.tiling import AssumedStrength
 
 
 def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
-    """Compute the size of a photo's result; raise PhotoError if the photo does not fit the target."""
+    """Compute the size of a photo's result; raise PhotoError as `fit_size` does."""
     if target.megapixels is not None:
         scale = Fraction(math.sqrt(target.megapixels * 10**6 / math.prod(size)))
         return fit_size(size, scale_size(size, scale), "inside")
@@ -30,7 +30,12 @@ def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
 
 
 def upscale_image(image: ImageData, target: Target, networks: Networks) -> ImageStream:
-    """Upscale an image; rows are computed on demand. Raises PhotoError if the size does not fit the target."""
+    """Upscale an image; rows are computed on demand.
+
+    Raises:
+        PhotoError: as in `compute_size`.
+        UsageError: the network cannot be loaded.
+    """
     height, width, bands = image.pixels.shape
     size = compute_size((width, height), target, networks)
     scale = choose_scale((width, height), size.upscaled, networks.scales)
@@ -73,7 +78,8 @@ class UpscaleTransform:
         """Upscale an image.
 
         Raises:
-            PhotoError: the image does not fit the target, or `jpeg_quality` is set but the used network ignores it.
+            PhotoError: as in `compute_size`, or `jpeg_quality` is set but the used network ignores it.
+            UsageError: the network cannot be loaded.
         """
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)

@@ -48,11 +48,12 @@ class PhotoRequest:
         photo: the file.
         folder: an existing folder for the result.
         scale: the scale factor, such as `3/2`.
-        extension: the extension of the result, such as .png; "" keeps the photo's format.
+        extension: the extension of the result, such as .png; "" keeps the photo's format, or uses .jpg if Loupe
+            only reads that format.
         max_pixels: maximum pixels of the photo, in all frames or pages together.
         max_result_pixels: maximum pixels of the result, in all frames or pages together.
         max_pages: maximum number of frames or pages.
-        small: decline a photo that is above MAX_SMALL_PIXELS or MAX_SMALL_PAGES, or needs too much memory.
+        small: decline a photo if its result exceeds MAX_SMALL_PIXELS or MAX_SMALL_PAGES, or needs too much memory.
         figure_size: width and height of a figure that compares photo and result, or None.
     """
 
@@ -73,9 +74,9 @@ class PhotoAnswer:
 
     Args:
         out: the file of the result, or "".
-        reason: the reason for a missing result, in one line.
+        reason: the reason for a missing result, or "".
         declined: whether the photo was declined because of `PhotoRequest.small`.
-        figure: the HTML of the figure.
+        figure: the HTML of the figure, or "".
         last: the process ends after this answer.
     """
 
@@ -96,13 +97,18 @@ def serve_files(connections: list[Connection], files: dict[str, str], max_bytes:
 def serve_requests(
     connection: Connection, load_networks: Callable[[], Networks], max_bytes: int, large: bool
 ) -> None:
-    """Answer requests until the connection is closed or `PhotoAnswer.last` is set.
+    """Load the networks, and answer requests until `PhotoAnswer.last` is set.
+
+    If the networks cannot be loaded, send the reason and return.
 
     Args:
         connection: the connection to the server.
-        load_networks: called once.
+        load_networks: loads the networks; called once.
         max_bytes: memory for the photos, in addition to the loaded networks.
         large: whether this is the process for large photos.
+
+    Raises:
+        EOFError: the connection was closed.
     """
     warnings.simplefilter("ignore")  # Pillow's warnings of harmless faults
     try:
@@ -132,7 +138,8 @@ def answer_request(
 ) -> PhotoAnswer:
     """Upscale a photo with `max_bytes` of memory; an error becomes the reason of the answer.
 
-    `report` is called with the finished fraction, possibly from another thread.
+    If `request.small` is set and the memory is not enough, the photo is declined instead. `report` is called with the
+    finished fraction, possibly from another thread.
     """
     try:
         return _upscale(request, networks, max_bytes, report)
@@ -183,7 +190,7 @@ def _upscale(
 
 
 def _validate_pixels(request: PhotoRequest, sizes: list[Size], target: Target, networks: Networks) -> int:
-    """Check the number of pixels of the photo and of the result, and return the number of the result."""
+    """Return the number of pixels of the result; raise PhotoError if the photo or the result has too many pixels."""
     large = [compute_size(size, target, networks).upscaled for size in sizes]
     totals = [sum(width * height for width, height in group) for group in (sizes, large)]
     limits = request.max_pixels, request.max_result_pixels

@@ -38,8 +38,9 @@ class Control:
     """Decides whether the work for a request must end.
 
     Args:
-        timeout_s: the maximum time since the creation of this object; None for no limit.
+        timeout_s: the maximum time since `started`; None for no limit.
         cancelled: set when the client no longer waits.
+        started: the creation time of this object, from `time.monotonic`.
     """
 
     timeout_s: float | None = None
@@ -54,7 +55,7 @@ class Control:
             raise RequestStoppedError(f"took longer than {self.timeout_s:g} s")
 
     def get_remaining_s(self) -> float:
-        """Return the remaining time in seconds."""
+        """Return the remaining time in seconds; infinity without a limit."""
         return math.inf if self.timeout_s is None else self.started + self.timeout_s - time.monotonic()
 
 
@@ -130,7 +131,7 @@ class PhotoWorkers:
     def _try_small(
         self, request: PhotoRequest, control: Control, report: Callable[[float], None]
     ) -> PhotoAnswer | None:
-        """Try the process for small photos; return None if it declines, fails or takes too long."""
+        """Try the process for small photos; return None if it declines, ends or takes too long."""
         with self._small.use(control):
             try:
                 answer = self._small.upscale(replace(request, small=True), control, report, SMALL_TIMEOUT_S)
@@ -166,7 +167,7 @@ class _Worker:
         self._ready = False
 
     def wait_until_ready(self, control: Control) -> None:
-        """Wait until the networks are loaded; raise UsageError if this fails."""
+        """Wait until the networks are loaded; raise UsageError if they cannot be loaded."""
         if self._ready:
             return
         try:
@@ -185,7 +186,10 @@ class _Worker:
     ) -> PhotoAnswer | None:
         """Upscale a photo; return None if the process ended.
 
-        Raises RequestStoppedError when the elapsed time and the CPU time of the request both reach `timeout_s`.
+        Raises:
+            RequestStoppedError: as in `control.check`, or the elapsed time and the CPU time of the request have both
+                reached `timeout_s`.
+            UsageError: the networks cannot be loaded.
         """
 
         def check() -> None:
@@ -225,7 +229,7 @@ class _Worker:
         self.start()
 
     def _receive(self, check: Callable[[], None]) -> dict[str, Any]:
-        """Return the next message of the process, or raise EOFError."""
+        """Return the next message of the process; raise EOFError if the process has ended."""
         assert self._child is not None
         message: dict[str, Any] = self._child.connections[0].receive(check=check)[0]
         return message

@@ -22,7 +22,7 @@ STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
 @dataclass(frozen=True)
 class ClaimRuns:
-    """A claim, the path of its sweep file, and the runs of the sweep: one row per arm and seed."""
+    """A claim, the path of its sweep file, and the runs that `search.arms.find_runs` finds for the sweep file."""
 
     sweep_file: str
     claim: Claim
@@ -60,7 +60,7 @@ def build_report(
         images: results of networks for test photos.
 
     Raises:
-        UsageError: two claims have the same number.
+        UsageError: two claims have the same number, or `check_claim` raises this error.
     """
     claims = sorted(claims, key=lambda each: each.claim.order)
     datasets = {str(name) for each in claims if len(each.arms) for name in each.arms["dataset"]}
@@ -82,7 +82,7 @@ def build_report(
 
 
 def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank the complete runs of the most frequent scale factor by validation mae."""
+    """Rank the complete trials and trainings of the most frequent scale factor by validation mae, lowest first."""
     metric = "metrics.val/best_mae"
     if metric not in rows:
         return rows[:0]
@@ -93,7 +93,7 @@ def rank_runs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_best_run(rows: pd.DataFrame) -> Any:
-    """Find the run with the lowest validation mae among the runs with test scores, or None."""
+    """Find the first run of `rank_runs` that has test scores, or None."""
     ranking = rank_runs(rows)
     scored = ranking[ranking["metrics.test/mae"].notna()] if "metrics.test/mae" in ranking else ranking[:0]
     return scored.iloc[0] if len(scored) else None
@@ -145,7 +145,7 @@ def _format_mean_steps(runs: pd.DataFrame | None) -> str:
 
 
 def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:
-    """Format the smallest and the largest positive number in a column: `48`, or `40 to 12,000`."""
+    """Format the smallest and the largest positive number in a column: `48`, or `40 to 12,000`; else a dash."""
     values = [pd.to_numeric(table[column], errors="coerce") for table in tables if column in table]
     numbers = sorted({float(number) for series in values for number in series if number > 0})
     return " to ".join(f"{number:,.0f}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or DASH

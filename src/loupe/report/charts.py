@@ -39,7 +39,7 @@ def draw_curves(name: str, runs: Mapping[str, pd.DataFrame], groups: str = "seed
     Args:
         name: stem of the file name.
         runs: rows of each arm, by label.
-        groups: name in the caption for the runs of an arm, of which the mean and the range are shown.
+        groups: text for the caption after "mean and range over", such as `seeds`.
 
     Returns:
         The chart, or None if no run has a curve.
@@ -139,6 +139,7 @@ def _resample_curves(rows: pd.DataFrame) -> np.ndarray:
     """Resample the learning curves of an arm: (runs, len(CURVE_SHARES)), NaN before the second point of a curve.
 
     Runs with the same budget can have different numbers of steps, so points are placed by their share of the steps.
+    Runs without a curve are omitted.
     """
     curves = []
     for _, run in rows.iterrows():

@@ -1,4 +1,4 @@
-"""A `[[claim]]` of a sweep file: a statement, mostly of the 2016 study, and the arms of the sweep to compare."""
+"""A `[[claim]]` of a sweep file: a statement, usually of the 2016 study, and the arms of the sweep to compare."""
 
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "
 
 
 def _convert_values(arm: Any) -> Any:
-    """Convert the values of a TOML table to texts, as in the table of runs."""
+    """Convert the values of a TOML table to texts, as in the table of runs; raise ValueError for a nested table."""
     if not isinstance(arm, dict):
         return arm
     for name, value in arm.items():

@@ -63,7 +63,7 @@ class ReportContents:
             runs, as text.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
-        best_scores: scores of the best network, as texts.
+        best_scores: scores of the best network, and the scores of `read_pre_upscaled_scores`, as texts.
         study_network: description of the network that was scored with the study's protocol, or "".
         study_scores: scores of `study_network`, as texts.
         study_curve: learning curve of `study_network`, or None.
@@ -102,6 +102,6 @@ class ReportContents:
 
     @property
     def figures(self) -> tuple[ReportImage, ...]:
-        """The figures of the surprises, and the learning curve of the study's network."""
+        """The figures of the surprises, and `study_curve`."""
         figures = (*(result.figure for result in self.claims), self.study_curve)
         return tuple(figure for figure in figures if figure is not None)

@@ -37,9 +37,10 @@ def format_estimate(estimate: Estimate) -> str:
 
 
 def format_difference(verdict: ClaimVerdict) -> str:
-    """Format the weakest comparison: the estimate, and if necessary the changes, the metric, the rule and the arms.
+    """Format the weakest comparison: the estimate, and the claim's `change_to`, bounds and `higher` if set.
 
-    For a claim that was not run, return the reason.
+    The metric is added unless it is `val/best_mae`, and the arms are added if there are several comparisons. For
+    a claim that was not run, return the reason.
     """
     weakest, claim = verdict.weakest, verdict.claim
     if weakest is None:

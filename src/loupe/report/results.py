@@ -17,7 +17,7 @@ SETTING, METRIC, CURVE, STEP = "settings.", "metrics.", "curve.", "curve.step"
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table: rows sorted by start, columns by kind and name.
+    """Write the table: rows sorted by start; RUN_COLUMNS first, then the other columns by prefix and name.
 
     Args:
         table: one row per run, with the columns RUN_COLUMNS, settings.<field> (texts), metrics.<name> (numbers),
@@ -45,7 +45,7 @@ def read(path: Path) -> pd.DataFrame:
     """Read a table that `write` wrote. Missing texts and lists are None; missing numbers are NaN.
 
     Raises:
-        UsageError: the file is not a table of runs.
+        UsageError: the file cannot be read, or is not a table of runs.
     """
     import pyarrow as pa
     import pyarrow.parquet
@@ -92,7 +92,7 @@ def _get_prefix(name: str) -> str:
 
 
 def _convert(value: Any) -> Any:
-    """Convert a value for Arrow."""
+    """Replace missing values by None, also in lists and arrays. Arrays become lists."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_convert(part) for part in value]
     return None if pd.isna(value) else value

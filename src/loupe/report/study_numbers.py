@@ -74,7 +74,7 @@ def find_study_run(table: pd.DataFrame, datasets: Collection[str]) -> Any:
 
 
 def _find_best(table: pd.DataFrame, metric: str, matches: pd.Series) -> Any:
-    """Find the run with the lowest validation mae among the matching runs that have a metric, or None."""
+    """Find the run with the lowest validation mae among the matching runs that have `metric`, or None."""
     if not {metric, "metrics.val/best_mae"} <= set(table.columns):
         return None
     rows = table[matches & table[metric].notna()].sort_values(["metrics.val/best_mae", "run_id"])

@@ -43,8 +43,8 @@ def compute_trend(verdict: ClaimVerdict, arms: pd.DataFrame) -> Trend | None:
     """Compute the trend of the weakest comparison of a claim.
 
     The trend is a difference if the claim states that one arm has a lower validation mae than other arms, learning
-    curves show this mae (see `has_other_curve`), and both arms of the comparison have learning curves. Otherwise, the
-    trend is the mae of one arm: the first arm of the comparison, or the second if the first has no learning curves.
+    curves show this mae (see `has_other_curve`), and all arms of the claim have learning curves. Otherwise, the trend
+    is the mae of one arm: the first arm of the comparison, or the second if the first has no learning curves.
 
     Args:
         verdict: verdict of the claim.
@@ -69,13 +69,13 @@ def compute_trend(verdict: ClaimVerdict, arms: pd.DataFrame) -> Trend | None:
 def has_other_curve(claim: Claim) -> bool:
     """Return whether a claim compares arms by a value that the learning curves do not show.
 
-    The learning curves show the mae of images with concatenated patches.
+    The learning curves show the validation mae with `recompose=concatenate`.
     """
     return bool(claim.others) and (claim.metric != "val/best_mae" or "recompose" in claim.fields)
 
 
 def read_curve(run: pd.Series, shares: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the validation mae at shares of the steps of a run; NaN if its curve has fewer than 3 points."""
+    """Interpolate the validation mae of a run at shares of its steps; NaN if its curve has fewer than 3 points."""
     steps, curve = run.get(STEPS), run.get(CURVE)
     if not (isinstance(steps, list) and isinstance(curve, list) and len(steps) == len(curve) > 2):
         return np.full(len(shares), np.nan)

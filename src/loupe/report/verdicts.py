@@ -26,7 +26,10 @@ class ArmMean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The difference between two arms, paired by seed; or the value of one arm if `other` is ""."""
+    """The difference between two arms or two metrics, paired by seed; or the value of one arm if `other` is "".
+
+    The values in `region` support the claim.
+    """
 
     name: str
     other: str
@@ -57,7 +60,10 @@ class ClaimVerdict:
 
     @property
     def weakest(self) -> Comparison | None:
-        """The comparison with the worst outcome and, among equal outcomes, the smallest margin."""
+        """The comparison with the worst outcome and, among equal outcomes, the smallest margin.
+
+        None without comparisons.
+        """
         ranks = {FAILS: 0, UNDECIDED: 1, HOLDS: 2}
         return min(
             self.comparisons,
@@ -71,8 +77,8 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
     Args:
         claim: the claim.
-        arms: one row per arm and seed, with `seed`, the searched fields under their keys in the sweep file, and the
-            columns of the table of runs.
+        arms: the result of `search.arms.find_runs`: one row per point and seed, with `seed`, the searched fields
+            under their keys in the sweep file, and the columns of the table of runs.
 
     Raises:
         UsageError: the claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
@@ -110,9 +116,9 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
 
 
 def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Select the rows of each arm, by the arm's name.
+    """Return the rows of each arm; the keys are the names of the arms.
 
-    A claim with `change_to` has each arm twice: without and with these values.
+    A claim with `change_to` has each arm twice: without and with the values of `change_to`.
     """
     runs = {}
     for variant in _list_variants(claim, arms):

@@ -23,7 +23,7 @@ SECONDS_TO_FLOPS = {"10.0": "1e12", "15.0": "1.5e12", "25.0": "3e12", "60.0": "1
 
 
 class _Candidate(NamedTuple):
-    """A point with its runs, one per seed, and the loss with the first seed."""
+    """A point with its runs, one per seed, and the loss with the first seed (infinite if it is missing)."""
 
     loss: float
     params: Params
@@ -75,7 +75,7 @@ def _read_setting(rows: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
-    """Select the first row per point and seed; see `find_runs`."""
+    """Select the first row (the newest run) per point and seed; see `find_runs`."""
     by_key = dict(list(rows.groupby("_key")))
     selected_rows: list[dict[str, Any]] = []
     for arm in sweep.group_arms():

@@ -29,9 +29,9 @@ class SweepItems:
         self._startup_points = [] if sweep.is_grid else sampling.draw_startup_points(sweep)
 
     def iterate_missing(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
-        """Yield the items that have not ended and have no open trial, with their fixed parameters.
+        """Yield the items that have not ended and have no waiting or running trial, with their fixed parameters.
 
-        If an item has no fixed parameters ({}), the sampler chooses them.
+        If an item has no fixed parameters ({}), the sampler chooses its parameters.
         """
         for item, params in self._iterate(by_item):
             trials = by_item.get(item, [])
@@ -39,14 +39,15 @@ class SweepItems:
                 yield item, params
 
     def has_ended(self, trials: list[FrozenTrial]) -> bool:
-        """Return whether the item is complete, pruned or given up."""
+        """Return whether the item with these trials is complete, pruned or given up."""
         ended = (TrialState.COMPLETE, TrialState.PRUNED)
         return any(trial.state in ended for trial in trials) or self._is_given_up(trials)
 
     def _iterate(self, by_item: TrialsByItem) -> Iterator[tuple[str, Params]]:
         """Yield all items. With `tune`, only the best point of an arm gets further seeds.
 
-        The best point is known when all points of the arm have ended with the first seed.
+        The points of an arm differ only in the fields of `tune`. The best point is known when all of them
+        have ended with the first seed.
         """
         if not self._sweep.is_grid:
             for slot in range(self._sweep.study.trials):

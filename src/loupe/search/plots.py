@@ -21,7 +21,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
 
     Args:
         study: the study.
-        params: the parameters to plot; those with fewer than two complete trials are left out.
+        params: the parameters to plot; those that fewer than two complete trials have are left out.
         objectives: the names of the objectives.
 
     Returns:

@@ -7,12 +7,15 @@ from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.values import Range
 
 CURVE_POINTS = 17  # points of a learning curve by default
-# Number of generations of NSGA-II, and maximum number of trials per generation
+# NSGA-II: planned number of generations, and maximum number of trials per generation
 GENERATIONS, MAX_POPULATION = 5, 50
 
 
 def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
-    """Return the active parameters of a trial. The sampler chooses the parameters that were not enqueued."""
+    """Return the parameters of a trial, without those whose condition does not hold.
+
+    The sampler chooses the parameters that were not fixed when the trial was enqueued.
+    """
     params: Params = {}
     for key in sweep.order_keys():
         if not sweep.is_active(key, params):
@@ -28,7 +31,10 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
 
 
 def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
-    """Return the seed with which a trial trains its network. Without a grid, all trials have the same seed."""
+    """Return the seed with which a trial trains its network.
+
+    In a grid, each trial is enqueued with its seed. Without a grid, all trials have the same seed.
+    """
     return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
 
 
@@ -57,7 +63,7 @@ def create_sampler(sweep: SweepFile, number: int) -> optuna.samplers.BaseSampler
 def create_pruner(sweep: SweepFile) -> optuna.pruners.BasePruner:
     """Return the pruner of a sweep. A step of the pruner is a point of the learning curve."""
     if sweep.study.pruner == "median":
-        # Prunes from point 2 of a curve, when 4 other trials are complete
+        # Prunes from point 2 of a curve (point 0 is at step 0), when 4 other trials are complete
         return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     if sweep.study.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=2, max_resource=CURVE_POINTS, reduction_factor=3)

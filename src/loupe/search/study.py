@@ -49,7 +49,7 @@ class SweepStudy:
 
     Args:
         sweep: the sweep file.
-        storage: the result of `open_storage`.
+        storage: the result of `study_storage.open_storage`.
         digest: the digest of the dataset.
         parent: the id of the sweep's run. An item whose training raised an error in this run is not tried again.
 
@@ -99,7 +99,7 @@ class SweepStudy:
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
-        For each request, Optuna reads all unfinished trials from a database. Therefore at most `max_waiting` trials
+        In each request to a database, Optuna reads all unfinished trials. Therefore at most `max_waiting` trials
         wait. While at least half of this number wait, no trial is enqueued.
         """
         free_places = max_waiting - self.count_waiting()
@@ -127,7 +127,7 @@ class SweepStudy:
         return len(self._list_trials(TrialState.WAITING, TrialState.RUNNING))
 
     def sum_work_seconds(self) -> float:
-        """Return the seconds of training and scoring of all trials under the sweep's run."""
+        """Return the total seconds of training and scoring in the trials of the sweep's run (`parent`)."""
         trials = (trial for trial in self._list_trials() if trial.user_attrs.get(PARENT) == self.parent)
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
@@ -155,9 +155,10 @@ class SweepStudy:
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
-        """Claim a waiting trial for one worker; return None if no trial waits. `Study.ask` would create a trial.
+        """Claim a waiting trial for one worker; return None if no trial waits.
 
-        `owner` contains the tags of the worker's process.
+        `Study.ask` is not used, because it creates a trial if none waits. `owner` contains the
+        tags of the worker's process.
         """
         for waiting in self._list_trials(TrialState.WAITING):
             trial_id = self._find_id(waiting)
@@ -225,7 +226,7 @@ class SweepStudy:
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def find_best(self) -> FrozenTrial | None:
-        """Return the best complete trial, or None."""
+        """Return the first trial of `rank_trials`, or None."""
         return next(iter(self.rank_trials()), None)
 
     def is_among_best(self, value: float) -> bool:
@@ -264,7 +265,7 @@ class SweepStudy:
 
 
 def _describe_difference(existing: str | None, space: str) -> str:
-    """Return the first difference of two results of `SweepFile.describe_space` in brackets; "" if none is found."""
+    """Return in brackets the first difference between two results of `SweepFile.describe_space`; "" without one."""
     try:
         old, new = json.loads(existing or ""), json.loads(space)
         for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):

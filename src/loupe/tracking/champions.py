@@ -1,4 +1,4 @@
-"""Moves the alias `champion` of a registered model and of `loupe-photo`, which upscales image files."""
+"""Moves the alias `champion` of a registered model, and updates `loupe-photo`, which upscales image files."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ from loupe.tracking.store import create_store
 from loupe.upscalers import bundled
 from loupe.upscalers.isolated import IsolatedOnnxUpscaler
 
-CONTENT_TAG = "loupe.content"  # tag of a version of `loupe-photo`: hash of the commit and the networks
-REPLACED_TAG = "loupe.replaced"  # tag of a champion: version of the previous champion; "" for the bundled network
+CONTENT_TAG = "loupe.content"  # tag of a version of `loupe-photo`: hash of the commit and of the champions' versions
+REPLACED_TAG = "loupe.replaced"  # tag of a champion: version of the previous champion; "" if there was none
 
 
 def get_version(scale: Fraction, number: str) -> Any:
@@ -61,7 +61,7 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
     """Make a version the champion of its scale factor, with `evidence` as the reason, and update `loupe-photo`.
 
     Returns:
-        The URI of the version of `loupe-photo`; "" at 1:1.
+        The URI of the version of `loupe-photo`; "" at 1:1, because `loupe-photo` has no network for 1:1.
     """
     previous = models.get_champion(scale)
     if previous is None or str(previous.version) != str(version.version):
@@ -72,9 +72,13 @@ def promote(scale: Fraction, version: Any, evidence: str) -> str:
 
 @defer_signals()
 def move_champion(scale: Fraction, version: Any) -> str:
-    """Move the alias `champion` to a version (None deletes the alias), and update `loupe-photo`; see `promote`."""
+    """Move the alias `champion` to a version (None deletes the alias), and update `loupe-photo`.
+
+    Returns:
+        As in `promote`.
+    """
     uri = register_photo_model(scale, version) if scale > 1 else ""
-    # The alias moves last. If the process is killed earlier, the same command starts again from the old champion.
+    # The alias moves last. If the process is killed earlier, the old champion remains: run the command again.
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
     if version is None:
         client.delete_registered_model_alias(name, CHAMPION)
@@ -87,9 +91,10 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
     The new version contains one ONNX file per scale factor above 1:1. For `scale`, it is the file of `version`; for
-    the others, the file of the champion. The bundled network replaces a missing champion, and a `version` of None.
-    If a version of `loupe-photo` with the same networks and commit exists, the function uses that version. Otherwise,
-    it logs the new version to the open run. Then it moves the alias `champion` of `loupe-photo` to the version.
+    each other scale factor, the file of its champion. The bundled network replaces a missing champion, and a
+    `version` of None. If a version of `loupe-photo` with the same networks and commit exists, the function uses that
+    version. Otherwise, it logs the new version to the open run. Then it moves the alias `champion` of `loupe-photo`
+    to the version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else models.get_champion(other) for other in scales}
@@ -124,7 +129,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
 
 
 def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
-    """Log `loupe-photo` to the open run with these champions, and return its `mlflow.models.model.ModelInfo`."""
+    """Log a model with the networks of these champions to the open run, and return the `ModelInfo` of MLflow."""
     from importlib.metadata import version
 
     import onnxruntime
@@ -155,7 +160,8 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
 def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
     """Return the ONNX file of a champion or, for None, of the bundled network.
 
-    The file of a champion is downloaded or exported to `folder`.
+    The file of a champion is downloaded to `folder`. If the logged model has no ONNX file, it is exported to
+    `folder` and added to the logged model.
     """
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)

@@ -30,6 +30,7 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray]:
     Raises:
         UsageError: the run does not exist or has no checkpoint, or the file of the checkpoint is damaged.
         LoupeError: the store cannot be used.
+        Exception: the file cannot be downloaded; clients of object stores have their own classes of errors.
     """
     name = runs.get_run(run_id, "resume").data.tags.get(CHECKPOINT_TAG)
     if not name:

@@ -1,6 +1,7 @@
-"""Learning curves of runs, which MLflow stores as metrics.
+"""Loads and logs learning curves of runs. MLflow stores each curve as a metric with several points.
 
-A search for runs returns only the last point of each metric, but all tags. Therefore CURVE_TAG stores one curve.
+A search for runs returns all tags, but only the last point of each metric. Therefore CURVE_TAG stores the curve of
+METRIC.
 """
 
 import json
@@ -14,17 +15,20 @@ from loupe.tracking import records
 
 METRIC = "val/mae"  # CURVE_TAG stores the curve of this metric
 CURVE_TAG = "loupe.curve"
-MAX_TAG_LENGTH = 5000
+MAX_TAG_LENGTH = 5000  # in characters
 
 
 def load_curve(run_id: str, metric: str) -> list[tuple[int, float]]:
-    """Return the step and value of each point of a metric."""
+    """Return the step and value of each point of a metric, sorted by step."""
     history = mlflow.MlflowClient().get_metric_history(run_id, metric)
     return sorted({point.step: point.value for point in history}.items())
 
 
 def load_points(run_id: str) -> list[dict[str, Any]]:
-    """Return the points of a run's mae and psnr curves, each as a dictionary with `step` and `metrics`."""
+    """Return a dictionary with `step` and `metrics` for each step at which a run has METRIC.
+
+    `metrics` contains the mae and psnr of training and validation at this step, by name, such as `train/psnr`.
+    """
     names = [f"{split}/{score}" for split in ("train", "val") for score in ("mae", "psnr")]
     curves = {name: dict(load_curve(run_id, name)) for name in names}
     return [
@@ -34,7 +38,10 @@ def load_points(run_id: str) -> list[dict[str, Any]]:
 
 
 def log_curve_tag(points: list[dict[str, Any]]) -> None:
-    """Log the curve of METRIC as a tag of the open run, unless the text is too long."""
+    """Log the curve of METRIC as a tag of the open run, unless the text exceeds MAX_TAG_LENGTH.
+
+    Points with a value that is NaN or infinite are omitted.
+    """
     curve = [(point["step"], float(point["metrics"][METRIC])) for point in points]
     text = json.dumps([pair for pair in curve if np.isfinite(pair[1])], separators=(",", ":"))
     if len(text) <= MAX_TAG_LENGTH:
@@ -42,7 +49,7 @@ def log_curve_tag(points: list[dict[str, Any]]) -> None:
 
 
 def read_curve(run: Any) -> list[tuple[int, float]]:
-    """Return the curve of METRIC from the tag of a run, or from its metrics."""
+    """Return the curve of METRIC from the tag of a run, else from its metrics, else []."""
     # These errors mean that the tag is missing, or that another client has changed it.
     with suppress(ValueError, TypeError, OverflowError, RecursionError):
         return [(int(step), float(value)) for step, value in json.loads(run.data.tags.get(CURVE_TAG, ""))]

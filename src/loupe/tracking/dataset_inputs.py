@@ -19,10 +19,10 @@ from loupe.tracking.records import log_record, log_tags
 
 
 def log_dataset(dataset: Dataset, *contexts: str) -> None:
-    """Log a prepared dataset as inputs of the run, one per context, and its name and digest as tags.
+    """Log a prepared dataset as inputs of the run, and its name and digest as tags.
 
-    MLflow stores one context per digest. Therefore each digest after the first ends with the context, such as
-    `0123456789ab-test`.
+    There is one input per context, the use of the images, such as `training` or `test`. MLflow stores one context per
+    digest. Therefore the digest of each input after the first ends with the context, such as `0123456789ab-test`.
     """
     side = int(dataset.settings["label_size"])
     sides = {format_value(scale): side * scale.denominator // scale.numerator for scale in dataset.scales}
@@ -36,7 +36,10 @@ def log_dataset(dataset: Dataset, *contexts: str) -> None:
 
 
 def log_images(images: Images, photos: int) -> None:
-    """Log the images of `evaluate` as an input of the run; `photos` is the number of photos."""
+    """Log the images of `evaluate` as an input of the run, and their name and digest as tags.
+
+    `photos` is the number of photos.
+    """
     if images.dataset is not None:
         log_dataset(images.dataset, images.context)
         return

@@ -13,7 +13,7 @@ def call_within(seconds: float, function: Callable[[], Result]) -> Result:
 
     Raises:
         TimeoutError: the function did not return in time; it continues in its thread.
-        Exception: any exception of the function.
+        BaseException: any exception of the function.
     """
     future: Future[Result] = Future()
 

@@ -46,7 +46,10 @@ _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploaders of open runs, by run 
 
 
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
-    """Log a record to a run. `kind` is a key of RECORD_HANDLERS, and `body` contains the arguments of the handler."""
+    """Log a record to a run, with masked secrets in `body`.
+
+    `kind` is a key of RECORD_HANDLERS. The handler gets `body` and `file`.
+    """
     body, uploader = mask_values(body), _UPLOADERS.get(run_id)
     if uploader is not None:
         uploader.log_record(kind, body, file)
@@ -56,7 +59,7 @@ def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None =
 
 
 def start_buffering(run_id: str, quiet: bool) -> None:
-    """Buffer the records of an open run until `end_run`, if the store is a server."""
+    """Buffer the records of an open run until `end_run`, if the store is a server. For `quiet`, see `RunUploader`."""
     if is_server():
         file = Path(UNSENT_RUNS_FOLDER).resolve() / f"{run_id}{SUFFIX}"
         _UPLOADERS[run_id] = RunUploader(RunBuffer.create(file, _describe_run(run_id)), quiet)
@@ -65,9 +68,13 @@ def start_buffering(run_id: str, quiet: bool) -> None:
 def end_run(run_id: str, status: str) -> None:
     """End the open run with a status; if the status is FINISHED, also remove the checkpoint of the run.
 
+    If the server does not receive all records in time (see `RunUploader.finish`), the buffer of the run is kept. For
+    another status than FINISHED, this is only printed.
+
     Raises:
-        LoupeError: the run finished, but the server did not receive all records in time (see `RunUploader.finish`).
-            The buffer of the run is kept.
+        LoupeError: the status is FINISHED, and the server did not receive all records in time.
+        Exception: a record failed for another reason than an unreachable server, such as a rejection. The run ends
+            as FAILED, and the buffer is kept.
     """
     uploader = _UPLOADERS.pop(run_id, None)
     if uploader is None:
@@ -112,6 +119,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 
     Raises:
         LoupeError: the server is unreachable.
+        MlflowException, requests.RequestException: the server became unreachable during the upload.
     """
     uploaded = 0
     for file in sorted(folder.glob(f"*{SUFFIX}")):
@@ -135,7 +143,7 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> int:
 def _upload_buffered_run(file: Path, quiet: bool) -> bool:
     """Upload a run, delete its file, and return True.
 
-    If the process of the run is alive, or the run was deleted on the server, return False.
+    If the run is still open in a live process, or was deleted on the server, return False.
     """
     buffer = RunBuffer(file)
     description, unsent = buffer.description, buffer.list_unsent()
@@ -197,7 +205,7 @@ class RunUploader:
         self._thread.start()
 
     def log_record(self, kind: str, body: dict[str, Any], file: Path | None) -> None:
-        """Buffer a record; raise the error of an earlier record that the server rejected."""
+        """Buffer a record; raise the error of an earlier record, unless that error means an unreachable server."""
         self.buffer.append(kind, body, file)
         self._wake.set()
         self._raise_error()
@@ -205,7 +213,8 @@ class RunUploader:
     def finish(self, seconds: float) -> bool:
         """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent.
 
-        After a wrong answer of the server (see `is_wrong_answer`), wait at most PROBE_TIMEOUT_S.
+        After a wrong answer of the server (see `is_wrong_answer`), wait at most PROBE_TIMEOUT_S. Raise the error of a
+        record as `log_record` does.
         """
         start = time.monotonic()
         # After an error that does not come from the server, waiting is useless: the thread would fail again.

@@ -97,7 +97,8 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
 
     Raises:
         UsageError: the gate dataset does not exist or has changed, or a field of TASK_FIELDS differs between the gate
-            dataset and the dataset of the new model.
+            dataset and the dataset of the new model. If the dataset of the new model is unknown, only the luminance
+            is compared.
     """
     name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings, candidate.is_smoke)
     recorded = models.get_registered_tags(name)
@@ -133,8 +134,11 @@ def compare_with_champion(
 ) -> GateResult:
     """Score a new model and the champion on photos of the gate dataset that influenced neither model.
 
-    If the champion is missing (None), the bundled network replaces it. The training photos of the bundled network are
-    not excluded.
+    If the champion is missing (None) or cannot be loaded, the bundled network replaces it. The training photos of the
+    bundled network are not excluded.
+
+    Raises:
+        UsageError: the gate dataset has no such photo.
     """
     defender, name = _load_defender(champion, candidate.scale)
     datasets = [candidate.dataset] if champion is None else [candidate.dataset, _open_dataset(champion, settings)]
@@ -173,9 +177,10 @@ def _open_dataset(champion: Any, settings: Register) -> Dataset | None:
 
 
 def _select_unseen(gate: Dataset, datasets: list[Dataset | None], scale: Fraction) -> Pairs:
-    """Return the images of the gate dataset whose photos are not in the SEEN_SPLITS of `datasets`.
+    """Return the pairs of up to MAX_PHOTOS photos of the gate dataset that are not in the SEEN_SPLITS of `datasets`.
 
-    None means an unknown dataset: the SEEN_SPLITS of the gate dataset are excluded instead.
+    None means an unknown dataset: the SEEN_SPLITS of the gate dataset are excluded instead. If no photo remains,
+    raise UsageError.
     """
     seen = np.concatenate([(dataset or gate).read_photo_hashes(SEEN_SPLITS) for dataset in datasets])
     pairs = gate.load_pairs("all", scale)

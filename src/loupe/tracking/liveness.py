@@ -17,10 +17,11 @@ from loupe.tracking.store import search_runs
 
 HEARTBEAT_TAG = "loupe.heartbeat"
 HEARTBEAT_INTERVAL_S = 30.0
-HEARTBEAT_TIMEOUT_S = 180.0  # a process in another namespace counts as dead if its last heartbeat is older
+HEARTBEAT_TIMEOUT_S = 180.0  # a process in another PID namespace counts as dead if its last heartbeat is older
 SHUTDOWN_TIMEOUT_S = 1.0  # maximum wait for a heartbeat that is being sent
-# `mlflow run` creates a run, and may install packages before the step starts and tags this run. In a container, or if
-# the system is not Linux, a run without Loupe's tags counts as orphaned after this time, if no `mlflow run` is found.
+# `mlflow run` creates a run, and may install packages before the step starts and tags this run. If the store is an
+# SQLite file and no process of this `mlflow run` is found, the untagged run counts as orphaned: on a Linux host
+# immediately, in a container or on another system after this time.
 UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the PID namespace of a Linux host, in which all processes are visible
 
@@ -124,7 +125,8 @@ def _identify_namespace() -> str:
 def _read_start(pid: str) -> str | None:
     """Return the start time of a process in clock ticks since the start of the system; None if the process has ended.
 
-    psutil is not used, because its start times change with the system's clock.
+    On other systems than Linux, return None. psutil is not used, because its start times change with the system's
+    clock.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")

@@ -34,5 +34,5 @@ def make_artifact_location() -> str:
 
 
 def _is_plain(path: Path) -> bool:
-    """Return whether the path is the same in a URI."""
+    """Return whether the path needs no percent-encoding in a URI."""
     return quote(os.fsencode(path)) == str(path)

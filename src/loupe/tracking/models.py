@@ -20,8 +20,8 @@ from loupe.upscalers.geometry import Geometry
 
 KERAS_FILE = "data/model.keras"  # path in a logged model
 ONNX_FILE = "onnx/model.onnx"  # path in a logged model; `register` adds this file
-TEST_SUMMARY = "test-summary.json"  # artifact of a train run: the result of `scoring.summarise`
-EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: its comparison with the champion at the registration
+TEST_SUMMARY = "test-summary.json"  # artifact of a train run or trial: the result of `scoring.summarise`
+EVIDENCE_TAG = "loupe.evidence"  # tag of a model version: the reason why it is champion or not
 NO_EVIDENCE = "not compared with another model by `loupe register`"
 MODEL_ID = re.compile(r"\bm-[0-9a-f]{32}\b")
 PHOTO_MODEL = "loupe-photo"  # the registered model that upscales image files
@@ -39,10 +39,10 @@ class ModelReference:
 
     Args:
         name: the name in messages.
-        uri: a URI of MLflow or the path of a `.keras` file.
-        run_id: the run that trained the model, or None.
+        uri: an MLflow URI, the location of the artifacts of a logged model, or the path of a `.keras` file.
+        run_id: the run that logged the model, or None.
         model_id: the logged model, or None.
-        evidence: for a champion, the comparison with the previous champion, in one sentence.
+        evidence: for a champion, the reason why it is champion (EVIDENCE_TAG or NO_EVIDENCE); otherwise "".
     """
 
     name: str
@@ -58,7 +58,7 @@ class ModelReference:
 
     @classmethod
     def from_logged_model(cls, model_id: str, name: str, evidence: str = "") -> "ModelReference":
-        """Create a reference to a logged model."""
+        """Create a reference to a logged model; raise UsageError if the model was deleted."""
         try:
             model = mlflow.MlflowClient().get_logged_model(model_id)
         except MlflowException as error:
@@ -69,7 +69,7 @@ class ModelReference:
 
     @classmethod
     def from_version(cls, version: Any, name: str = "", evidence: str = "") -> "ModelReference":
-        """Create a reference to a model version."""
+        """Create a reference to a model version; raise UsageError if its logged model was deleted."""
         name, found = name or f"{version.name} version {version.version}", MODEL_ID.search(version.source)
         if found is None:
             return cls(name, version.source, version.run_id, evidence=evidence)
@@ -77,7 +77,7 @@ class ModelReference:
 
 
 def log_model(model: Any, points: list[dict[str, Any]]) -> None:
-    """Log a Keras model to the open run, with the geometry and the metrics of the best step."""
+    """Log a Keras model and its geometry to the open run, and link metrics to the model; see `log_model_metrics`."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,10 @@ def log_model(model: Any, points: list[dict[str, Any]]) -> None:
 
 
 def log_model_metrics(points: list[dict[str, Any]]) -> None:
-    """Link the metrics of the best step to the model and dataset of the run; `points` is the learning curve."""
+    """Link the metrics of the best step, and the metrics logged once without a step, to the run's model and dataset.
+
+    `points` is the learning curve. The best step has the lowest val/mae; for [], it is step 0.
+    """
     best = min(points, key=lambda point: point["metrics"]["val/mae"])["step"] if points else 0
     records.log_record("model metrics", {"step": best})
 
@@ -106,7 +109,7 @@ def load_keras(reference: ModelReference) -> Any:
     MLflow's own loader is not used, because it runs any code that a model contains.
 
     Raises:
-        UsageError: the file cannot be loaded, contains code, or does not take grey images.
+        UsageError: the file is missing, damaged or too large, contains code, or is not a network of Loupe.
         LoupeError: MLflow, its storage, the disk or the memory fails.
     """
     from loupe.models import keras_file
@@ -119,8 +122,8 @@ def load_keras(reference: ModelReference) -> Any:
     except LoupeError:
         raise
     except Exception as error:
-        # Not UsageError for a full disk or memory: after it, `register` would compare with the bundled network, not
-        # with the champion.
+        # A full disk or a lack of memory must not raise UsageError: after a UsageError, `register` would compare with
+        # the bundled network instead of the champion.
         error_class = LoupeError if isinstance(error, OSError | MemoryError) else UsageError
         cause = str(error).rpartition("Exception encountered: ")[2]  # Keras's message ends with the cause
         cause = describe_error(ValueError(cause or type(error).__name__))
@@ -189,7 +192,7 @@ def get_registered_tags(name: str) -> dict[str, str]:
 
 
 def download_artifact(run_id: str | None, name: str, folder: str) -> Path | None:
-    """Download an artifact of a run to a folder; return None if it does not exist."""
+    """Download an artifact of a run to a folder; return None if the artifact does not exist or `run_id` is None."""
     if run_id is None:
         return None
     parent = str(Path(name).parent)
@@ -215,8 +218,8 @@ def download_keras_file(reference: ModelReference, folder: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(f"{reference.uri}/{KERAS_FILE}", dst_path=folder))
     except Exception as error:  # clients of object stores, such as botocore, have their own classes of errors
         reason, error_class = describe_error(error), LoupeError
-    # Not UsageError for a failed download: after it, `register` would compare with the bundled network instead of the
-    # champion.
+    # A failed download must not raise UsageError: after a UsageError, `register` would compare with the bundled
+    # network instead of the champion.
     with suppress(Exception):
         files = mlflow.artifacts.list_artifacts(artifact_uri=f"{reference.uri}/{Path(KERAS_FILE).parent}")
         if Path(KERAS_FILE).name not in [Path(file.path).name for file in files]:

@@ -26,7 +26,7 @@ from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestSt
 from loupe.tracking.serving import ServedRequest, get_request, guard_server
 
 MAX_FILE_BYTES = 32_000_000  # size of a photo, before the encoding as base64
-MAX_RESULT_PIXELS = 64_000_000  # limit for a photo and for its result, over all frames or pages
+MAX_RESULT_PIXELS = 64_000_000  # of a photo and of its result, in all frames or pages together
 MAX_PAGES = 500  # frames or pages of a photo
 MAX_PHOTOS = 100  # per request to a server
 
@@ -65,15 +65,16 @@ class PhotoModel(PythonModel):
         Args:
             context: not used.
             model_input: a table with one column, `photo`, of image files in base64.
-            params: `scale`, from 1 to 8; `format`: same, jpg, png, webp, tif, avif, gif or bmp.
+            params: `scale`, from 1 to 8; `format`: jpg, png, webp, tif, avif, gif, bmp or same (the format
+                of the photo, or jpg if Loupe cannot write that format).
 
         Returns:
             Image files in base64. In MLflow's server, empty texts: `RequestGuard` sends the files in
             `ServedRequest.results`.
 
         Raises:
-            RefusedError: a file is not a photo or is too large, a server gets more than MAX_PHOTOS photos,
-                a column or parameter is invalid, the time limit passed, or the server is busy.
+            RefusedError: a photo cannot be upscaled, a server gets more than MAX_PHOTOS photos, a column or parameter
+                is invalid, the time limit passed, the client closed the connection, or the server is busy.
         """
         params = params or {}
         scale = _parse_scale(params.get("scale", 1.5))

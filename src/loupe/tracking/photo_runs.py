@@ -1,4 +1,4 @@
-"""Logs upscale and restore to MLflow if a run is open or `mlflow run` started the step."""
+"""Logs the steps upscale and restore to MLflow if a run is open or `mlflow run` started the step."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from loupe.photos.processing import Outcome, describe_assumptions
 
 @contextmanager
 def open_photo_run(settings: PhotoSettings) -> Iterator[None]:
-    """Open a run under `mlflow run` or inside an open run; otherwise do nothing.
+    """Open a run if `mlflow run` started the step or another run is open; otherwise do nothing.
 
     If the run cannot be opened, the function prints the reason, and the step continues without the run.
     """

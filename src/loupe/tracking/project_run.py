@@ -10,7 +10,7 @@ from loupe.tracking.store import check_store
 
 
 def begin_step() -> None:
-    """Wait for the server, and write the tags of this process to the run that `mlflow run` created.
+    """Wait up to STARTUP_TIMEOUT_S for the server, and write the tags of this process; see `tag_project_run`.
 
     Steps call this function before other requests, because MLflow repeats failed requests for minutes.
 

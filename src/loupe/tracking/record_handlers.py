@@ -17,7 +17,8 @@ from loupe.tracking.context_tags import list_masked_tags
 from loupe.tracking.logged_models import delete_models, find_model, remove_artifact
 
 CHECKPOINT_TAG = "loupe.checkpoint"  # the artifact path of the last complete checkpoint
-# Models are logged at this step. MLflow copies all metrics of the step to the model, but this step has no metrics.
+# Models are logged at this step. MLflow copies all metrics of a model's step to the model. This step has no metrics:
+# `_send_model_metrics` chooses the metrics instead.
 NO_STEP = -1
 
 
@@ -107,9 +108,10 @@ def _send_model(run_id: str, body: dict[str, Any], file: Path | None) -> None:
 def _send_model_metrics(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     """Link the metrics of the run to its model and its training dataset.
 
-    Of each metric, the value at the best step is linked, or else the only value if it is at step 0. Other metrics,
-    system metrics, and metrics that are already linked are skipped. If the server rejected the record of the model,
-    no metric is linked. If it rejected the record of the dataset, the metrics are linked only to the model.
+    Of each metric, the value at the best step is linked, or else the only value if it is at step 0. Metrics without
+    such a value, system metrics, and metrics that are already linked are skipped. If the server rejected the record
+    of the model, no metric is linked. If it rejected the record of the dataset, the metrics are linked only to the
+    model.
     """
     client, model = mlflow.MlflowClient(), find_model(run_id)
     if model is None:
@@ -158,7 +160,7 @@ def _end_run(run_id: str, body: dict[str, Any], _: Path | None) -> None:
     mlflow.MlflowClient().set_terminated(run_id, body["status"], body["end_time"])
 
 
-# Arguments of a handler: the id of the run, the body of the record, and the file of the record
+# The handlers by kind of record. Their arguments are the id of the run, and the body and the file of the record.
 RECORD_HANDLERS: dict[str, Callable[[str, dict[str, Any], Path | None], None]] = {
     "metrics": _send_metrics,
     "tags": _send_tags,

@@ -56,7 +56,7 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device of an ONNX network, unless it is ""."""
+    """Log the name of a model or method, and the device of an ONNX network, unless `device` is ""."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 
@@ -67,7 +67,7 @@ def log_model_inputs(model_ids: Iterable[str | None]) -> None:
 
 
 def log_file(file: Path, folder: str | None = None) -> None:
-    """Log a file to a folder of the artifacts, or to the root."""
+    """Log a file to a folder of the artifacts; None is the root."""
     log_record("file", {"folder": folder}, file)
 
 

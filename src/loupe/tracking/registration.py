@@ -23,7 +23,10 @@ def export_onnx(model: Any, reference: models.ModelReference, file: Path) -> tup
     """Export a Keras model to an ONNX file, and add the file to the artifacts of the logged model.
 
     Returns:
-        The file, and the largest difference between the results of Keras and ONNX.
+        The file, and the largest difference between the results of Keras and ONNX for a noise image.
+
+    Raises:
+        LoupeError: the difference is too large; see `export`.
     """
     from loupe.models.builder import KerasUpscaler
     from loupe.models.onnx_export import export

@@ -42,7 +42,7 @@ class ResolveOptions:
         ensemble: use the self-ensemble.
         keras: load models of MLflow with Keras; False prefers their ONNX files.
         threads: number of threads that an ONNX network uses for one image; 0: one per core.
-        data_dir: folder of the dataset `sample`, on which `ridge` is fitted.
+        data_dir: folder or URL of the prepared datasets; `ridge` is fitted on the dataset `sample` in it.
         device: the device of ONNX networks; see `OnnxUpscaler`.
         restore: True selects the scale factor 1:1, False all other scale factors, None all scale factors.
     """
@@ -60,11 +60,11 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
 
     Args:
         name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. Bundled networks replace
-            missing champions.
+            missing and unusable champions.
         options: the options for loading the model.
 
     Returns:
-        One network per scale factor.
+        One network per scale factor. The networks of NAMES are loaded on first use.
 
     Raises:
         UsageError: the model does not exist, cannot be loaded, or has none of the selected scale factors.
@@ -105,7 +105,7 @@ def has_store() -> bool:
 
 
 class ChampionLoader:
-    """Loads the champion of a scale factor, or the bundled network.
+    """Loads the champion of a scale factor. Without a usable champion, it loads the bundled network.
 
     If the store cannot be used, the loader prints one line, and does not use the store again.
     """

@@ -1,4 +1,4 @@
-"""Opens one MLflow run per step."""
+"""Opens one MLflow run per step; finds runs, and reads their settings."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
     """Open the run of a step, log the settings, and close the run with a status; see `open_run`.
 
     Under `mlflow run`, the step joins the run that `mlflow run` created. If the run of another step is open, the new
-    run is a child of that run. Open runs of crashed processes are closed first.
+    run is a child of that run. Otherwise, `open_store` is called first.
 
     Args:
         settings: the settings of the step.
@@ -56,6 +56,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
 
     Raises:
         UsageError: the run to open again has finished or is still running.
+        LoupeError: see `open_store` and `open_run`.
     """
     is_joined, is_nested = "MLFLOW_RUN_ID" in os.environ, mlflow.active_run() is not None
     if not is_nested:
@@ -80,7 +81,10 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
 
 
 def _print_typed_params(run_id: str, settings: Settings) -> None:
-    """Print which params were logged as the user typed them. MLflow refuses to change logged params."""
+    """Print the names of params that `mlflow run` logged as typed, if these texts differ from those of the settings.
+
+    MLflow refuses to change logged params.
+    """
     params, texts = mlflow.get_run(run_id).data.params, settings.to_texts()
     if names := ", ".join(name for name, text in texts.items() if params.get(name, text) != text):
         line = f"params: {names} are logged as typed; to search by their values, use the tag {SETTINGS_TAG}"
@@ -88,7 +92,10 @@ def _print_typed_params(run_id: str, settings: Settings) -> None:
 
 
 def build_tags(settings: Settings, step: str) -> dict[str, str]:
-    """Return the initial tags of a run: step, settings, commit and process, and tags of the user and of MLflow."""
+    """Return the initial tags of a run: step, settings, commit, process, and the user's tags and note.
+
+    If tags that MLflow adds contain secrets, masked copies replace them.
+    """
     texts = settings.to_texts()
     tags = {"loupe.step": step, "loupe.commit": find_commit(), SETTINGS_TAG: json.dumps(texts)}
     tags |= liveness.make_process_tags()
@@ -137,7 +144,7 @@ def open_run(start: Callable[[], Any], params: dict[str, str], quiet: bool) -> I
             data = mlflow.get_run(run_id).data
             tags = run_notes.remove_failure_tags(run_id, data.tags)
             mlflow.log_params({name: text for name, text in params.items() if name not in data.params})
-            # The URL of the project may contain a password.
+            # `mlflow run` logs the URL of the project, which may contain a password.
             mlflow.set_tags(mask_tags(tags))
             delivery.start_buffering(run_id, quiet)
         with liveness.send_heartbeats(run_id):
@@ -191,13 +198,13 @@ def locate_run(run_id: str) -> tuple[str, str]:
 
 
 def get_store_folder() -> Path:
-    """Return the folder of an SQLite store, or the current folder."""
+    """Return the folder of an SQLite store; the current folder for other stores."""
     file = get_sqlite_file(mlflow.get_tracking_uri())
     return file.resolve().parent if file else Path.cwd()
 
 
 def read_settings(run: Any, *required: str) -> dict[str, str]:
-    """Return the settings of a run as texts; raise UsageError if a required field is missing."""
+    """Return the settings of a run as texts; raise UsageError if the tag is malformed or lacks a required field."""
     text = run.data.tags.get(SETTINGS_TAG, "{}")
     try:
         settings = json.loads(text)
@@ -222,7 +229,7 @@ def read_dataset(run: Any) -> tuple[str, str]:
 
 @cache
 def find_commit() -> str:
-    """Return the commit of the running code, with `-changed` if files differ; the version if Git has no commit."""
+    """Return the Git commit of the code, with `-changed` if files differ; without a commit, the version of Loupe."""
     package = Path(loupe.__file__).parent
     git = ["git", "-C", str(package)]
     try:
@@ -262,8 +269,9 @@ def validate_interrupted(run: Any) -> None:
 def find_best_run(scale: str, include_smoke: bool) -> Any:
     """Return the train run or trial of the current experiment that has a model and the lowest validation mae.
 
-    Only finished train runs and trials on the dataset of the newest one are compared. If none of them has a model,
-    the run with the lowest validation mae is returned. Runs with smoke=true are compared only with `include_smoke`.
+    Only finished train runs and trials of this scale factor, on the dataset of the newest one, are compared. If none
+    of them has a model, the run with the lowest validation mae is returned. Runs with smoke=true are compared only
+    with `include_smoke`. `scale` is a text such as `3:2`.
 
     Raises:
         UsageError: no run matches.

@@ -102,7 +102,8 @@ def retry_while_unreachable(function: Callable[[], Result], seconds: float, quie
 def limit_requests(seconds: float | None = None) -> Iterator[None]:
     """Disable MLflow's retries, and limit the wait for an answer to `seconds`, unless the user's limit is smaller.
 
-    None keeps the user's limit. The previous values are restored when the block exits.
+    None keeps the user's limit. The limits are environment variables, whose previous values are restored when the
+    block exits.
     """
     limits = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: seconds}
     previous = {variable: variable.get_raw() for variable in limits}

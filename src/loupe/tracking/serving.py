@@ -199,7 +199,7 @@ async def _read_body(receive: "Receive", timeout_s: float) -> bytes:
 
 
 async def _send_and_close(send: "Send", message: "Message") -> None:
-    """Send a message of a response whose header closes the connection, because the request's body may be endless."""
+    """Send a message of a response. A header closes the connection, because the request's body may be endless."""
     if message["type"] == "http.response.start":
         message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
     await send(message)
