@@ -12,7 +12,8 @@ MASK = "***"
 STORE_LIBRARIES = ("mlflow", "sqlalchemy", "alembic")  # packages that access the store of the runs
 SHORTEST_PART = 3  # characters; shorter parts of a URL's secret are not masked
 
-# A password may contain a slash, @ or a colon. All characters from `user:` to the last `@` before a space are masked.
+# A password may contain a slash, @ or a colon. All characters between `user:` and the last `@` before a space are
+# masked.
 _PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*)?(:/{1,2})([^/?#:\s]*)(:\S*)@")
 _TOKEN = re.compile(r"(?i)(\b(?:https?|s3a?|gc?s|oss)://)[^/?#:\s]+@")
 # In URLs with these schemes, the user name may be a token and is masked too.
@@ -100,7 +101,7 @@ def mask_error(text: str, *urls: str) -> str:
 
 
 def mask_values(value: Any) -> Any:
-    """Return a copy of a JSON value with masked secrets."""
+    """Return a copy of a JSON value; `mask_secrets` is applied to each string in it, except keys."""
     if isinstance(value, str):
         return mask_secrets(value)
     if isinstance(value, dict):
@@ -132,7 +133,7 @@ def _mask_basic(found: re.Match[str]) -> str:
 
 
 def _list_secret_parts(url: str) -> list[str]:
-    """Return the secrets of a URL, as they are and percent-decoded, and their parts; the longest text is first."""
+    """Return the secrets of a URL, as they are and percent-decoded, and their parts, from longest to shortest."""
     secrets = [found[4][1:] for found in _PASSWORD.finditer(url)]
     secrets += [found[0][len(found[1]) :].rstrip("@") for found in _TOKEN.finditer(url)]
     secrets += [found[0][len(found[1]) :] for found in _FIELD.finditer(url)]
@@ -149,7 +150,7 @@ class LoupeError(Exception):
 
 
 class UsageError(LoupeError):
-    """The user's request is wrong, such as a setting, a file or a model: exit status 2."""
+    """The user's request is wrong, for example because of a setting, a file or a model: exit status 2."""
 
 
 def describe_error(error: BaseException, *urls: str) -> str:
@@ -165,7 +166,8 @@ def was_raised_by_store(error: BaseException) -> bool:
     """Return whether MLflow or its database libraries raised the error, or returned a wrong result.
 
     A damaged database, or a server that is not an MLflow server, causes errors of any class. Errors raised in
-    `loupe.tracking` count too, because this package fails if a store returns a wrong result.
+    `loupe.tracking`, or in a library that it calls, count too, because this package fails if a store returns a wrong
+    result.
     """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = [name for name in frames if name.startswith("loupe.")][-1]

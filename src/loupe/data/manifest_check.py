@@ -11,7 +11,7 @@ from loupe.data.manifest import INDEX_COLUMNS, SPLITS, build_table
 from loupe.data.shards import name_inputs, name_shard
 from loupe.errors import describe_error
 
-# Names and digests with a slash are refused, because they could lead out of the folder of the dataset.
+# Names of shards and the digest are parts of file names. A slash in them could lead out of the dataset's folder.
 SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
 DIGEST = re.compile(r"[0-9a-f]{1,64}")
 REQUIRED_SETTINGS = ("luminance", "scales", "source")
@@ -88,7 +88,7 @@ def _find_fault_of_rows(file: Any, metadata: dict[str, Any]) -> str:
 
 
 def _has_nulls(file: Any, name: str) -> bool:
-    """Return whether a column may have empty values, according to the statistics of the row groups."""
+    """Return True if the statistics of a row group count nulls in a column, or are missing."""
     column = file.schema_arrow.names.index(name)
     statistics = [file.metadata.row_group(number).column(column).statistics for number in range(file.num_row_groups)]
     return any(each is None or each.null_count for each in statistics)

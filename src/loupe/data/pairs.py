@@ -14,16 +14,16 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
 
 class Pairs:
-    """Inputs with their labels, in stacks: arrays, or memory maps of shards.
+    """Inputs with their labels, in stacks: arrays of images, or memory maps of shards.
 
     All inputs have the same size, and all labels have the same size.
 
     Args:
-        rows: the rows of the manifest, one per pair.
+        rows: the rows of the manifest, or dictionaries with columns of such rows, one per pair.
         stacks: the stacks of inputs, uint8 (count, side, side), and the stacks of labels.
         index: (n, 2), the number of each pair's stack, and the position in the stack.
         scale: the scale factor.
-        raise_if_damaged: raises LoupeError if a damaged shard was found in the background.
+        raise_if_damaged: raises LoupeError if the verification in the background has found a damaged shard.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Pairs:
         self.scale = scale
         self.raise_if_damaged = raise_if_damaged
         self._original_stacks = stacks
-        # Slicing a memory map takes six times as long as slicing a view.
+        # Slicing a memory map takes six times as long as slicing a view of it as an ordinary array.
         inputs, labels = ([stack.view(np.ndarray) for stack in group] for group in stacks)
         self._stacks = inputs, labels
         self._index = index
@@ -55,7 +55,7 @@ class Pairs:
         return len(self._index)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return one pair: uint8 (side, side) each."""
+        """Return the input and the label of a pair, uint8 (side, side) each."""
         stack, position = self._index[number]
         inputs, labels = self._stacks
         return inputs[stack][position], labels[stack][position]
@@ -67,7 +67,7 @@ class Pairs:
         return inputs[0].shape[1], labels[0].shape[1]
 
     def copy_to_memory(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """Copy inputs and labels, uint8 (n, side, side) each, into memory."""
+        """Copy inputs and labels of the pairs `numbers`, by default all, into memory: uint8 (n, side, side) each."""
         index = self._index[numbers]
         copies = tuple(np.empty((len(index), side, side), np.uint8) for side in self.sides)
         order = np.argsort(index[:, 0], kind="stable")
@@ -88,7 +88,7 @@ class Pairs:
             sides: the sides of the squares in the inputs and in the labels.
 
         Returns:
-            uint8 (n, side, side) of the inputs and of the labels.
+            The squares of the inputs and those of the labels, uint8 (n, side, side) each.
         """
         index, results = self._index[numbers].tolist(), []
         for original in self._original_stacks:
@@ -103,7 +103,7 @@ class Pairs:
 
     @cached_property
     def strengths(self) -> np.ndarray | None:
-        """The strength of JPEG artefacts of each input, (n,); None if the inputs are not degraded."""
+        """The strength of JPEG artefacts in each input, (n,), from 0 to 1; None if the inputs are not degraded."""
         qualities: Any = None
         if isinstance(self.rows, ManifestRows):
             qualities = self.rows.read_jpeg_qualities()
@@ -123,9 +123,10 @@ class Pairs:
             yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
-        """Return a copy of the pairs with `strengths` if `wanted` (zeros replace None), otherwise with None.
+        """Return a copy of the pairs. Its `strengths` is an array if `wanted`, otherwise None.
 
-        `select` and `subsample` of the copy return pairs with the original `strengths`.
+        If `wanted` and the inputs are not degraded, the array contains zeros. `select` and `subsample` of the copy
+        return pairs with the original `strengths`.
         """
         pairs = self.select(np.arange(len(self)))
         if not wanted:
@@ -135,7 +136,7 @@ class Pairs:
         return pairs
 
     def compress_inputs(self, quality: int) -> "Pairs":
-        """Return the pairs with inputs that are compressed as JPEG, in memory. Quality 100 keeps the inputs."""
+        """Return the pairs with inputs compressed as JPEG, in memory. Quality 100 does not change the inputs."""
         rows = [row | {"jpeg_quality": quality} for row in self.rows]
         inputs = self._original_stacks[0]
         if quality < MAX_QUALITY:
@@ -152,7 +153,10 @@ class Pairs:
         return self.select(np.sort(np.unique(photos, return_index=True)[1]))
 
     def read_column(self, name: str) -> np.ndarray:
-        """Return a column of the rows as text; a row without this column has its number instead."""
+        """Return a column of the rows as text, (n,).
+
+        If rows that are not from a manifest lack the column, the result contains their numbers instead.
+        """
         if isinstance(self.rows, ManifestRows):
             return self.rows.read_column(name)
         return np.array([str(row.get(name, number)) for number, row in enumerate(self.rows)])
@@ -167,7 +171,7 @@ class Pairs:
 
 
 def add_strengths(images: np.ndarray, strengths: np.ndarray | None) -> np.ndarray:
-    """Append strengths, (n,), to images, (n, h, w), as a second channel; with None, images have one channel."""
+    """Append strengths, (n,), to images, (n, h, w), as a second channel; with None, the result has one channel."""
     if strengths is None:
         return images[..., None]
     return np.stack([images, np.broadcast_to(strengths[:, None, None], images.shape)], axis=-1)

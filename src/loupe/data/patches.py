@@ -1,4 +1,4 @@
-"""Cuts training batches from pairs: random crops, flipped and rotated."""
+"""Cuts batches from pairs: random crops, which can be flipped and rotated at random."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from loupe.data.pairs import Pairs, add_strengths
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_floats
 
-MEMORY_LIMIT_BYTES = 2**28  # smaller splits are copied into memory: draws are then four times as fast
+MEMORY_LIMIT_BYTES = 2**28  # pairs up to this size are copied into memory: draws are then four times as fast
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Positions:
 
 
 class Patches:
-    """Draws the batch of a step. Equal arguments, steps and batch sizes give equal batches.
+    """Draws the batch of each training step. Equal arguments, steps and batch sizes give equal batches.
 
     Args:
         pairs: images to cut from.
         side: side of a crop of the input, in pixels.
         crops: `aligned`: only positions in the input that match a whole pixel of the label. `any`: all positions;
-            the position in the label is rounded down (2016 study).
+            the position in the label is rounded down, as in the 2016 study.
         augment: flip and rotate each crop at random.
         seed: determines the random numbers.
 
@@ -69,7 +69,7 @@ class Patches:
         return self._cut_floats(self.draw_positions(step, size))
 
     def draw_from_each(self, draw: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draw one crop of every pair, in order; `draw` determines the positions."""
+        """Draw one crop of every pair, in the order of the pairs; `draw` and the seed determine the positions."""
         rng = np.random.default_rng([self._seed, draw])
         return self._cut_floats(self._draw_positions(np.arange(len(self._pairs)), rng))
 
@@ -79,7 +79,7 @@ class Patches:
         return self._draw_positions(rng.integers(len(self._pairs), size=size), rng)
 
     def cut(self, positions: Positions) -> tuple[np.ndarray, np.ndarray]:
-        """Cut crops: uint8 inputs and labels, (n, side, side)."""
+        """Cut crops, flip and rotate them, and return uint8 inputs and labels, (n, side, side)."""
         corners = (positions.input_corners, positions.label_corners)
         if self._arrays is not None:
             inputs, labels = (
@@ -109,7 +109,14 @@ class Patches:
 
 
 def cut_squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
-    """Cut n squares from images (count, height, width)."""
+    """Cut n squares from images.
+
+    Args:
+        images: (count, height, width).
+        numbers: (n,), the number of each square's image.
+        corners: (n, 2), y and x of the top left corners.
+        side: the side of the squares, in pixels.
+    """
     views = np.lib.stride_tricks.sliding_window_view(images, (side, side), axis=(1, 2))
     return views[numbers, corners[:, 0], corners[:, 1]]
 
@@ -117,7 +124,8 @@ def cut_squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, si
 def apply_symmetry(images: np.ndarray, symmetry: int) -> np.ndarray:
     """Apply one of the 8 symmetries of a square to images (…, side, side).
 
-    Symmetries 4 to 7 first flip the images. Each symmetry rotates the images by symmetry % 4 quarter turns.
+    Symmetries 4 to 7 first flip the images horizontally. Then, each symmetry rotates the images counter-clockwise by
+    symmetry % 4 quarter turns.
     """
     if symmetry >= 4:
         images = images[..., ::-1]

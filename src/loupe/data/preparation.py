@@ -31,25 +31,28 @@ from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 2  # of the prepared data; increase it with every change of labels, inputs or splits
-MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`
-MAX_SHARD_BYTES = 96 * 2**20  # of labels per shard
+MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`; 1 with `labels_per_megapixel`
+MAX_SHARD_BYTES = 96 * 2**20  # estimated maximum of labels per shard; the minimum number of photos can need more
 TILES_PER_PHOTO = 24  # estimated number of tiles of 150x150 pixels in a photo of 0.5 megapixels
 PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
-MIN_TASKS = 64  # many photos are split into at least this many tasks, so that all cores finish at about the same time
+# Many photos are split into about this number of tasks, or more, so that all cores finish at about the same time.
+MIN_TASKS = 64
 
 
 def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Dataset:
     """Create the dataset of photos and settings, or open it if it exists.
 
     A folder is written under a temporary name and then renamed. Under a URL, the manifest is written last, and marks
-    the dataset as complete. Two processes can write the same dataset at a time, because their shards are equal.
+    the dataset as complete. Two processes can write the same dataset at the same time, because their shards are
+    equal.
 
     Args:
         settings: the settings of preprocess.
         photos: the result of `list_photos`; None lists the photos.
 
     Raises:
-        UsageError: no photo is usable.
+        UsageError: no photo is usable; see also `list_photos` and `tasks.run_tasks`.
+        LoupeError: see `shards.prepare_shard` and `tasks.run_tasks`.
     """
     photos = list_photos(settings) if photos is None else photos
     digest = _compute_digest(settings, photos)
@@ -179,7 +182,12 @@ def _split_into_shards(settings: Preprocess, crop: str, photos: list[SourcePhoto
 
 
 def prepare_in_memory(settings: Preprocess, scale: Fraction) -> Pairs:
-    """Cut pairs from photos for scoring, without a dataset; raise UsageError if no photo is usable."""
+    """Make pairs for scoring from the photos of the settings, without writing a dataset.
+
+    Raises:
+        UsageError: no photo is usable; see also `list_photos`.
+        LoupeError: see `shards.cut_photo`.
+    """
     rows, inputs, labels = [], [], []
     reasons: list[str] = []
     photos = list_photos(settings)
@@ -209,7 +217,10 @@ def find_dataset(data_dir: str, name: str) -> str | None:
 
 
 def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
-    """Open a prepared dataset by location or name, or prepare the source `name` with default settings."""
+    """Open a prepared dataset by location or name. If it does not exist, prepare the source `name`.
+
+    `settings` are used for this preparation; all other fields of preprocess have their defaults.
+    """
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)
@@ -226,10 +237,16 @@ def open_sample(data_dir: str) -> Dataset:
 
 
 def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
-    """Open a recorded dataset by the name of its folder, or prepare it again from its source if it does not exist.
+    """Open a dataset that is recorded in MLflow, by the name of its folder; if it is missing, prepare it again.
+
+    Args:
+        settings: the settings for the preparation; see `open_or_prepare`.
+        name: the name of the folder in `data_dir`.
+        digest: the recorded digest.
+        source: the location, name or source of the dataset, if the folder is missing.
 
     Raises:
-        UsageError: the dataset has another digest.
+        UsageError: the dataset has another digest than the recorded one.
     """
     location = storage.join_path(settings.data_dir, name)
     dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)

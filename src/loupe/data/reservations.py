@@ -1,7 +1,8 @@
-"""Shares the memory budget for photos between the worker processes of a preparation.
+"""Shares the memory budget for photos between the local worker processes of a preparation.
 
-A worker reserves the memory that the header of a photo indicates. During the decoding, the system limits the worker
-to the reservation, because a header can be wrong.
+A local worker reserves the memory that the header of a photo indicates. During the decoding, the system limits the
+worker to the reservation, because a header can be wrong. Workers of a Dask cluster only check that a photo does not
+exceed the budget.
 """
 
 import resource
@@ -20,16 +21,16 @@ PROCESS_BYTES = 150 * 10**6  # memory of a worker without photos
 SPARE_BYTES = 64 * 10**6  # allowed in addition to a reservation, for strips, libraries and threads
 LARGE_BLOCK_BYTES = 2**22  # freed blocks of at least this size are returned to the system
 
-_semaphore: Any = None  # each unit is UNIT_BYTES of free memory; None if the process is not a worker
+_semaphore: Any = None  # each unit is UNIT_BYTES of free memory; None if the process is not a local worker
 _waiting_lock: Any = None  # only one worker at a time waits for units: two could block each other
 
 
 @cache  # the cache saves a tenth of the time for a small photo
 def get_budget() -> int:
-    """Return the bytes for the photos of all workers.
+    """Return the memory budget for the photos of all local workers, in bytes.
 
-    The result is the default budget minus the workers' other memory, but at least half of the default budget. It is
-    rounded down to a multiple of UNIT_BYTES.
+    The result is the default budget (see `get_default_budget`) minus the workers' other memory, but at least half of
+    the default budget. It is rounded down to a multiple of UNIT_BYTES.
     """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
@@ -54,7 +55,7 @@ def reserve() -> Iterator[Callable[[int], None]]:
     Yields:
         A function that waits until a number of bytes is free, reserves them, and limits the memory of the process. A
         larger number replaces the earlier reservation. The function raises PhotoError if the number exceeds the
-        budget. Outside of a worker, the function only checks the number.
+        budget. Outside of a local worker, the function only checks the number.
     """
     budget = get_budget()
     units = 0

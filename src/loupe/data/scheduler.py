@@ -13,7 +13,8 @@ def connect(address: str) -> Iterator[Any]:
     """Open a Dask client for a scheduler's address, such as `tcp://host:8786`.
 
     Raises:
-        UsageError: no scheduler answers, or Loupe is not installed on the scheduler's machine.
+        UsageError: the address is not valid, no scheduler answers, or Loupe is not installed on the scheduler's
+            machine.
         LoupeError: the connection was lost during the block.
     """
     from distributed import Client

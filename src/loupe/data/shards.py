@@ -26,7 +26,7 @@ from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import OPENING_BYTES, GreyPhoto
 
-# Memory for the grey image and its copies, in bytes per pixel of the photo, for each value of `crop`
+# Memory for the grey or RGB image and its copies, in bytes per pixel and band, for each value of `crop`
 GREY_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
@@ -44,10 +44,10 @@ class ShardResult:
         number: the number in the names of the shards.
         rows: the rows of the manifest.
         checksums: the SHA-256 of each file by name.
-        sums: the sums of the pixel values by kind of shard.
+        sums: the sums of the pixel values by kind of shard (`labels`, `inputs-3x2`).
         photo_count: the number of photos.
-        hashes: the content hashes of the photos.
-        thumbnails: the thumbnails of the photos, for `near_duplicates.find_groups`.
+        hashes: the distinct content hashes of the photos, as ASCII bytes.
+        thumbnails: the normalised thumbnail for each content hash, for `near_duplicates.find_groups`.
     """
 
     number: int
@@ -64,7 +64,7 @@ def prepare_shard(
 ) -> ShardResult:
     """Decode photos, and write a shard of labels and a shard of inputs per scale factor in a folder or under a URL.
 
-    The names of the shards contain `number`. For `crop`, see `cut_labels`.
+    The names of the shards contain `number`. Without labels, no shards are written. For `crop`, see `cut_labels`.
 
     Raises:
         LoupeError: a photo has changed since the listing, or this machine cannot read it.
@@ -102,20 +102,24 @@ def prepare_shard(
 def cut_photo(
     photo: SourcePhoto, crop: str, settings: Preprocess, reserve_bytes: Callable[[int], None]
 ) -> tuple[Row, list[Label], np.ndarray]:
-    """Cut the labels of one photo, and make its thumbnail, SIDE x SIDE pixels.
+    """Cut the labels of one photo, and make its thumbnail, float32 (SIDE, SIDE) from 0 to 255.
 
-    The labels are in colour if the inputs are degraded, because JPEG compression depends on the colours. For `crop`,
-    see `cut_labels`; for `reserve_bytes`, see `reservations.reserve`.
+    If the inputs are degraded, labels of a colour photo are in colour, because JPEG compression depends on the
+    colours. For `crop`, see `cut_labels`; for `reserve_bytes`, see `reservations.reserve`.
 
     Returns:
-        The row of the manifest, the labels, and the thumbnail. The row of an unusable photo contains the reason.
+        The row of the manifest, the labels, and the thumbnail. For an unusable photo, the row contains the reason,
+        the list of labels is empty, and the thumbnail is black.
+
+    Raises:
+        LoupeError: the photo has changed since the listing, or this machine cannot read it.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
         return replace(row, reason=photo.reason), [], BLACK
     try:
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
-        # Memory for the labels, in bytes per pixel of the photo
+        # Memory for the labels, in bytes per pixel and band of the photo
         label_bytes = (settings.labels_per_megapixel or 0) * settings.label_size**2 / 1e6
         result_bytes = bands * (GREY_BYTES[crop] + math.ceil(label_bytes))
         image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
@@ -137,7 +141,12 @@ def cut_photo(
 
 
 def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> bytes:
-    """Return the bytes of a photo; raise LoupeError if they are unreadable or have changed since the listing."""
+    """Return the bytes of a photo.
+
+    Raises:
+        LoupeError: they are unreadable or have changed since the listing.
+        PhotoError: they exceed the memory budget.
+    """
     try:
         size = photo.size or 0
         reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
@@ -154,7 +163,7 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
 
 
 def name_inputs(scale: Fraction) -> str:
-    """Return the name of the shards with the inputs of one scale factor, such as `inputs-3x2`."""
+    """Return the kind of the shards with the inputs of one scale factor, such as `inputs-3x2`."""
     return f"inputs-{scale.numerator}x{scale.denominator}"
 
 
@@ -218,7 +227,7 @@ class Shard:
         self.sha256 = digest.hexdigest()
 
     def sum_pixels(self) -> PixelSums:
-        """Return the sums over the pixels of all images."""
+        """Return the sums over the pixels of all images; only after `complete`."""
         values = np.arange(256) / 127.5 - 1
         return PixelSums(
             int(self._histogram.sum()), float(self._histogram @ values), float(self._histogram @ values**2)
@@ -246,7 +255,7 @@ class _Shards:
         return self.shards["labels"].count - 1
 
     def complete(self) -> None:
-        """Complete all shards in parallel, because flushing waits for the disk."""
+        """Append the remaining inputs, and complete all shards in parallel, because flushing waits for the disk."""
         self._add_inputs()
         with ThreadPoolExecutor(len(self._settings.scales) + 1) as threads:
             list(threads.map(Shard.complete, self.shards.values()))
@@ -266,7 +275,7 @@ class _Shards:
 
 @contextmanager
 def create_shard(location: str, name: str) -> Iterator[Shard]:
-    """Create a shard in a folder or under a URL; the block appends images and completes the shard."""
+    """Create a shard in a folder or under a URL; the caller's block must append images and call `complete`."""
     with storage.create_file(location, name) as file, file.open("wb") as stream:
         yield Shard(file, stream)
 

@@ -50,17 +50,17 @@ MAX_NAME_BYTES = 160
 class SourcePhoto:
     """One file of a source."""
 
-    source: str = field(repr=False)  # as the user named it; not in the repr, because a URL can contain a password
+    source: str = field(repr=False)  # `sample`, path or URL; not in the repr, because a URL can contain a password
     path: str  # in the source, with / between folders
     category: str  # top-level folder of the path, or ""
     file: str = field(repr=False)  # path or URL of the file, or of its tar
     offset: int = 0  # position of the content in `file`, in bytes
     size: int | None = None  # bytes of the content; None: up to the end of `file`
-    sha256: str = ""  # content hash; "" if unreadable
-    reason: str = ""  # why the content is unreadable
+    sha256: str = ""  # content hash; "" before hashing, or if the file is skipped
+    reason: str = ""  # why the file is skipped, or ""
 
     def read_bytes(self) -> bytes:
-        """Return the content; can raise OSError, or LoupeError for a URL."""
+        """Return the content; raise OSError, or LoupeError for a URL, if it cannot be read."""
         if storage.is_url(self.file):
             return storage.read_range(self.file, self.offset, self.size or 0)
         with open(self.file, "rb") as stream:
@@ -71,12 +71,13 @@ class SourcePhoto:
 def list_photos(settings: Preprocess) -> list[SourcePhoto]:
     """List the photos of all sources with their content hashes, sorted by path.
 
-    With `limit`, the photos with the smallest content hashes are kept. Downloads are stored in `data_dir`. If
-    `data_dir` is a URL, they are stored in its local cache.
+    Files that cannot be read are also listed, with the reason. With `limit`, the photos with the smallest content
+    hashes are kept. Downloads are stored in `data_dir`. If `data_dir` is a URL, they are stored in its local cache.
 
     Raises:
         UsageError: a source does not exist, is not a folder, tar or image, or contains no image; a category does not
             exist; or a name in a tar points outside of the tar.
+        LoupeError: a download or an access to a URL failed.
     """
     photos = [photo for source in settings.source for photo in _list_source(source, settings)]
     if settings.categories:
@@ -145,7 +146,7 @@ def _find_package_folder(package: str) -> Path:
 
 
 def _list_folder(root: Path) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder and its subfolders, without hidden files and folders."""
+    """Yield the files of a folder and its subfolders, without hidden ones; also yield unreadable subfolders."""
     files: dict[Path, str] = {}  # the reason for skipping each file, or ""
     folders = [root]
     while folders:  # os.walk fails at a thousand nested folders and ignores errors
@@ -188,7 +189,7 @@ def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
 
 
 def _list_url(source: str) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder or tar in an object store."""
+    """Yield the files of a folder or tar in an object store, without hidden files and folders."""
     files = storage.list_files(source)
     if list(files) == [""]:
         return _list_tar(source, source)
@@ -204,7 +205,10 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
 
 
 def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
-    """Yield the files of an uncompressed tar. Paths omit a single top-level folder that has only subfolders."""
+    """Yield the files of an uncompressed tar, without hidden files and folders.
+
+    Paths omit a single top-level folder that has only subfolders.
+    """
     members = [
         (parts, member.offset, member.size, _explain_skip(member.is_file, member.is_link, member.is_sparse))
         for member in tars.list_members(file)
@@ -236,7 +240,7 @@ def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:
-    """Add the content hash, or the reason why the photo cannot be read."""
+    """Return the photo with its content hash and size, or with the reason why it cannot be read."""
     if photo.reason:
         return photo
     try:

@@ -69,9 +69,9 @@ def exists(location: str, name: str, field: str = "data_dir") -> bool:
 
 
 def fetch_file(location: str, file: Path) -> bool:
-    """Replace `file` by the file with the same name under a URL.
+    """Download the file with the name of `file` from the URL `location`, and write or replace `file`.
 
-    Return False if the URL has no such file, or if `location` is a folder.
+    Return False if the URL has no such file, or if `location` is a folder, otherwise True.
 
     fsspec's `filecache::` is not used, because it is not atomic, and keeps a damaged copy.
     """
@@ -123,7 +123,7 @@ def open_file(location: str) -> IO[bytes]:
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """Read `size` bytes of a URL from `offset`."""
+    """Read `size` bytes of the file at a URL, from the position `offset`."""
     with _open_filesystem(url, "source") as (filesystem, path):
         return bytes(filesystem.cat_file(path, start=offset, end=offset + size)) if size else b""
 

@@ -35,7 +35,8 @@ def list_members(location: str) -> list[Member]:
     """List the members of a tar at a path or URL, except folders.
 
     Raises:
-        UsageError: the tar is compressed or damaged, or a name points outside of the tar, as in `../photo.jpg`.
+        UsageError: the file is not a tar, or is compressed or damaged; or a name points outside of the tar, as in
+            `../photo.jpg`.
         OSError, LoupeError: the path or the URL cannot be opened.
     """
     members, outside = [], ""
@@ -56,7 +57,8 @@ def list_members(location: str) -> list[Member]:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     outside = outside or member.name
                 tar.members.clear()  # type: ignore[attr-defined] # saves a kilobyte per member
-            # tarfile stops silently at a damaged header. After an intact tar, the next block contains only zeros.
+            # tarfile stops silently at a damaged header. After an intact tar, the next block contains only zeros, or
+            # the file ends.
             stream.seek(tar.offset)
             if any(stream.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")

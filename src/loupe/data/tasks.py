@@ -24,6 +24,8 @@ Results = Generator[Any, None, None]
 def run_tasks(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]], address: str | None = None) -> Results:
     """Call a function with the arguments of every task, and yield the results in the order of completion.
 
+    If a call raises an exception, this exception is raised.
+
     Args:
         function: the function; other processes must be able to import it.
         tasks: the arguments of each call, read while earlier tasks run.
@@ -77,7 +79,7 @@ def _run_locally(function: Callable[..., Any], tasks: Iterator[tuple[Any, ...]])
 
 @contextmanager
 def _block_ctrl_c() -> Iterator[None]:
-    """Let processes that start in the `with` statement ignore Ctrl-C. The parent ends these processes."""
+    """Let processes that start in the `with` block ignore Ctrl-C. The parent ends these processes."""
     # The start of the resource tracker, which joblib needs, would unblock Ctrl-C.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -27,8 +27,9 @@ class WholePhotos:
     """One pair per photo, of any size. A photo is decoded each time its pair is used.
 
     The label is the rounded luma, from 16 to 235. For a grey photo, the label has the photo's values, from 0 to 255.
-    The label is cropped to multiples of p pixels. The input is the downscaled label, as from MATLAB's imresize: cubic
-    convolution (Keys 1981, a = -1/2) without rounding, with mirrored borders.
+    Height and width of the label are cropped to multiples of p, for the scale factor p/q. The input is the
+    downscaled label, as from MATLAB's imresize: cubic convolution (Keys 1981, a = -1/2) without rounding, with
+    mirrored borders.
 
     Args:
         photos: the result of `list_photos`; unusable photos are skipped and reported.
@@ -95,7 +96,7 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
 
 
 def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
-    """Return the luma of a photo, uint8, cropped to multiples of p; raise PhotoError if the photo is unusable."""
+    """Return the luma, uint8, cropped to multiples of p; raise PhotoError if the photo is unusable or too small."""
     if photo.reason:
         raise PhotoError(photo.reason)
     try:

@@ -37,7 +37,7 @@ def validate_format(sheet: Path) -> None:
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure to a file atomically, or raise LoupeError."""
+    """Write a figure to a file atomically, as PNG if the file has no extension; raise LoupeError if this fails."""
     try:
         with write_atomically(file) as partial:
             figure.savefig(partial, dpi=DPI, format=file.suffix[1:] or "png")
@@ -74,7 +74,7 @@ def plot_value_distribution(pairs: Pairs) -> Figure:
 
 
 def plot_image_statistics(pairs: Pairs) -> Figure:
-    """Plot the mean and the standard deviation of up to 300 labels."""
+    """Plot the standard deviation of each label over its mean, for up to 300 labels."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     batches = pairs.subsample(300).batches(16)
@@ -90,7 +90,7 @@ def plot_learning_curves(points: Sequence[Mapping[str, Any]], baselines: Mapping
     """Plot mae and psnr of training and validation images over the training steps.
 
     Args:
-        points: `step` and `metrics` of each point.
+        points: `step` and `metrics` of each point of the curves.
         baselines: validation mae by name, plotted as horizontal lines.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -147,9 +147,9 @@ def render_predictions(model: UpscalingModel, pairs: Pairs) -> np.ndarray:
 
 
 def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos, recompose: str) -> Figure:
-    """For three images, plot the result of every method and the label, each above a detailed crop.
+    """For up to three images, plot the result of every method and the label, each above a detailed crop.
 
-    The keys of `methods` are the titles, and `recompose` is as in `upscale`.
+    The titles are the keys of `methods` and the mae of each result. `recompose` is as in `upscale`.
     """
     sample = pairs.subsample(3)
     columns = len(methods) + 1
@@ -169,7 +169,8 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
 def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
     """Plot the most detailed crop of each of the SHEET_ROWS photos with the sharpest edges.
 
-    Each row shows the input, the result of each method, and the label. The keys of `methods` are the titles.
+    Each row shows the input, the result of each method, and the label. The titles are the keys of `methods` and the
+    mae of the whole result.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
@@ -215,9 +216,9 @@ def _select_detailed_pairs(pairs: Pairs, count: int) -> Pairs:
 
 
 def _find_detailed_crop(label: np.ndarray) -> tuple[slice, slice]:
-    """Return rows and columns of the square with the largest differences between neighbouring pixels.
+    """Return rows and columns of the square with the largest sum of differences between neighbouring pixels.
 
-    The side of the squares is a third of the label's shorter side. They are at steps of half their side.
+    The side of the compared squares is a third of the label's shorter side. The step between them is half their side.
     """
     side = max(1, min(label.shape) // 3)
     change = np.abs(np.diff(label, axis=0, append=label[-1:])) + np.abs(np.diff(label, axis=1, append=label[:, -1:]))

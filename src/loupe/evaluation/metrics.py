@@ -2,9 +2,9 @@
 
 import numpy as np
 
-PEAK = 2.0  # from black (-1) to white (1)
+PEAK = 2.0  # difference between white (1) and black (-1)
 MIN_MSE = 1e-9  # limits psnr to 96 dB
-SSIM_WINDOW = 11  # in pixels
+SSIM_WINDOW = 11  # side of the window in pixels
 SCORES = ("mae", "psnr", "ssim", "mse")
 
 
@@ -53,7 +53,7 @@ def ssim(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def compute_scores(images: np.ndarray, labels: np.ndarray, names: tuple[str, ...] = SCORES) -> dict[str, np.ndarray]:
-    """Clip images to [-1, 1] and compute scores of each image.
+    """Clip images to [-1, 1], and compute scores, (n,) each, by name.
 
     Args:
         images: (n, height, width, 1).
@@ -82,7 +82,7 @@ def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
 
 
 def compute_seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean absolute errors at the borders of blocks and inside blocks.
+    """Compute the mean absolute errors of each image at the borders of blocks and inside blocks.
 
     The error inside is NaN if all pixels are at borders.
 

@@ -93,7 +93,7 @@ def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str
 
 
 def _validate_restoration(settings: Evaluate) -> None:
-    """At the scale factor 1:1, raise UsageError for settings whose inputs equal the labels."""
+    """Raise UsageError for settings whose inputs equal the labels at the scale factor 1:1."""
     if settings.protocol == "classical":
         raise UsageError("protocol: must be labels or study-patches at scale 1:1, got classical")
     if settings.photos is not None and settings.degrade == "none":
@@ -103,7 +103,7 @@ def _validate_restoration(settings: Evaluate) -> None:
 def score_images(
     settings: Evaluate, methods: Mapping[str, UpscalingModel], pairs: Pairs | WholePhotos
 ) -> pd.DataFrame:
-    """Score the methods by the protocol. With degrade=jpeg, the table has a column `quality`."""
+    """Return the table of the methods' scores by the protocol. With degrade=jpeg, it has a column `quality`."""
     if isinstance(pairs, WholePhotos):
         return scoring.score(methods, pairs, settings.recompose, border=whole_photos.compute_border(pairs.scale))
     if settings.protocol == "study-patches":

@@ -14,7 +14,11 @@ from loupe.upscalers.tiling import UpscalingModel
 def score_qualities(
     methods: Mapping[str, UpscalingModel], pairs: Pairs, qualities: Iterable[int], recompose: str
 ) -> pd.DataFrame:
-    """Score methods on inputs of each JPEG quality (100: no compression); the result has a column `quality`."""
+    """Score methods on inputs of each JPEG quality (100: no compression).
+
+    Returns:
+        The table of `scoring.score`, with a further column `quality`.
+    """
     tables = [
         scoring.score(methods, pairs.compress_inputs(quality), recompose).assign(quality=quality)
         for quality in qualities

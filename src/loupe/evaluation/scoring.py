@@ -95,7 +95,7 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Summarise a table from `score` or `score_patches`.
+    """Summarise a table from `score`, with all SCORES, or from `score_patches`.
 
     Returns:
         A dictionary per method: the number of photos, the mean mae, psnr, ssim and mse, and the PSNR of the mean mse
@@ -209,5 +209,8 @@ def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]
 
 
 def to_metric_name(name: str) -> str:
-    """Replace slashes, and characters that MLflow refuses in metric names, with hyphens."""
+    """Replace each sequence of characters other than ASCII letters, digits, `_`, `.`, `-` and spaces by a hyphen.
+
+    MLflow refuses many other characters in the names of metrics. A slash separates the parts of such a name.
+    """
     return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)

@@ -1,4 +1,7 @@
-"""Writes files and folders atomically. A file or folder gets its final name only when it is complete."""
+"""Writes files and folders atomically. A file or folder gets its final name only when it is complete.
+
+A partial file or folder is not complete yet, and has a temporary name.
+"""
 
 import ctypes
 import errno

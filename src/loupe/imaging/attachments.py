@@ -34,7 +34,8 @@ GIF_XMP, GIF_XMP_END, GIF_PROFILE = b"\x21\xff\x0bXMP DataXMP", b"\x01\xff\xfe",
 def read_skipped_metadata(image: Image.Image, path: Path) -> None:
     """Add metadata of a file to `image.info`, if the format is in READERS.
 
-    The metadata are `attachments` (the names of other data), and an XMP packet and a profile that Pillow skips.
+    The metadata are `attachments` (names of data that Loupe does not copy to results), and an XMP packet and a
+    profile that Pillow skips.
     """
     if image.format in READERS:
         with path.open("rb") as file:
@@ -95,7 +96,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
     for kind, content in _list_boxes(file):
         if kind == b"jp2h":
             for inner, colours in _list_boxes(io.BytesIO(content)):
-                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # METH: the box contains a profile
+                if inner == b"colr" and colours[:1] in (b"\2", b"\3"):  # the field METH: the box contains a profile
                     image.info["icc_profile"] = colours[3:]
         elif kind == b"xml " and image.format == "JXL":
             image.info["xmp"] = content

@@ -21,7 +21,7 @@ FULL_CHROMA = b"\xff", b"\x03"  # values of this byte for 4:4:4
 BITS, EFFORT = 10, 3  # bits per sample, and the effort that corresponds to Pillow's default speed
 # Sizes of the fields of the box iloc as libvips writes them, and the resulting bytes per item
 LOCATION_SIZES, LOCATION_BYTES = b"\x44\x40", 18
-LOCATION = struct.Struct(">IHI")  # an item: position, number of parts, offset of the first part; its length follows
+LOCATION = struct.Struct(">IHI")  # of an item: position, number of parts, offset of the first part; then its length
 UNKNOWN_LAYOUT = "unknown layout of the AVIF file that libvips wrote"
 EXIF_OFFSET = struct.pack(">I", len(PREFIX))  # precedes EXIF in an AVIF: the number of bytes before the TIFF header
 COLOUR_BOX = struct.Struct(">I8sHHHB")  # length, name, primaries, transfer function, matrix and range
@@ -36,7 +36,8 @@ def read_head(path: Path) -> bytes:
 def read_cicp(head: bytes) -> bytes:
     """Return the colour space as the content of a PNG's cICP chunk (for RGB pixels).
 
-    The result is b"" for sRGB, or if the colour space is missing or unspecified. `head` is the result of `read_head`.
+    The result is b"" for sRGB, or if the colour space is missing, unspecified or invalid. `head` is the
+    result of `read_head`.
     """
     fields = head.partition(b"colrnclx")[2][:4]
     if len(fields) < 4 or struct.unpack(">HH", fields) in (UNSPECIFIED, SRGB) or fields[0] or fields[2]:
@@ -68,7 +69,7 @@ def read_bits(path: Path) -> int:
 
 
 def fill_lowest_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Fill the lowest 16 - `bits` bits of uint16 samples. Decoders set these bits to 0, but white must be 65535."""
+    """Fill the lowest 16 - `bits` bits of uint16 samples (0 after decoding) with the highest bits: white is 65535."""
     return pixels | pixels >> bits
 
 
@@ -109,9 +110,10 @@ def write_10_bits(file: Path, stream: ImageStream, quality: int, subsampling: st
 
 
 def _replace_exif(content: bytes, exif: bytes) -> bytes:
-    """Append EXIF bytes to an AVIF that libvips wrote, and let its box iloc point to these bytes.
+    """Append EXIF bytes to an AVIF that libvips wrote, and store their position and length in its box iloc.
 
-    If libvips wrote these EXIF bytes, it would move the maker note and omit tags.
+    If libvips wrote these EXIF bytes, it would move the maker note and omit tags. Raise OSError if the file has
+    another layout than expected.
     """
     item = EXIF_OFFSET + exif
     start = content.find(EXIF_OFFSET + PREFIX, content.index(b"mdat"))

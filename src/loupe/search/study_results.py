@@ -1,4 +1,4 @@
-"""The results of a sweep: its tables, plots and note in MLflow, and the models that it keeps."""
+"""The results of a sweep: its table of trials, plots and note in MLflow, and the models that it keeps."""
 
 import shlex
 
@@ -13,13 +13,16 @@ BEST_RUN_TAG = "loupe.best_run"
 
 
 def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str | None:
-    """Log the table of trials, metrics, Optuna's plots and the best run; return the id of the best run, or None.
+    """Log the table of trials, metrics, Optuna's plots, and the id of the best trial's run.
 
     Args:
         study: the study.
         seconds: the duration of the sweep.
         worker_seconds: the run time of all workers together. The metric `overhead` is the share of this time that is
             not training or scoring.
+
+    Returns:
+        The id of the best trial's run; None if no complete trial satisfies the constraints.
     """
     table = study.to_frame()
     records.log_table(table, "trials.json")
@@ -52,7 +55,7 @@ def delete_other_models(study: SweepStudy) -> list[str]:
     """Delete the models of the trials, except for registered models and those of the best trials.
 
     Returns:
-        The ids of the runs of the best trials: `keep` runs or, with two objectives, those of the Pareto front.
+        The ids of the runs of the best trials: up to `keep` runs or, with two objectives, those of the Pareto front.
     """
     run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
     kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
@@ -63,7 +66,14 @@ def delete_other_models(study: SweepStudy) -> list[str]:
 
 
 def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet: bool) -> None:
-    """Print the states of the trials, the best trial with the id of its run, and the commands that show the study."""
+    """Print the number of trials per state, the best trial, and the commands that show the trials and the study.
+
+    Args:
+        study: the study.
+        best_run: the id of the best trial's run, or None.
+        location: the location of the study; see `open_storage`.
+        quiet: print nothing.
+    """
     table = study.to_frame()
     states = ", ".join(f"{count} {state.lower()}" for state, count in table["state"].value_counts().items())
     reused = int(table[REUSED].sum()) if len(table) else 0
@@ -80,7 +90,7 @@ def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet:
 
 
 def describe_study(study: SweepStudy) -> str:
-    """Return the note of the sweep's run."""
+    """Return the note (the description in MLflow) of the sweep's run."""
     names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
     counts = f"{study.count_ended()} trials{_count_violating(study)}"
     text = f"Sweep {study.sweep.name}: {counts}. The names of the trials contain the values of {names}."

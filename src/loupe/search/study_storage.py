@@ -30,18 +30,18 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
 
     Args:
         location: the URL of a database, or the path of a journal file.
-        timeout: seconds to wait for an unreachable database.
+        timeout: maximum wait in seconds for an unreachable database that is not an SQLite file.
 
     Raises:
-        UsageError: the storage cannot be opened, or the file is not a journal.
+        UsageError: the storage cannot be opened, or `check_journal` refuses the file.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if "://" not in location:
             check_journal(Path(location))
             Path(location).parent.mkdir(parents=True, exist_ok=True)
-            # Optuna's lock is a symbolic link to this path. A link to a relative path can be broken, and Optuna does
-            # not remove the broken lock of a killed process.
+            # Optuna's lock is a symbolic link to the path that Optuna gets. A link to a relative path can be broken,
+            # and Optuna does not remove a broken link of a killed process.
             return JournalStorage(JournalFileBackend(os.path.abspath(location)))
         if not location.startswith("sqlite"):
             # `pool_pre_ping` replaces connections that a restart of the database has closed.
@@ -56,7 +56,10 @@ def open_storage(location: str, timeout: float = 0.0) -> BaseStorage:
 
 
 def retry_database(work: Callable[[], Result], timeout: float = RETRY_TIMEOUT_S) -> Result:
-    """Call an idempotent function until the database answers, at most for `timeout` seconds."""
+    """Call an idempotent function until the database answers, and return its result.
+
+    After `timeout` seconds, raise the error of the last call.
+    """
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -75,7 +78,7 @@ def _lock_database(connection: Connection) -> None:
 def check_journal(file: Path) -> None:
     """Raise UsageError if a file is not an Optuna journal, or its name is too long.
 
-    Empty and missing files are valid; folders are not checked.
+    Only the first line is checked. Empty and missing files are valid; folders are not checked.
     """
     if len(os.fsencode(file.name)) > MAX_NAME_BYTES:
         raise UsageError(f"storage: must have a file name of at most {MAX_NAME_BYTES} bytes, got {file.name!r}")
@@ -97,7 +100,8 @@ def repair_journal(journal: Path) -> None:
     writes a record. The lock of a killed process ends after 30 s.
 
     Raises:
-        UsageError: the file is not a journal, or a complete line follows an unreadable line. The file is not changed.
+        UsageError: `check_journal` refuses the file, or a complete line follows an unreadable line. The file then
+            does not change.
     """
     check_journal(journal)
     if journal.is_file() and _find_end(journal) < journal.stat().st_size:
@@ -110,9 +114,9 @@ def repair_journal(journal: Path) -> None:
 
 
 def _find_end(journal: Path) -> int:
-    """Return the position after the last record of a journal.
+    """Return the position in bytes after the last record of a journal.
 
-    After it, one unreadable line may follow, and one line without an end.
+    One unreadable line may follow the record, and then one line without a line break.
 
     Raises:
         UsageError: a complete line follows an unreadable line.

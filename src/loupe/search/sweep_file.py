@@ -1,7 +1,8 @@
-"""The content of a sweep file: its tables, the points of its search space, and the settings of a point.
+"""The content of a sweep file: its tables, the points of its search space, and the train settings of a point.
 
-A key of [train] or [search] may have a condition before a dot: `sgd.momentum` is for the optimizer sgd,
-`perceptron.hidden` for the network perceptron, `initializer=gaussian.stddev` for the initializer gaussian.
+A point is a combination of values. A key of [train] or [search] may have a condition before its last dot:
+`sgd.momentum` applies only to the optimizer sgd, `perceptron.hidden` only to the network perceptron, and
+`initializer=gaussian.stddev` only to the initializer gaussian.
 """
 
 import json
@@ -117,7 +118,7 @@ class SweepFile(BaseModel):
 
     @property
     def has_front(self) -> bool:
-        """Whether the sweep has two objectives, and a Pareto front."""
+        """Whether the sweep has two objectives, and therefore a Pareto front."""
         return self.study.cost != "none"
 
     @property
@@ -144,7 +145,9 @@ class SweepFile(BaseModel):
 
     @cached_property
     def _depths(self) -> dict[str, int]:
-        """For each field, the number of conditions in its longest chain of conditions; 0 without a condition.
+        """The depth of each field: 0 without a condition, else 1 more than the depth of the field in its condition.
+
+        If keys with several conditions set a field, the largest depth counts.
 
         Raises:
             UsageError: the conditions form a cycle.
@@ -235,7 +238,7 @@ class SweepFile(BaseModel):
         return list(arms.values())
 
     def count_trials(self) -> int:
-        """Return the number of trials of a complete sweep."""
+        """Return the maximum number of trials of a sweep, without those that replace trials of crashed workers."""
         if not self.is_grid:
             return self.study.trials
         points = [len(arm) for arm in self.group_arms()]
@@ -281,13 +284,13 @@ def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
     network = _to_text(given.get("network", Train.model_fields["network"].default))
     optimizer = _to_text(given["optimizer"]) if "optimizer" in given else None
     if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
-        return False  # train refuses the name
+        return False  # `create_settings` will refuse the unknown name
     fields = build_train_class(network, optimizer).model_fields
     if condition.field not in fields:
         return False
     # Some defaults depend on other fields.
     values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
-    with suppress(ValueError):  # train refuses the value
+    with suppress(ValueError):  # `create_settings` will refuse the value
         values["scale"] = parse_scale(values["scale"])
     default = fields[condition.field].get_default(call_default_factory=True, validated_data=values)
     return format_value(default) == condition.value

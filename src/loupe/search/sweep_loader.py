@@ -29,8 +29,8 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
     Args:
         file: the path of the sweep file.
-        settings: the settings of the step. Name, dataset, pruner, seed and smoke replace the values of the file if
-            they are set. None uses only the values of the file.
+        settings: the settings of the step. Its fields name, dataset, pruner and seed replace the values of the file
+            if they are set; for smoke, see `_override`. None uses only the values of the file.
 
     Raises:
         UsageError: the file cannot be read, or a table, field or value is invalid.
@@ -58,7 +58,10 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
 
 
 def _suggest_field(location: Sequence[Any]) -> str:
-    """Return a suggestion for an unknown table or field, such as `; did you mean study?`, or ""."""
+    """Return a suggestion for an unknown table or field, such as `; did you mean study?`, or "".
+
+    `location` contains the table and the field, as in `loc` of pydantic's errors.
+    """
     tables: dict[Any, type[BaseModel]] = {"study": Study, "claim": Claim}
     table = tables.get(location[0]) if len(location) > 1 else SweepFile
     names = [field.alias or name for name, field in table.model_fields.items()] if table else []
@@ -85,7 +88,10 @@ def _read_tables(file: Path) -> dict[str, Any]:
 
 
 def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
-    """Return the tables of a valid file with the values of the command line."""
+    """Return the tables of a valid file with the values of the command line.
+
+    With `smoke`, also add `-smoke` to the name of the study, train with one seed, and shorten the trainings.
+    """
     study, train = dict(given["study"]), dict(given.get("train", {}))
     if settings.name:
         study["name"] = settings.name
@@ -98,8 +104,8 @@ def _override(given: dict[str, Any], settings: Sweep) -> dict[str, Any]:
     if settings.smoke:
         study |= {"name": f"{study['name']}-smoke"} | ({"repeats": 1} if "repeats" in study else {})
         searched = {parse_field(key) for key in given.get("search", {})}
-        # smoke=true does not replace given values. Therefore remove the fields that determine the duration, except
-        # those that [search] also sets.
+        # In train, smoke=true does not replace given values. Therefore remove the fields that determine the duration
+        # from [train], except those that [search] also sets.
         durations = {"flops"}.union(*(vars(part).get("SMOKE", {}) for part in (GradientTrain, *NETWORKS.values())))
         train = {key: value for key, value in train.items() if parse_field(key) not in durations - searched}
         train["smoke"] = True
@@ -136,7 +142,7 @@ def _check_keys(sweep: SweepFile) -> None:
 
 
 def _check_points(sweep: SweepFile) -> None:
-    """Check that train accepts all points of a grid, or random points of a sampler.
+    """Raise UsageError if train refuses a point of a grid or, without a grid, one of CHECKED_POINTS random points.
 
     A grid must also have at most MAX_GRID_POINTS points and use each key of [search].
     """
@@ -159,7 +165,7 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
-    """Return table and condition of the field that a message names, such as `search.sgd.`; "" if none matches."""
+    """Return table and condition of the field that starts a message, such as `search.sgd.`; "" if no key matches."""
     field = message.partition(":")[0]
     tables: dict[str, Iterable[str]] = {"search": params, "train": sweep.train}
     prefixes = (

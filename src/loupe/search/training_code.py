@@ -9,7 +9,7 @@ import loupe
 from loupe.config.fields import get_block_sides
 from loupe.config.training import TRAINED_SCALES
 
-# The code of Loupe that affects trained weights, in addition to the results of `get_block_sides`
+# Files and folders of Loupe whose code affects trained weights, in addition to the results of `get_block_sides`
 TRAINING_CODE = (
     "config/optimizers.py",
     "data/array_files.py",

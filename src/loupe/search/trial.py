@@ -1,4 +1,7 @@
-"""Runs one trial: reuses the result of an equal trial or trains the network, and reports to MLflow and Optuna."""
+"""Runs one trial: reuses the result of an equal trial or trains the network, and reports to MLflow and Optuna.
+
+Trials are equal if the settings that affect the result, the dataset and the training code are equal.
+"""
 
 import itertools
 import socket
@@ -67,13 +70,13 @@ class TrialContext:
 
     @property
     def resumed_run(self) -> str | None:
-        """The id of a crashed worker's run that this trial continues, or None."""
+        """The id of the run of the crashed worker's trial that this trial replaces, or None."""
         run_id: str | None = self.trial.user_attrs.get(RESUMED_RUN)
         return run_id
 
     @property
     def key(self) -> str:
-        """A hash of everything that the result depends on."""
+        """A hash that is the same for equal trials; see `trials.compute_key`."""
         return trials.compute_key(self.settings, self.job.digest, hash_training_code())
 
 
@@ -109,15 +112,15 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     except Exception as error:
         if not server.is_wrong_answer(error):
             raise  # the worker crashes, and another worker tries the same parameters and seed again
-        study.fail_trial(trial, FAILED, describe_failure(error))  # another worker would get the same wrong answer
+        study.fail_trial(trial, FAILED, describe_failure(error))  # other workers would get the same answer
 
 
 def _find_result(context: TrialContext) -> Any:
     """Return the run whose result the trial can reuse, or None.
 
-    This is the run of the crashed worker if its trial is complete or pruned, or else the run of an equal complete
-    trial. With `fresh` or `initial_weights`, equal trials are not used: the network that `initial_weights` names can
-    have changed.
+    This is `resumed_run` if its trial is complete or pruned, or else the newest run of an equal complete trial. With
+    `fresh`, equal trials are not used. With `initial_weights`, they are not used either, because the network that it
+    names can have changed.
     """
     if context.resumed_run and (ended := trials.get_ended_run(context.resumed_run)):
         return ended
@@ -204,7 +207,7 @@ def _convert_study_errors() -> Iterator[None]:
     """Convert errors of the study to SystemExit, so that the run becomes KILLED.
 
     Raises:
-        TrialLostError: the trial has ended elsewhere.
+        TrialLostError: the sweep has already ended the trial.
         SystemExit: the database is unreachable.
     """
     try:
@@ -263,7 +266,7 @@ def _report_point(context: TrialContext, number: int, step: int, value: float) -
 
 
 def open_dataset(job: WorkerJob) -> Dataset:
-    """Open the sweep's dataset. If this machine cannot find it, prepare it again from the job's source.
+    """Open the sweep's dataset. If it is not found, search the job's `data_dir`, or prepare it from `source`.
 
     Raises:
         UsageError: the dataset cannot be opened or prepared, or the prepared dataset has another digest.

@@ -1,4 +1,4 @@
-"""The values of a searched field: a list, or a range."""
+"""The values of a key of [search] in a sweep file: a list, or a range."""
 
 import math
 import random
@@ -31,7 +31,10 @@ FiniteNumber = Annotated[int | float, WrapValidator(_check_number), Field(ge=-1e
 
 
 class Range(BaseModel):
-    """An interval, including both ends; with `step`, only the numbers low, low + step, low + 2 * step, ..."""
+    """An interval, including both ends; with `step`, only the numbers low, low + step, low + 2 * step, ...
+
+    With `log`, numbers between the ends are drawn on a logarithmic scale.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: FiniteNumber
@@ -61,7 +64,7 @@ class Range(BaseModel):
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
-        between = min(max(between, self.low), self.high)  # rounding errors can leave the interval
+        between = min(max(between, self.low), self.high)  # rounding errors can lead out of the interval
         return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
 
 

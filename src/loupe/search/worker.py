@@ -1,6 +1,7 @@
 """A worker process of a sweep: claims waiting trials and trains their networks, with one import of TensorFlow.
 
-The command is `python -m loupe.search.worker PARENT_PID`, with the job as JSON on standard input.
+The command is `python -m loupe.search.worker PARENT_PID`, with the job as JSON on standard input. After each trial,
+the worker prints the number of its trials.
 """
 
 import _thread
@@ -11,13 +12,19 @@ import sys
 import threading
 import time
 
-SHUTDOWN_TIMEOUT_S = 10.0  # an interrupted worker is killed after this time
-IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without an open trial
+SHUTDOWN_TIMEOUT_S = 10.0  # after its parent has ended, an interrupted worker exits within this time
+IDLE_TIMEOUT_S = 1.5  # a worker exits after this time without a waiting or running trial
 POLL_INTERVAL_S = 0.3
 
 
 def main(parent_pid: int) -> None:
-    """Run trials until `max_trials` have run, no trial is open, the deadline has passed, or the sweep has ended."""
+    """Run trials until `max_trials` or `timeout` of the job is reached, no trial is open, or the sweep has ended.
+
+    An open trial waits or runs.
+
+    Raises:
+        UsageError: this machine cannot read the journal file of the study.
+    """
     from loupe.errors import UsageError
     from loupe.search.study import SweepStudy
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
@@ -36,7 +43,7 @@ def main(parent_pid: int) -> None:
     runs.connect(job.tracking_uri, job.experiment_id)
     storage = open_storage(job.storage, RETRY_TIMEOUT_S)
     study = retry_database(lambda: SweepStudy(sweep, storage, job.digest, job.parent))
-    # The dataset is opened before the first claim, because heartbeats must start soon after a claim.
+    # Opening the dataset can take minutes, so it precedes the first claim: heartbeats must start soon after a claim.
     open_dataset(job)
     trial_count, last_active = 0, time.monotonic()
     while trial_count < job.max_trials and time.monotonic() < deadline and liveness.is_running(job.parent):

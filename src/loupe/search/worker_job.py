@@ -17,19 +17,20 @@ class WorkerJob:
     """Everything that a worker process needs. Dask logs the `repr`, which omits fields that can contain passwords.
 
     Args:
-        sweep: the sweep file, as JSON.
-        storage: a journal file or a database URL.
+        sweep: the content of the sweep file; see `SweepFile.to_json`.
+        storage: the path of a journal file, or the URL of a database.
         tracking_uri: MLflow's tracking URI.
         experiment_id: the experiment's id in MLflow.
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the fields dataset, smoke and seed. A machine that cannot read the dataset prepares it from them.
-        data_dir: the folder for prepared datasets.
+        source: the settings dataset, smoke and seed, from which a machine that cannot read the dataset prepares it.
+        data_dir: the folder or URL for prepared datasets.
         threads: CPU threads per trial; 0: one per core.
-        max_trials: maximum number of trials.
-        timeout: no trial starts after the worker has run for this many seconds.
-        fresh: train every trial, even if an equal trial has a result.
+        max_trials: maximum number of trials of the worker. In the job of `run_workers`: of all workers; 0: no limit.
+        timeout: no trial starts after the worker has run for this many seconds. In the job of `run_workers`: after
+            the sweep has run for this time. Infinite: no limit.
+        fresh: do not reuse the results of equal trials; see `trial`.
     """
 
     sweep: dict[str, Any] = field(repr=False)
@@ -59,7 +60,7 @@ class WorkerError(RuntimeError):
 
 
 def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[str]:
-    """Start a worker process, with `gpus` as CUDA_VISIBLE_DEVICES if given."""
+    """Start a worker process, with `gpus` as CUDA_VISIBLE_DEVICES if given. `wait_for_worker` sends the job to it."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:
         names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")

@@ -31,19 +31,21 @@ MAX_TRIALS_PER_WORKER = 25  # TensorFlow's memory grows with each trial
 POLL_INTERVAL_S = 0.5
 ORPHAN_CHECK_INTERVAL_S = 3.0
 SERVER_TIMEOUT_S = 600.0  # maximum wait for an unreachable MLflow server
-SPARE_TRIALS = 8  # waiting trials in addition to two per worker
-MAX_CRASHES = 2 * MAX_ATTEMPTS  # a sweep ends after this many crashes in a row; one item causes up to MAX_ATTEMPTS
+SPARE_TRIALS = 8  # maximum number of waiting trials in addition to two per worker
+# A sweep ends after this many crashes of workers in a row. One item (see `items`) causes up to MAX_ATTEMPTS crashes.
+MAX_CRASHES = 2 * MAX_ATTEMPTS
 
 WorkerFunction = Callable[[WorkerJob], int]
 
 
 def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int) -> float:
-    """Run workers until every trial has ended, or until no further trial may start.
+    """Run workers until every trial has ended, or until a limit of the job is reached and the workers have exited.
 
     Args:
         settings: the settings of the sweep.
         study: the study.
-        job: the job of the workers. All workers together run at most `max_trials` trials; 0: no limit.
+        job: the job of the workers. All workers together run at most `max_trials` trials (0: no limit), and start no
+            trial after `timeout` seconds.
         workers: the number of workers at the start. On a Dask cluster, it later follows the number of cores, unless
             `settings.workers` is set.
 
@@ -51,10 +53,11 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
         The run time of all workers together, in seconds.
 
     Raises:
-        LoupeError: MAX_CRASHES workers crashed in a row.
+        LoupeError: MAX_CRASHES workers crashed in a row, or another run continues the sweep.
+        UsageError: the Dask scheduler does not answer.
     """
     running: dict[Future[int], tuple[int, float]] = {}  # per worker: maximum number of trials, and start time
-    # `remaining`: trials that may still start
+    # `remaining`: number of trials that may still be assigned to workers
     remaining, crashes, last_check, worker_seconds = job.max_trials or math.inf, 0, 0.0, 0.0
     deadline = time.monotonic() + job.timeout
     title = f"sweep {study.sweep.name}"
@@ -98,7 +101,10 @@ def _count_trials(error: BaseException) -> int:
 
 
 def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> int:
-    """Enqueue missing trials, show the progress, and return the number of open trials."""
+    """Enqueue trials (at most `max_waiting` wait), show the progress, and return the number of open trials.
+
+    An open trial waits or runs.
+    """
     study.enqueue_missing(max_waiting)
     best = study.find_best()
     bar.update(study.count_ended(), f"best {study.sweep.study.metric} {best.values[0]:.5f}" if best else "")
@@ -106,10 +112,10 @@ def _enqueue_trials(study: SweepStudy, bar: ProgressBar, max_waiting: int) -> in
 
 
 def _close_orphans(study: SweepStudy) -> None:
-    """Close the runs and trials of crashed workers, and reopen the sweep's run if it was closed.
+    """End the trials of crashed workers, close runs of crashed processes, and reopen the sweep's run if necessary.
 
     Raises:
-        LoupeError: another process continues the sweep.
+        LoupeError: another run continues the sweep.
     """
 
     def is_alive(trial: Any) -> bool:
@@ -128,7 +134,7 @@ class LocalWorkers:
     ProcessPoolExecutor is not used: if one of its processes is killed, the tasks of all processes fail.
 
     Args:
-        gpus: groups of GPUs; see `group_gpus`. A process gets the least used group.
+        gpus: groups of GPUs; see `group_gpus`. A process gets the least used group; with (), it gets all GPUs.
     """
 
     def __init__(self, gpus: Sequence[str] = ()) -> None:
@@ -138,7 +144,11 @@ class LocalWorkers:
         self._processes: dict[subprocess.Popen[str], str | None] = {}
 
     def run(self, job: WorkerJob) -> int:
-        """Run a worker until it exits."""
+        """Run a worker until it exits, and return the number of trials; see `wait_for_worker`.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the worker pool is closed")
@@ -179,7 +189,7 @@ def _open_executor(
 def count_workers(scheduler: str | None, sweep: SweepFile) -> int:
     """Return the default number of workers: one per core of this machine or of a Dask cluster.
 
-    With JAX, a machine with GPUs gets one worker per group of GPUs.
+    With JAX and without a scheduler, it is one per group of GPUs (see `group_gpus`) if this machine has GPUs.
 
     Raises:
         UsageError: the scheduler does not answer.

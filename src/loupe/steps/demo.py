@@ -71,8 +71,8 @@ def _make_server(settings: Demo, address: str, workers: "PhotoWorkers", folder: 
     )
     hosts = OwnHosts(address, frozenset(settings.host_names), settings.host)
     guard = DemoGuard(app, hosts, folder, visitors.cancel_session)
-    # At the end, the server waits a second and closes the connections of open pages. The filter hides the errors of
-    # this second.
+    # When the server stops, it waits a second and closes the connections of open pages. The filter hides the errors
+    # of this second.
     server = uvicorn.Server(
         uvicorn.Config(guard, http=LimitedProtocol, backlog=100, log_level="warning", timeout_graceful_shutdown=1)
     )
@@ -96,7 +96,7 @@ def _use_temporary_folder(folder: str) -> Iterator[None]:
 
 
 def _clean(folder: Path) -> AbstractContextManager[None]:
-    """Delete old files of visitors until the block exits."""
+    """Delete visitors' files that are older than LIFETIME_S, at intervals, until the block exits."""
     from loupe.web.storage import LIFETIME_S, delete_old_files
 
     return repeat(lambda: delete_old_files(folder, time.time() - LIFETIME_S), CLEANING_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Scores models and baselines on a dataset or on a folder of photos."""
+"""Scores models and baselines on a dataset or on photos."""
 
 import json
 import math
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from loupe.photos.networks import LoadedModel
     from loupe.upscalers.tiling import UpscalingModel
 
-# Keys of methods that `_draw_figures` removes for the sheet. It adds the model again under its short name, and
-# `plot_sheet` adds the input.
+# Keys of methods that are not in the image `sheet`. It shows the model under its short name instead, and `plot_sheet`
+# adds the input.
 OMITTED_COLUMNS = ("model", "input", "bilinear", "bicubic")
 # Prefixes of the names of metrics, by split
 SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": "all"}
@@ -32,9 +32,13 @@ SPLIT_PREFIXES = {"test": "test", "validation": "val", "train": "train", "all": 
 def run(settings: Evaluate) -> dict[str, Any]:
     """Score the models, log and print the scores, write the files of `out` and `sheet`, and return the summary.
 
+    Returns:
+        A dictionary: the model, the images, the protocol, the numbers of photos and images, and the entries from
+            `_log_scores`.
+
     Raises:
-        UsageError: a model or the images do not exist, two models have different scale factors, or two models have
-            the same name.
+        UsageError: a model or the images do not exist, a model has another scale factor than `model` or `scale`, or
+            the names of the models (see `choose_names`), `out` or `sheet` are invalid.
         LoupeError: the file of `out` or `sheet` cannot be written.
     """
     from loupe.evaluation import protocols, scoring
@@ -80,11 +84,11 @@ def run(settings: Evaluate) -> dict[str, Any]:
 def choose_names(settings: Evaluate) -> dict[str, str]:
     """Choose short names of networks for tables: file names without extension if they are valid, otherwise paths.
 
-    Names are valid if no two are equal as names of metrics, and no name in `others` is `model` or that of a baseline.
-    An MLflow URI is not shortened.
+    Names are valid if their metric names differ (see `to_metric_name`), and no name in `others` is `model` or that
+    of a baseline. An MLflow URI is not shortened.
 
     Returns:
-        The short names of `model` and of the networks in `others`, by name. Baselines in `others` are omitted.
+        The short names of `model` and of the networks in `others`, by their names in the settings, without baselines.
 
     Raises:
         UsageError: neither the file names nor the paths are valid.
@@ -158,9 +162,9 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 
 
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
-    """Load the ridge weights of the run that trained the model. Without such weights, use those of `sample`.
+    """Load the ridge weights that the model's run logged. Without them, load or fit those of the dataset `sample`.
 
-    The weights of the dataset `sample` are loaded or fitted. At scale 1:1, None is returned instead of them.
+    At scale 1:1, return None instead of the weights of `sample`.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
@@ -178,15 +182,15 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
 def _log_scores(
     settings: Evaluate, table: "pd.DataFrame", networks: list[str], link: dict[str, str]
 ) -> tuple[dict[str, Any], str]:
-    """Log the scores of a table as metrics; return them for the summary, and as text.
+    """Log the scores of a table as metrics; return the entries of the summary that contain them, and a text.
 
     With degrade=jpeg, the scores are per JPEG quality, and the PSNR is also logged as a text and a figure.
 
     Args:
         settings: the settings of evaluate.
         table: the table of scores.
-        networks: the names of the networks in the table.
-        link: links the scores of `model` to its logged model and the dataset; see `records.log_metrics`.
+        networks: the names of the networks in the table, among them `model`.
+        link: links the scores of `model` to its logged model and the images; see `records.log_metrics`.
     """
     from loupe.evaluation import figures, qualities, scoring
     from loupe.tracking import records

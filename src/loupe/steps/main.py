@@ -24,7 +24,7 @@ def run(settings: Main) -> None:
     """Run the steps as nested runs of a main run, and print a table of the scores.
 
     Raises:
-        UsageError: the photos do not exist, or the file of `out` cannot be written.
+        UsageError: the photos do not exist, or the folder or the format of `out` is invalid.
     """
     from loupe.data import preparation
     from loupe.data.sources import list_photos

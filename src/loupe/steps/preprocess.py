@@ -56,7 +56,7 @@ def run(settings: Preprocess) -> Dataset:
 
 
 def _draw_figures(dataset: Dataset) -> list[Path]:
-    """Draw the figures of a dataset if a file is missing, and return the files."""
+    """Draw all figures of a dataset if the file of a figure is missing, and return the files."""
     files = [dataset.folder / name for name in FIGURES]
     remove_leftovers(dataset.folder)
     if not all(file.exists() for file in files):

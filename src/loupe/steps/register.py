@@ -22,7 +22,7 @@ LICENCES = {
 
 @dataclass(frozen=True)
 class Registration:
-    """The result of the step.
+    """The result of the step `register`.
 
     Args:
         name: the name of the registered model.
@@ -56,9 +56,9 @@ def run(settings: Register) -> Registration:
     With `rollback` or `version`, make the previous champion or this version the champion instead.
 
     Raises:
-        UsageError: the model cannot be found (see `find_candidate`) or loaded, the gate dataset cannot be used (see
-            `gate.open_gate`) or has no photo that neither model had
-            for training or validation, or the version or the previous champion does not exist.
+        UsageError: the model cannot be found (see `find_candidate`) or loaded; the gate dataset, on which it is
+            compared with the champion, cannot be used (see `gate.open_gate`), or has no photo that neither model had
+            for training or validation; or the version or the previous champion does not exist.
     """
     from loupe.tracking import project_run
 
@@ -100,7 +100,7 @@ def _register(settings: Register) -> Registration:
 
 
 def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champion: bool) -> tuple[str, bool]:
-    """Return the reason for the decision, and whether the version becomes champion."""
+    """Decide whether the version becomes champion; return the reason and the decision."""
     if was_champion:
         return "this model is already the champion", False
     if not result.is_better:
@@ -119,8 +119,8 @@ def _judge(candidate: "Candidate", result: "GateResult", version: Any, was_champ
 def _move_champion(settings: Register) -> Registration:
     """Make the previous champion or a given version the champion.
 
-    Above the scale factor 1:1, also update `loupe-photo`, the registered model that upscales image files. If the
-    previous champion was the bundled network, the registered model then has no champion.
+    Above the scale factor 1:1, also update `loupe-photo`, the registered model that upscales image files. After a
+    rollback to the bundled network, the registered model of the scale factor has no champion.
     """
     from loupe.tracking import champions, models, records, runs
 

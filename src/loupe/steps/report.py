@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loupe.upscalers.tiling import UpscalingModel
 
 TABLE_FILE = "results.parquet"
-# Captions of the images of trained networks. Only an HTML page that is made from runs in MLflow has these images.
+# Captions of the images that show results of networks. Only an HTML page that is made from runs in MLflow has them.
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
@@ -119,7 +119,7 @@ def _draw_images(settings: Report, rows: "pd.DataFrame") -> "tuple[ReportImage, 
 
 
 def _draw_networks(best: "pd.Series", rows: "pd.DataFrame", location: str) -> "tuple[ReportImage, ...]":
-    """Draw results of the network of the run `best`, of baselines and of the networks of the image `story`."""
+    """Draw the images `comparison` (the network of the run `best`, and baselines) and `story` (see CAPTIONS)."""
     from loupe.config.fields import parse_scale
     from loupe.data.dataset import Dataset
     from loupe.evaluation import figures, scoring
@@ -141,9 +141,9 @@ def _draw_networks(best: "pd.Series", rows: "pd.DataFrame", location: str) -> "t
 
 
 def _find_story_runs(rows: "pd.DataFrame") -> "dict[str, pd.Series]":
-    """Find the best run for each network of the image `story`; runs of the sweep STORY_SWEEP come first.
+    """Find the run with the lowest validation mae for each network of the image `story`.
 
-    Networks without a run are omitted.
+    Runs of the sweep STORY_SWEEP are preferred to other runs. Networks without a run with test scores are omitted.
     """
     from loupe.report import assembly
 

@@ -26,7 +26,8 @@ def run(settings: Restore) -> list[Path]:
 
     Raises:
         UsageError: an input, the output, the mask or the model is invalid.
-        LoupeError: a photo failed (raised after the last photo), or the inputs contain no photo.
+        LoupeError: a photo failed (raised after the last photo), the inputs contain no photo, or the file of
+            `compare` cannot be written.
     """
     with files.open_streams(settings) as settings, files.open_photo_readers(settings) as readers:
         from loupe.photos.denoising import DenoiseTransform

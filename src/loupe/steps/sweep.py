@@ -1,4 +1,4 @@
-"""Runs a sweep: trains the trials of a sweep file in workers, and registers the best network."""
+"""Runs a sweep: runs the trials of a sweep file in worker processes, and registers the best network."""
 
 import math
 import time
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(settings: Sweep) -> str | None:
-    """Run a sweep; return the id of the best run, or None if no complete trial satisfies the constraints."""
+    """Run a sweep; return the id of the best trial's run, or None if no complete trial satisfies the constraints."""
     from loupe.search import study_results, worker_pool
     from loupe.search.study import SPACE_TAG, SweepStudy
     from loupe.search.sweep_loader import load_sweep
@@ -80,7 +80,10 @@ def _show_dashboard(settings: Sweep, location: str) -> Iterator[None]:
 
 
 def _open_database(location: str) -> "BaseStorage | None":
-    """Open the storage if it is a database. A journal is only checked, because opening it can change the file."""
+    """Open the storage if it is a database. For a journal, only check the file and return None.
+
+    Opening a journal can change the file.
+    """
     from loupe.search import study_storage
 
     if "://" in location:
@@ -122,7 +125,7 @@ def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
 
 
 def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of earlier runs of the sweep to this run."""
+    """Move the trials of earlier runs with the same name and search space to the run `run_id`."""
     from loupe.search.study import SPACE_TAG
     from loupe.tracking import trials
 
@@ -155,10 +158,12 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
 
 
 def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", best_run: str) -> str:
-    """Score the kept networks on the test split, and register the network of the best run.
+    """Score the networks of `kept_runs` on the test split, and register the network of the best trial's run.
+
+    If this network cannot be registered, print the reason.
 
     Returns:
-        The id of the best run, or of a new run if the network of the best run was deleted.
+        `best_run`, or the id of a new run if the network of `best_run` was deleted.
     """
     from loupe.search import study_results
     from loupe.steps import register, train
@@ -168,7 +173,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     for run_id in kept_runs:
         run = runs.get_run(run_id, "run")
         # The run can come from an earlier sweep. The `dataset` of its settings can now mean other photos, or be a
-        # masked URL.
+        # masked URL. Therefore the location of the open dataset replaces it.
         location = {"data_dir": settings.data_dir, "dataset": dataset.location}
         train_settings = parse_settings("train", runs.read_settings(run) | location | {"quiet": True})
         if logged_models.find_model(run_id) is None:
@@ -194,6 +199,6 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     try:
         registered = register.run(parse_settings("register", fields))
         print_line(str(registered), settings.quiet)
-    except UsageError as error:  # for example, the gate dataset has another luminance
+    except UsageError as error:  # such as a gate dataset with another luminance formula
         print_line(f"the best network is not registered: {error}", settings.quiet)
     return best_run

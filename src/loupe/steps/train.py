@@ -26,9 +26,9 @@ class Training:
     """A finished training.
 
     Args:
-        run_id: the MLflow run.
+        run_id: the id of the MLflow run.
         network: the name of the network.
-        seconds: duration of the training.
+        seconds: duration of the training steps; for ridge, of fitting and building the network.
         validation_mae: the mae of the best weights on whole images of the validation split.
         summary: test scores of the network and the baselines, from `scoring.summarise`.
     """
@@ -44,7 +44,8 @@ def run(settings: Train) -> Training:
     """Train a network; log the weights with the lowest validation mae, and the scores of network and baselines.
 
     Raises:
-        UsageError: the dataset or the run to resume does not exist, or the network does not fit the dataset.
+        UsageError: the dataset, the network of `initial_weights` or the run to resume cannot be used, or the network
+            does not fit the dataset.
         LoupeError: the loss is NaN or infinite, the dataset is damaged, or the MLflow store cannot be used.
     """
     from loupe.tracking import project_run, runs
@@ -89,8 +90,9 @@ def load_resumed_settings(settings: Train) -> Train:
     """Return the settings of the run that is resumed, but with the CHANGEABLE_FIELDS of `settings`.
 
     Raises:
-        UsageError: the run does not exist or is not an interrupted train run; a given setting is neither that of the
-            run nor the default; or a URL is stored without its password, and no dataset or data_dir is given.
+        UsageError: the run does not exist or is not an interrupted train run; a setting that must not change
+            is neither that of the run nor the default; or a URL is stored without its password, and no dataset or
+            data_dir is given.
     """
     from loupe.data import storage
     from loupe.tracking import runs

@@ -1,6 +1,7 @@
 """Buffers the records of one run (metrics, tags, files) in an SQLite file until the tracking server has all of them.
 
-Until then, the file also keeps sent records: `loupe sync` can upload the whole run to another server.
+Until then, the file also keeps sent records, except old checkpoints, so that `loupe sync` can upload the whole run to
+another server.
 """
 
 import json
@@ -31,7 +32,7 @@ class Record:
     """One record of a run, such as metrics or a file.
 
     Args:
-        number: the position in the run, from 1.
+        number: the number of the record in the run, from 1; numbers of deleted records are not used again.
         kind: a key of `record_handlers.RECORD_HANDLERS`.
         body: the arguments of the handler.
         file_name: the name of the logged file, or None.
@@ -82,6 +83,9 @@ class RunBuffer:
         Args:
             file: the path, which ends in SUFFIX.
             description: run_id, experiment, name, start_time, tags and params of the run.
+
+        Raises:
+            OSError: the file cannot be written.
         """
         lock = ExitStack()
         for attempt in range(MAX_LOCK_ATTEMPTS):
@@ -110,7 +114,11 @@ class RunBuffer:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The description of the run."""
+        """The description of the run; see `create`.
+
+        Raises:
+            ValueError: record 0 is missing or damaged.
+        """
         row = self._execute("SELECT body FROM records WHERE number = 0").fetchone()
         if row is None:
             raise ValueError(f"{self.file.name} does not describe a run")
@@ -128,7 +136,7 @@ class RunBuffer:
         )
 
     def list_unsent(self) -> list[Record]:
-        """Return the records that the server does not have."""
+        """Return the records that are not marked as sent, in the order of their numbers."""
         rows = self._execute(
             "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
             self._get_sent_number(),
@@ -148,20 +156,20 @@ class RunBuffer:
             yield file
 
     def mark_sent(self, number: int) -> None:
-        """Store that the server has the records up to this number."""
+        """Mark the records up to this number as sent."""
         # The number is in the header of the database. A column that marks sent records would be slow, because SQLite
         # would rewrite whole rows, with the content of files.
         self._execute(f"PRAGMA user_version = {number}")
 
     def is_sent(self) -> bool:
-        """Return whether the server has all records."""
+        """Return whether all records are marked as sent."""
         (last,) = self._execute("SELECT max(number) FROM records").fetchone()
         return bool(last <= self._get_sent_number())
 
     def delete_old_checkpoints(self) -> None:
         """Delete all checkpoints except for the newest.
 
-        Only the thread that sends records may call this method: another thread could delete a record before it is
+        Only the thread that sends records may call this method: another thread could delete a record that is being
         sent.
         """
         self._execute(

@@ -40,8 +40,8 @@ def find_candidate(settings: Register) -> Candidate:
     """Find the model that the settings select.
 
     Raises:
-        UsageError: the run is not a finished training with a model, the model does not exist, or the dataset is
-            missing or has changed.
+        UsageError: the run does not exist or is not a finished training with a model, the model does not exist or
+            cannot be loaded, or the dataset is missing or has changed.
     """
     if settings.run.startswith(URI_SCHEMES):
         reference = models.find_model(settings.run)
@@ -86,7 +86,7 @@ def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings
 
 
 def _describe_foreign_model(reference: models.ModelReference) -> Candidate:
-    """Return the candidate for a model that was logged without Loupe."""
+    """Return the candidate for a model that Loupe did not log; raise UsageError if it is not a logged model."""
     if reference.model_id is None:
         raise UsageError(f"run: must be a logged model of MLflow, got {reference.name}")
     from loupe.models.builder import KerasUpscaler

@@ -22,12 +22,15 @@ from loupe.upscalers.baselines import get_references
 def fit_network(
     model: keras.Model, settings: Train, train: Pairs, validation: Pairs, checkpoint: loop.Checkpoint | None
 ) -> loop.TrainingState:
-    """Train a network in place, and log the points of its curves and its checkpoints to the open run.
+    """Train a network in place, and log its learning curve, predictions and checkpoints to the open run.
 
     `checkpoint` is the checkpoint of the resumed run, or None.
 
     Returns:
         The state at the end of the training. For network=ridge, which needs no steps, an empty state.
+
+    Raises:
+        LoupeError or UsageError: see `loop.fit`.
     """
     if not isinstance(settings, GradientTrain):
         return loop.TrainingState()
@@ -57,10 +60,13 @@ def log_predictions(model: keras.Model, validation: Pairs, step: int) -> None:
 
 
 def load_initial_network(settings: Train) -> keras.Model | None:
-    """Load the network of `initial_weights` (champion, MLflow URI or .keras file); return None if it is not set.
+    """Load the network of the field `initial_weights`; return None if the field is not set.
+
+    The value of the field is `champion`, an MLflow URI or a .keras file.
 
     Raises:
         UsageError: the network does not exist or cannot be loaded.
+        LoupeError: MLflow, its storage, the disk or the memory fails.
     """
     name = settings.initial_weights if isinstance(settings, GradientTrain) else None
     if name is None:
@@ -76,17 +82,17 @@ def load_initial_network(settings: Train) -> keras.Model | None:
 
 
 def log_ridge(weights: np.ndarray, settings: Train) -> None:
-    """Log the ridge weights of the dataset, for later evaluations."""
+    """Log ridge weights that were fitted on the dataset; `loupe evaluate` uses them later."""
     records.log_array(weights, f"ridge-{settings.scale.numerator}x{settings.scale.denominator}.npy")
 
 
 def log_diagnostics(
     model: keras.Model, settings: Train, points: list[dict[str, Any]], train: Pairs, validation: Pairs
 ) -> dict[str, float]:
-    """Log and return the diagnostics of a network and of its learning curve, and the costs of the network.
+    """Log and return the diagnostics, the costs and, except for ridge, the number of training steps of a network.
 
     `model` has its best weights, and `points` is the learning curve ([] for ridge). `training.diagnostics` computes
-    the diagnostics, and `measure_costs` computes the costs.
+    the diagnostics of the network and of its curve, and `measure_costs` computes the costs.
     """
     upscaler = KerasUpscaler(model)
     metrics = diagnostics.diagnose_network(upscaler, settings, train, validation) | measure_costs(model)
@@ -104,9 +110,12 @@ def log_diagnostics(
 def log_result(
     model: keras.Model, settings: Train, dataset: Dataset, weights: np.ndarray, points: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Log a note, figures and the test scores of the network and the baselines; return a summary of the scores.
+    """Log a note, figures and the test scores of the network and the baselines.
 
     `model` has its best weights, `weights` are those of ridge, and `points` is the learning curve ([] for ridge).
+
+    Returns:
+        The result of `scoring.summarise`.
     """
     upscaler, recompose = KerasUpscaler(model), diagnostics.choose_recompose(settings)
     test, validation = (dataset.load_pairs(split, settings.scale) for split in ("test", "validation"))
@@ -115,7 +124,7 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
-    # The 2016 study scored random patches. The difference between two draws shows how precise such scores are.
+    # The 2016 study scored random patches. The differences between random draws show how precise such scores are.
     draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
     dataset.finish_verification()
     records.log_metrics(

@@ -22,15 +22,15 @@ TRIAL_TAG = "loupe.trial"
 SWEEP_TAG = "loupe.sweep"
 KEY_TAG = "loupe.key"  # the result of `compute_key`
 CODE_TAG = "loupe.code"  # the hash of the training code
-CONTINUED_TAG = "loupe.continued_by"  # the id of the run that continues a killed sweep
+CONTINUED_TAG = "loupe.continued_by"  # on an earlier run of a sweep: the id of the run that took over its trials
 STATE_TAG = "loupe.state"  # COMPLETE or PRUNED
 VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
 SCORED_TAG = "loupe.scored"  # exists after the test scores, tables and figures were logged
-CHECKPOINT_INTERVAL_S = 10.0  # minimum time between two checkpoints of a trial
+CHECKPOINT_INTERVAL_S = 10.0  # minimum time between two saves by `PeriodicCheckpoint.save_if_due`
 
 
 def compute_key(settings: Settings, digest: str, code: str) -> str:
-    """Return a hash of the settings that affect a result, the dataset's digest and the hash of the code."""
+    """Return a hash of three values: the settings that affect a result, the dataset's digest, and `code`."""
     without_effect = ("dataset", "data_dir", "scheduler", "threads", "resume")
     texts = {name: text for name, text in settings.to_texts().items() if name not in without_effect}
     return hashlib.sha256(json.dumps([texts, digest, code], sort_keys=True).encode()).hexdigest()[:32]
@@ -40,7 +40,7 @@ def compute_key(settings: Settings, digest: str, code: str) -> str:
 def open_trial_run(
     settings: Settings, name: str, parent: str, tags: dict[str, str], continues: str | None
 ) -> Iterator[str]:
-    """Open the run of a trial as a child of the sweep's run.
+    """Open the run of a trial as a child of the sweep's run, and close it when the block exits.
 
     Args:
         settings: the settings of train.
@@ -70,7 +70,10 @@ class PeriodicCheckpoint:
         self._newest: tuple[dict[str, np.ndarray], int] | None = None
 
     def save_if_due(self, arrays: dict[str, np.ndarray], step: int) -> None:
-        """Save this checkpoint if CHECKPOINT_INTERVAL_S has passed since the last save; else keep it for `save`."""
+        """Save this checkpoint if CHECKPOINT_INTERVAL_S has passed since the last save; else keep it for `save`.
+
+        Before the first save, the time since the creation of this object counts.
+        """
         self._newest = arrays, step
         if time.monotonic() - self._saved_at > CHECKPOINT_INTERVAL_S:
             self.save()
@@ -100,18 +103,21 @@ def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
 
 
 def find_sweep_runs(sweep: str) -> list[Any]:
-    """Return the runs of a sweep, newest first."""
+    """Return the runs of the step `sweep` for the sweep with this name, newest first."""
     create_store()
     return search_runs(f"tags.`loupe.step` = 'sweep' and tags.`{SWEEP_TAG}` = '{sweep}'")
 
 
 def find_trials(parent: str) -> list[Any]:
-    """Return the runs of a sweep's trials."""
+    """Return the runs of the trials that are children of the run with the id `parent`."""
     return search_runs(f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}' and tags.`loupe.step` = 'trial'")
 
 
 def adopt_trials(old: str, new: str) -> None:
-    """Move the trials of a killed sweep run to the new run, and close the old run."""
+    """Make the trials of an earlier run of a sweep children of its new run; `old` and `new` are the ids of the runs.
+
+    The earlier run gets the tag CONTINUED_TAG. If its status is RUNNING, the status becomes KILLED.
+    """
     client = mlflow.MlflowClient()
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)

@@ -38,7 +38,8 @@ class Upscaler:
             device: auto, cpu, cuda, coreml or directml, for ONNX networks.
 
         Raises:
-            UsageError: the model does not exist or cannot be loaded, or the device is unknown.
+            UsageError: the model does not exist, cannot be loaded or has only the scale factor 1:1, or the device is
+                unknown.
             LoupeError: MLflow's store cannot be used.
         """
         if device not in get_args(Device):
@@ -60,7 +61,8 @@ class Upscaler:
             scale: the scale factor, 1 to 8. If `scale` and `size` are None: the smallest scale factor of the model.
             size: width and height of a box, instead of a scale factor; `fit` defines the size of the result.
             fit: what happens if image and `size` differ in aspect ratio: `inside` (the largest result within `size`),
-                `cover` (the smallest result that covers `size`, cropped to the centre) or `exact` (an error).
+                `cover` (the smallest result that covers `size`; it is cropped to `size` at its centre) or `exact` (an
+                error).
 
         Returns:
             For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile. For an array, an
@@ -70,7 +72,8 @@ class Upscaler:
         Raises:
             TypeError: the image is neither a PIL image nor an array of uint8 or uint16.
             ValueError: the scale factor, the fit or the shape is invalid, or both `scale` and `size` are given.
-            PhotoError: the image has no pixels, is damaged or unsupported, or does not fit `size`.
+            PhotoError: the image has no pixels, is damaged or unsupported, does not fit `size`, or causes an
+                error of the network.
             UsageError: the network cannot be loaded.
         """
         if isinstance(image, Image.Image):

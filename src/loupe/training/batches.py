@@ -1,4 +1,4 @@
-"""Opens the training batches of a network, and computes the number of training steps for a budget in FLOPs."""
+"""Opens the source of training batches, and computes the number of training steps for a budget in FLOPs."""
 
 import json
 
@@ -18,11 +18,11 @@ PASSES = 3  # one forward pass, and a backward pass that takes about twice as ma
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
-    """Compute the side and the number of the inputs of a training batch.
+    """Compute the side, in pixels, and the number of the inputs of a training batch.
 
     A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches, because all pixels
-    around a single patch would be mirrored. For a perceptron, `batch_size` is the number of patches. `input_side` is
-    the side of the dataset's inputs in pixels.
+    around a single patch would be mirrored. For a perceptron, `batch_size` is a number of patches. It is rounded down
+    to whole squares, but to at least one. `input_side` is the side of the dataset's inputs in pixels.
     """
     crop: int | None = getattr(settings, "crop_size", None)
     if crop is not None:

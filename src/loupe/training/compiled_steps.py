@@ -25,7 +25,8 @@ MAX_GROWTH = 4  # a call has at most this multiple of the steps of the previous 
 MAX_IMAGES_SHARE = 0.5  # the images may fill this share of the device's memory
 DEFAULT_MAX_IMAGES_BYTES = 2**31  # the images may have this size if the device does not report its memory
 CUTTING_THREADS = 4
-# On a CPU, convolutions inside a loop of XLA take 29 times as long (the bundled network tiny, 8 crops per batch).
+# On a CPU, convolutions take 29 times as long inside a loop of XLA as without a loop (bundled network tiny, 8 crops
+# per batch).
 LOOP_CONVOLUTIONS_ON_CPU = False
 
 State = tuple[list[Any], list[Any], list[Any]]  # trainable weights, other weights, variables of the optimizer
@@ -33,7 +34,7 @@ LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the firs
 
 
 class CompiledSteps:
-    """Trains a model on batches, many steps per call.
+    """Trains a model on batches, many steps per call. On a CPU, a call of a model with convolutions has one step.
 
     If the images fit into the device's memory, the device cuts the batches. Otherwise, threads on the host cut the
     batches of the next call while the device computes.
@@ -43,6 +44,9 @@ class CompiledSteps:
         settings: the settings of the training.
         patches: the source of the batches.
         size: inputs per batch.
+
+    Raises:
+        UsageError: the devices of the settings do not exist or cannot share a batch.
     """
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
@@ -137,8 +141,8 @@ class CompiledSteps:
     def _draw_batches(self, steps: range, pool: Executor) -> list[Any]:
         """Return the arrays of a call, with one row per step, padded with 0 to `_max_steps` rows.
 
-        The first arrays are the positions of the crops, or uint8 inputs and labels if the host cuts the crops. The
-        last array contains the strengths of artefacts.
+        The first arrays are the positions and symmetries of the crops, or uint8 inputs and labels if the host cuts
+        the crops. The last array contains the strengths of JPEG artefacts.
         """
         positions = [self._patches.draw_positions(step, self._size) for step in steps]
         per_step: list[tuple[np.ndarray, ...]]

@@ -1,4 +1,4 @@
-"""Computes diagnostics of a trained network as metrics by name. The report uses these metrics to check claims."""
+"""Computes diagnostics of a trained network, as a dictionary of metrics. The report uses them to check claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from loupe.upscalers.tiling import UpscalingModel, upscale
 
 GAP_TRAIN_IMAGES = 128
 BATCH_SIZE = 16
-MIN_DECREASE = 0.01  # relative decrease of val/mae that counts as progress
+MIN_DECREASE = 0.01  # a larger relative decrease of val/mae counts as progress
 SATURATION_POINTS = 2  # a curve saturates at this number of consecutive points without progress
 
 
 def choose_recompose(settings: Train) -> str:
-    """Return how `upscale` combines the blocks of the network."""
+    """Return the argument `recompose` of `upscale` for the network of the settings."""
     return getattr(settings, "recompose", "concatenate")
 
 
@@ -26,7 +26,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
     """Compute diagnostics of a trained network on whole images.
 
     Returns:
-        val/best_mae, val/best_mse, val/best_psnr: means over images.
+        val/best_mae, val/best_mse, val/best_psnr: means over the validation images.
         val/nearest/mae, val/lanczos/mae: mean mae of these baselines; at 1:1, the baseline `input` replaces both.
         val/gain: nearest's mae divided by the network's mae.
         val/nearest_wins: share of photos on which nearest is better; see `compute_win_share`.
@@ -34,6 +34,7 @@ def diagnose_network(model: UpscalingModel, settings: Train, train: Pairs, valid
         val/dark_lost: share of dark pixels that became bright, see `metrics.compute_lost_dark_share`.
         val/gradient_energy: gradient energy of the results divided by the gradient energy of the labels.
         val/seams: mean error at the borders of blocks divided by the mean error inside; NaN if no pixel is inside.
+            This and the other quotients are NaN if the divisor is 0.
         val/input_mae: mae of the input after the filter `pre_upscale`, without the network; missing without a filter.
     """
     pre_upscale = settings.pre_upscale if isinstance(settings, GradientTrain) else "none"
@@ -94,7 +95,7 @@ def diagnose_curve(points: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def compute_win_share(wins: np.ndarray, pairs: Pairs) -> float:
-    """Return the share of photos that win on more than half of their pairs.
+    """Return the share of photos for which more than half of the pairs are wins.
 
     Args:
         wins: bool (n,), whether each pair is a win.

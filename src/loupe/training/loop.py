@@ -41,7 +41,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the learning curve, with the metrics by MLflow name."""
+    """One point of the learning curve. The keys of `metrics` are the names of metrics in MLflow."""
 
     step: int
     metrics: dict[str, float]
@@ -117,15 +117,18 @@ def fit(
         model: the network with its initial weights.
         settings: the settings of the training.
         splits: batches are drawn from `train`; `validation` selects the best point.
-        report: called with a point and a checkpoint at step 0, every `eval_every` steps and at the end.
+        report: called with a point and a checkpoint every `eval_every` steps and at the end; also at step 0, unless
+            the training is resumed.
         resume: the checkpoint to continue from, or None.
 
     Returns:
         The state at the end.
 
     Raises:
-        LoupeError: the loss is NaN or infinite, or the checkpoint belongs to another network.
-        UsageError: the budget `flops` allows too many steps.
+        LoupeError: the loss is NaN or infinite, the checkpoint is invalid or of another network, or the dataset is
+            damaged.
+        UsageError: a crop is larger than the inputs, the budget `flops` allows too many steps, or the devices cannot
+            be used.
     """
     patches, batch_inputs = open_patches(settings, splits.train, Geometry.from_name(model.name))
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()
@@ -162,12 +165,12 @@ def fit(
 
 
 def load_points(checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
-    """Return the learning curve of a checkpoint."""
+    """Return the learning curve of a checkpoint; [] for None."""
     return TrainingState.from_checkpoint(checkpoint).points if checkpoint else []
 
 
 def score_whole_images(model: UpscalingModel, pairs: Pairs, limit: int) -> dict[str, float]:
-    """Return the mean mse, mae and psnr of whole images, of at most `limit` pairs with equal distances in `pairs`."""
+    """Return the mean mse, mae and psnr of whole images, for up to `limit` evenly spaced pairs."""
     scores: dict[str, list[np.ndarray]] = {"mse": [], "mae": [], "psnr": []}
     for inputs, labels in pairs.subsample(limit).batches(32):
         large = upscale(model, inputs)

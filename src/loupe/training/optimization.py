@@ -1,4 +1,4 @@
-"""The optimizer, learning rate, loss and numerical precision of a training."""
+"""The optimizer, learning rate, loss, dropout seeds and numerical precision of a training."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -41,9 +41,10 @@ def build_learning_rate(settings: GradientTrain) -> Any:
 
 
 def compute_dropout_seed(seed: int, number: int) -> int:
-    """Compute the seed of dropout layer `number` from the seed of the training; below 2**32, as JAX requires.
+    """Compute the seed of dropout layer `number` from the seed of the training.
 
-    Trainings with different seeds below 4 million have no dropout seed in common.
+    The result is below 2**32, as JAX requires. Trainings with different seeds below 4 million have no dropout seed in
+    common.
     """
     return (SEED_FACTOR * seed + number) % 2**32
 

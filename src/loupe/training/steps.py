@@ -16,7 +16,7 @@ LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the firs
 
 
 class SingleSteps:
-    """Trains a model of `compile_model`, one call of Keras per step, on batches of `size` inputs."""
+    """Trains a model that `compile_model` compiled, one call of Keras per step, on batches of `size` inputs."""
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
         self._model, self._patches, self._size, self._seed = model, patches, size, settings.seed
@@ -32,10 +32,12 @@ class SingleSteps:
 
 
 class StepRunner:
-    """Trains a model of `compile_model` for a range of steps, with the numerical precision of the settings.
+    """Trains a model that `compile_model` compiled, with the numerical precision of the settings.
+
+    `size` is the number of inputs per batch.
 
     Raises:
-        UsageError: the devices of the settings do not exist or cannot share a batch.
+        UsageError: `devices` is not 1 without JAX, or these devices do not exist or cannot share a batch.
     """
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:

@@ -18,12 +18,12 @@ def build_network(
 ) -> keras.Model:
     """Build the Keras model of the settings with its initial weights. A ridge model gets its final weights.
 
-    `weights` are the ridge weights of the dataset (see `ridge.fit`), and `initial` is the network of
-    `settings.initial_weights`.
+    `luminance` is the luminance formula of the dataset, `weights` are its ridge weights (see `ridge.fit`), and
+    `initial` is the network of `settings.initial_weights`, or None.
 
     Raises:
         UsageError: training crops are larger than the dataset's inputs, no layer can copy the weights of `initial`
-            (see `builder.copy_matching_weights`), or the network cannot be exported.
+            (see `builder.copy_matching_weights`), or the network cannot be exported to ONNX.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:

@@ -6,12 +6,16 @@ from pathlib import Path
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 
-DEFAULT_SIZE = "small"  # the only size with a network for every scale factor
+DEFAULT_SIZE = "small"  # the only size with networks for 1:1, 3:2, 2:1 and 3:1
 FOLDER = Path(__file__).parent / "weights"
 
 
 def find_file(size: str, scale: Fraction) -> Path:
-    """Return the file of the network of this size (one of BUNDLED_SIZES) and scale factor, or raise UsageError."""
+    """Return the file of the network of this size (one of BUNDLED_SIZES) and scale factor.
+
+    Raises:
+        UsageError: the size has no network for this scale factor.
+    """
     available = list_scales(size)
     if scale not in available:
         rule = ", ".join(format_value(found) for found in available)

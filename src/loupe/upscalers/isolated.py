@@ -45,11 +45,11 @@ class IsolatedOnnxUpscaler:
     Args:
         file: the ONNX file.
         threads: as in `OnnxUpscaler`.
-        device: as in `OnnxUpscaler`; `auto` is the CPU, because the limits do not cover the memory of a GPU.
+        device: as in `OnnxUpscaler`, but `auto` is the CPU, because the limits do not cover the memory of a GPU.
 
     Raises:
-        UsageError: as in `OnnxUpscaler`; also for operators or tensors that Loupe does not export, or if
-            loading takes too much memory or time.
+        UsageError: as in `OnnxUpscaler`; also if the file has more than `onnx_file.MAX_FILE_BYTES` bytes, if it
+            contains operators or tensors that Loupe does not export, or if loading takes too much memory or time.
         PhotoError: a call fails, or takes too much memory or time.
     """
 

@@ -13,12 +13,13 @@ from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
 REACH = 6  # largest shift between compared pixels, per axis
-MARGIN = REACH + 2  # the result of a part of an image depends on this many pixels around the part
+MARGIN = REACH + 2  # at a given noise, the result of a part of an image depends on this many pixels around the part
 PAD = REACH + 3  # mirrored pixels on each side of an image
 COMPARED_PIXELS = 16  # the neighbourhood has 4x4 pixels
-# A distance is a sum over 16 pixels, but `unit_distance` is for 25 pixels, as in scikit-image with `patch_size=5`.
+# A distance is a sum of squared differences of 16 pixels. But `unit_distance` in `denoise` is for 25 pixels, as in
+# scikit-image with `patch_size=5`.
 PATCH_PIXELS = 25
-BANDWIDTH = 0.7  # factor of the noise in `unit_distance`; better on kodak24 than 0.4, 0.6 and 0.8
+BANDWIDTH = 0.7  # factor of the noise in `unit_distance`; better for the 24 Kodak photos than 0.4, 0.6, 0.8
 LARGEST_DISTANCE = 5.0  # as a multiple of `unit_distance`; larger distances get the weight 0
 
 
@@ -80,14 +81,14 @@ def estimate_noise(grey: np.ndarray) -> float:
     The noise is proportional to the mean response of a filter that ignores flat areas and uniform gradients (Immerkær
     1996, Fast Noise Variance Estimation). Texture also has a response. Therefore this function divides the image
     into up to 64 parts, and computes the mean of the non-zero responses of each part. The estimate uses the 12.5 %
-    quantile of these means. A part is omitted if another part has at least twice as many non-zero responses: a white
-    border, for example.
+    quantile of these means. A part, such as a white border, is omitted if another part has at least twice as many
+    non-zero responses.
 
     Args:
         grey: (height, width), of any range.
 
     Returns:
-        The standard deviation, on the scale of `grey`; 0 if a side has fewer than 3 pixels.
+        The standard deviation, on the scale of `grey`; 0 if a side has fewer than 3 pixels or all responses are 0.
     """
     if min(grey.shape) < 3:
         return 0.0
@@ -108,7 +109,8 @@ def _sum_squared_differences(
 ) -> np.ndarray:
     """Sum the squared differences between an image and its shifted copy.
 
-    For each pixel, the sum is over all channels of the 4x4 pixels around it.
+    For each pixel, the sum is over all channels of 4x4 pixels: from one row and column before the pixel to two rows
+    and columns after it.
 
     Args:
         padded: the image with PAD mirrored pixels on each side, (channels, height, width).

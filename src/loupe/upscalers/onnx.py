@@ -40,8 +40,8 @@ class OnnxUpscaler:
         content: the content of the file; None reads the file.
 
     Raises:
-        UsageError: the file is not an ONNX network, its metadata has no valid geometry, its result has another shape
-            than the geometry requires, or onnxruntime is incomplete.
+        UsageError: the file is not an ONNX network, its metadata has no valid geometry, its input or result does not
+            match the geometry, or onnxruntime is incomplete.
     """
 
     def __init__(self, file: Path, threads: int = 1, device: str = CPU, content: bytes | None = None) -> None:

@@ -18,7 +18,7 @@ OPERATORS = frozenset((
     "ReduceMean", "ReduceProd", "Relu", "Reshape", "ScatterElements", "Shape", "Sigmoid", "SpaceToDepth", "Split",
     "Squeeze", "Tanh", "Transpose", "Unsqueeze",
 ))  # fmt: skip
-ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # bytes per value of float, int32, int64, bool, float16
+ITEM_BYTES = {1: 4, 6: 4, 7: 8, 9: 1, 10: 2}  # bytes per value by type number: float, int32, int64, bool, float16
 DOMAINS = ("", "ai.onnx.ml")  # the exporter declares the second domain, but does not use it
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types of Protocol Buffers
 # The accepted fields of each kind of message

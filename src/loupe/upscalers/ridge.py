@@ -15,7 +15,7 @@ from loupe.imaging.atomic import remove_leftovers, write_file
 from loupe.upscalers.baselines import MARGIN
 from loupe.upscalers.geometry import Geometry
 
-ALPHA = 0.01  # default weight of the squared coefficients
+ALPHA = 0.01  # default weight of the L2 penalty
 FIT_IMAGES = 2048  # enough: these images have millions of blocks, and a result pixel has only 100 weights (q = 2)
 
 
@@ -27,7 +27,7 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
 
     Args:
         pairs: the images to fit on.
-        alpha: weight of the squared coefficients, >= 0.
+        alpha: weight of the L2 penalty, >= 0.
 
     Returns:
         float32, (window * window, p * p), where window = q + 2 MARGIN.
@@ -54,7 +54,7 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them.
 
     The name of the file contains the digest, because another dataset can replace the one at this location. While
-    shards are verified in the background, the weights are not stored.
+    shards are verified in the background, the weights are not stored, because a shard may be damaged.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}-{dataset.digest}.npy"
     if file.exists():

@@ -9,7 +9,7 @@ import numpy as np
 from loupe.config.fields import get_block_sides
 from loupe.upscalers.geometry import Geometry
 
-TILE = 256  # side of a tile in pixels, without the halo (the overlap with other tiles)
+TILE = 256  # side of a tile in input pixels, without the halo (the overlap with other tiles)
 
 
 class UpscalingModel(Protocol):
@@ -59,7 +59,8 @@ def upscale(
             [0, 1], which is 0 by default.
         recompose: `concatenate` places blocks next to each other. `gaussian` averages overlapping blocks with
             Gaussian weights, which removes seams.
-        tile: side of a tile in pixels, without the halo.
+        tile: side of a tile in input pixels, without the halo. It is rounded down to whole blocks, but to at least
+            `min_side`.
 
     Returns:
         float32, (n, floor(h scale + 1/2), floor(w scale + 1/2), 1), clipped to [-1, 1].
@@ -109,8 +110,8 @@ def upscale_rows(
 
     Args:
         model: as in `upscale`.
-        rows: takes the numbers of the first row and of the row after the last; returns these rows, float32
-            (rows, width) in [-1, 1].
+        rows: a function that takes the number of the first row and the number of the row after the last row, and
+            returns these rows of the image, float32 (rows, width) in [-1, 1].
         height: the height of the image.
         result_rows: the rows of the result to compute.
         tile: as in `upscale`.
@@ -200,7 +201,7 @@ def _list_spans(side: int, core: int, geometry: Geometry) -> list[tuple[int, int
 
 
 def _compute_block_weights(geometry: Geometry, height: int, width: int, down: int, right: int) -> np.ndarray:
-    """Return the weight of each result pixel: a Gaussian in its block, with sigma p/4."""
+    """Return the weight of each result pixel: a Gaussian around the centre of its block, with sigma p/4."""
     p = geometry.p
     profile = np.exp(-0.5 * np.square((np.arange(p) - (p - 1) / 2) / (p / 4))).astype("float32")
     sides = []

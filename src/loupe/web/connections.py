@@ -11,9 +11,10 @@ MAX_CONNECTIONS = 200  # a process may open 256 files on macOS
 
 
 class LimitedProtocol(H11Protocol):
-    """A connection. Above the limit, the oldest connection without a request is closed, or else the oldest of all.
+    """A connection. If a new connection exceeds MAX_CONNECTIONS, the oldest other connection is closed.
 
-    uvicorn waits forever for the headers of a request: a thousand slow clients would block all others.
+    Connections without a request are closed first. uvicorn waits forever for the headers of a request: a thousand
+    slow clients would block all others.
     """
 
     opened_at = 0.0

@@ -30,13 +30,14 @@ STREAM_ROUTES = "/gradio_api/queue/data", "/gradio_api/call/"  # the browser rea
 class OwnHosts:
     """The host names and addresses under which browsers open the page of this server.
 
-    Other names are refused: a DNS rebinding attack uses a name of the attacker. An IP address must be
-    `listening`. But any address is accepted for 0.0.0.0 and ::, and any loopback address for a loopback address.
+    The names are `localhost`, the name of the machine, `public` and `name`. Other names are refused: a DNS rebinding
+    attack uses a name of the attacker. An IP address must be `listening`. But if `listening` is 0.0.0.0 or ::, any
+    address is accepted, and if it is a loopback address, any loopback address is accepted.
 
     Args:
         listening: the IP address that the server listens on.
         public: further names, in lower case, such as the name of a proxy.
-        name: the name of `listening` that the user gave (`--host`), or "".
+        name: the name or address that the user gave (`--host`), or "".
     """
 
     listening: str
@@ -77,7 +78,7 @@ class DemoGuard:
     _uploading_bytes: int = field(default=0, init=False)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a request."""
+        """Serve or refuse a request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -101,7 +102,7 @@ class DemoGuard:
             await self.app(scope, receive, send)
 
     def _check_site(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and reason of a refusal if another site caused the request."""
+        """Return the status and reason of a refusal if another site caused the request, otherwise None."""
         hosts, origins = _get_headers(scope, b"host"), _get_headers(scope, b"origin")
         if len(hosts) != 1 or hosts[0] not in self.hosts:
             return 403, f"Host: must be an address of this server, got {', '.join(hosts)[:100]!r}"
@@ -113,7 +114,10 @@ class DemoGuard:
         return None
 
     def _check_body(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and reason of a refusal: the body is too large or has no size, or the folder is full."""
+        """Return the status and reason of a refusal, or None.
+
+        A request is refused if its body is too large or has no size, or if the folder is full.
+        """
         size = _get_size(scope)
         is_upload = scope["path"].startswith(UPLOAD_ROUTE)
         limit = MAX_FILE_BYTES + MAX_FORM_BYTES if is_upload else MAX_BODY_BYTES

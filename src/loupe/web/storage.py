@@ -12,7 +12,7 @@ MIN_LIFETIME_S = 60.0  # newer files may be in use
 
 
 def delete_old_files(folder: Path, before: float) -> None:
-    """Delete files and empty folders that were last changed before a time."""
+    """Delete files and empty folders that were last changed before a time (seconds, as in `time.time`)."""
     for path in _walk(folder):
         with suppress(OSError):  # the folder is not empty, or the path was moved
             if path.stat().st_mtime < before:
@@ -20,9 +20,12 @@ def delete_old_files(folder: Path, before: float) -> None:
 
 
 def make_room(folder: Path, more_bytes: int) -> bool:
-    """Delete the oldest files until there is room for one more file of `more_bytes` bytes; return whether there is.
+    """Delete the oldest files until MAX_BYTES and MAX_FILES allow one more file of `more_bytes` bytes.
 
     Files that are newer than MIN_LIFETIME_S are not deleted.
+
+    Returns:
+        Whether the limits allow the file.
     """
     files = []
     for path in _walk(folder):
