@@ -11,6 +11,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.data import sources
+from loupe.data.preparation import choose_crop
 from loupe.data.sources import list_photos
 from loupe.errors import UsageError
 
@@ -62,6 +63,15 @@ def test_a_photo_has_the_hash_of_its_content(listed, photo_folder, crops):
 def test_an_image_file_is_a_source(listed, photo_folder, crops):
     (photo,) = listed(photo_folder / "001.cat" / "001_0001.jpg")
     assert (photo.path, photo.category, content(photo)) == ("001_0001.jpg", "", crops["001.cat/001_0001.jpg"])
+
+
+@pytest.mark.parametrize("source", ["./sample", "sample/"])
+def test_a_folder_named_sample_does_not_contain_the_bundled_photos(listed, photo_folder, monkeypatch, source):
+    photo_folder.rename(photo_folder.parent / "sample")
+    monkeypatch.chdir(photo_folder.parent)
+    photos = listed(source)
+    assert {photo.source for photo in photos} == {source}
+    assert {choose_crop(parse_settings("preprocess", {}), photo) for photo in photos} == {"centre"}
 
 
 def test_photos_are_hashed_in_parallel(listed, photo_folder, monkeypatch):

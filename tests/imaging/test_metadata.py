@@ -18,8 +18,9 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from loupe.imaging.attachments import XMP_UUID, _list_boxes, read_skipped_metadata
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
+from loupe.imaging.grey import GreyPhoto
 from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
-from loupe.imaging.metadata import make_iptc_resource
+from loupe.imaging.metadata import INFO_NAMES, make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
@@ -370,22 +371,12 @@ def test_a_user_comment_of_any_type_is_kept_unless_it_is_empty(image, tmp_path, 
 @pytest.mark.parametrize("after_pixels", [False, True])
 def test_texts_with_the_names_of_other_data_are_kept_and_change_nothing(image, tmp_path, after_pixels):
     """Pillow stores texts, gAMA and other chunks in the same dictionary."""
-    names = (
-        "chromaticity",
-        "default_image",
-        "dpi",
-        "duration",
-        "gamma",
-        "icc_profile",
-        "loop",
-        "srgb",
-        "transparency",
-    )
+    names = ("chromaticity", "exif", "gamma", "srgb", *(set(INFO_NAMES) - {"exif"}))
     info = PngImagePlugin.PngInfo()
     info.add(b"gAMA", struct.pack(">I", 100_000))
     image.save(tmp_path / "plain.png", pnginfo=info)
     for name in names:
-        info.add(b"tEXt", f"{name}\0a text".encode(), after_idat=after_pixels)
+        info.add(b"iTXt", f"{name}\0\0\0\0\0a text".encode(), after_idat=after_pixels)
     image.save(tmp_path / "small.png", pnginfo=info)
     plain, _ = upscale(tmp_path / "plain.png", tmp_path / "plain-large.png")
     large, omitted = upscale(tmp_path / "small.png", tmp_path / "large.png")
@@ -411,6 +402,26 @@ def test_a_last_box_without_a_length_is_read_and_a_damaged_packet_is_named(image
     result, omitted = upscale(tmp_path / "photo.gif", tmp_path / "large.png")
     assert omitted == ["XMP (damaged)"]
     assert "xmp" not in result.info
+
+
+@pytest.mark.parametrize("content", [b"Exif\0\0no tags", b"Exif\0\0MM\0*"])
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+def test_damaged_exif_data_are_named_and_the_photo_is_upscaled(image, tmp_path, extension, content):
+    image.save(tmp_path / f"small.{extension}", exif=content)
+    large, omitted = upscale(tmp_path / f"small.{extension}", tmp_path / "large.png")
+    assert (large.size, omitted) == ((96, 64), ["EXIF (damaged)"])
+    GreyPhoto((tmp_path / f"small.{extension}").read_bytes(), lambda needed: None)
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize("text", ["no profile", "\nexif\n 4\n0badcafe"])
+def test_a_damaged_raw_profile_does_not_damage_the_photo(image, tmp_path, text, after_pixels):
+    info = PngImagePlugin.PngInfo()
+    info.add(b"tEXt", f"Raw profile type exif\0{text}".encode(), after_idat=after_pixels)
+    image.save(tmp_path / "small.png", pnginfo=info)
+    large, _ = upscale(tmp_path / "small.png", tmp_path / "large.png")
+    assert large.size == (96, 64)
+    GreyPhoto((tmp_path / "small.png").read_bytes(), lambda needed: None)
 
 
 def test_large_profiles_and_texts_are_read_up_to_a_limit(image, tmp_path):

@@ -457,6 +457,12 @@ def test_seeds_of_initial_weights_have_32_bits() -> None:
     assert all(0 <= initializer.seed < 2**32 for initializer in initializers.values())
 
 
+def test_a_conditioned_network_copies_nothing_from_a_perceptron() -> None:
+    perceptron = built(parse_settings("train", narrow("perceptron")))
+    conditioned = built(parse_settings("train", narrow("convolutional", condition="jpeg")))
+    assert builder.copy_matching_weights(conditioned, perceptron) == 0
+
+
 def test_copy_matching_weights_copies_layers_of_the_same_shapes() -> None:
     one, same, other_scale = (
         built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))

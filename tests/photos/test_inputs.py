@@ -11,6 +11,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.errors import UsageError
+from loupe.photos.files import open_streams
 from loupe.photos.inputs import find_photos
 from loupe.photos.streams import replace_streams
 
@@ -138,6 +139,11 @@ def test_a_pattern_for_the_standard_output_must_match_a_single_photo(tree, monke
     given["inputs"] = ["a/one*"]
     with replace_streams(parse_settings("upscale", given)) as settings:
         assert settings.out.endswith("stdout.jpg")
+
+
+def test_the_bundled_photo_can_be_written_to_the_standard_output():
+    with open_streams(parse_settings("upscale", {"inputs": ["sample"], "out": "-", "dry_run": "true"})) as settings:
+        assert [Path(name).name for name in settings.inputs] == ["coffee.png"]
 
 
 def test_a_format_other_than_that_of_out_is_an_error(tree):

@@ -17,12 +17,13 @@ from matplotlib import pyplot
 from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState
 
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.search import constraints, sampling, study_storage
 from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
 from loupe.search.plots import plot_study
 from loupe.search.study import SweepStudy
+from loupe.search.study_results import check_failures
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
     FAILED,
@@ -353,6 +354,18 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
     finish(again, taken)
     again.enqueue_missing()
     assert states(again) == {"COMPLETE": 8, "FAIL": MAX_ATTEMPTS}
+
+
+def test_a_sweep_whose_workers_all_crashed_fails(journal):
+    study = opened(journal)
+    study.enqueue_missing()
+    while study.claim_trial(HERE) is not None:
+        check_failures(study)  # a trial that runs or waits has not failed
+        study.fail_orphans(lambda trial: False)
+        study.enqueue_missing()
+    assert set(study.to_frame()["state"]) == {"ORPHANED"}
+    with pytest.raises(LoupeError, match=r"all \d+ failed; the last error: the process of a worker ended"):
+        check_failures(study)
 
 
 def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):

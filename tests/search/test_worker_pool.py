@@ -27,6 +27,7 @@ from loupe.search import study_storage, worker, worker_job, worker_pool
 from loupe.search.gpus import group_gpus
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
+from loupe.search.trial_attributes import OWNER, RUN
 from loupe.tracking import liveness, runs, trials
 
 SWEEP = {
@@ -121,6 +122,26 @@ def test_trials_of_a_crashed_worker_count_as_trials_of_the_sweep(max_trials, sha
     job = replace(job, max_trials=max_trials)
     worker_pool.run_workers(SimpleNamespace(workers=1, quiet=True), study, job, 1)
     assert given == shares
+
+
+def test_a_trial_that_reuses_a_result_is_alive_although_the_run_of_the_result_has_ended(monkeypatch):
+    """The tag of the run that is reused must not replace those of the worker."""
+    owner = liveness.make_process_tags()
+    ended = owner | {"loupe.pid": "2147483647", "loupe.started": "1", "loupe.heartbeat": "1"}
+    found = {"ended": ended, "own": owner, "none": {}}
+    monkeypatch.setattr(trials, "get_tags", lambda run: found[run])
+    monkeypatch.setattr(trials, "reopen_sweep_run", lambda parent: None)
+    monkeypatch.setattr(liveness, "close_orphaned_runs", lambda: None)
+    alive = {}
+
+    def fail_orphans(is_alive):
+        for run in found:
+            alive[run] = is_alive(SimpleNamespace(user_attrs={OWNER: owner, RUN: run}))
+        alive["dead"] = is_alive(SimpleNamespace(user_attrs={OWNER: ended, RUN: "none"}))
+        return []
+
+    worker_pool._close_orphans(SimpleNamespace(parent="parent", fail_orphans=fail_orphans))
+    assert alive == {"ended": True, "own": True, "none": True, "dead": False}
 
 
 def test_worker_prints_each_trial_and_waits_for_a_restarted_database(job, monkeypatch, capsys):

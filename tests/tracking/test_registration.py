@@ -93,6 +93,25 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
     assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
 
 
+def test_a_deleted_champion_of_another_scale_factor_is_replaced_by_the_bundled_network(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, given = mlflow.MlflowClient(), []
+    deleted, logged = (client.create_logged_model("0", name, run_id) for name in ("model", "photo"))
+    for name in ("loupe", "loupe-2x"):
+        client.create_registered_model(name)
+    version = client.create_model_version("loupe", "file:/network", run_id)
+    client.create_model_version("loupe-2x", f"models:/{deleted.model_id}", run_id)
+    client.set_registered_model_alias("loupe-2x", "champion", "1")
+    client.delete_logged_model(deleted.model_id)
+    monkeypatch.setattr(champions, "_log_photo_model", lambda found: given.append(found) or logged)
+    with mlflow.start_run():
+        champions.register_photo_model(Fraction(3, 2), version)
+    assert given == [{Fraction(3, 2): version, Fraction(2): None, Fraction(3): None}]
+    line = "model: loupe-2x version 1 cannot be loaded: the model was deleted; loupe-photo gets the bundled network"
+    assert line in capsys.readouterr().err
+
+
 def test_the_photo_model_requires_the_packages_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[str, Any] = {}
     monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **given: logged.update(given))

@@ -89,8 +89,12 @@ def test_a_run_of_mlflow_run_is_closed_if_its_process_died_before_it_tagged_the_
     finally:
         step.communicate(b"\n")
     started = client.get_run(works).info.start_time / 1000
-    for created, status in ((started - 1, "RUNNING"), (started + 1, "KILLED")):
-        words = ["python", "mlflow", "run", "."]
+    by_module, script = ["python", "-m", "mlflow", "run", "."], ["python", "/usr/bin/mlflow", "run", "."]
+    for words, created, status in (
+        (by_module, started - 1, "RUNNING"),
+        (script, started - 1, "RUNNING"),
+        (script, started + 1, "KILLED"),
+    ):
         project = SimpleNamespace(cmdline=words.copy, environ=dict, create_time=partial(float, created))
         monkeypatch.setattr(psutil, "process_iter", lambda project=project: [project])
         liveness.close_orphaned_runs()

@@ -26,6 +26,16 @@ def test_an_image_gives_an_image(upscaler, mode):
     assert large.mode == {"1": "L", "P": "RGB", "CMYK": "RGB"}.get(mode, mode)
 
 
+def test_grey_of_16_bits_with_a_transparent_value_becomes_grey_of_8_bits_with_alpha(upscaler):
+    image = Image.fromarray(np.repeat(np.uint16([[3000, 60000]]), 10, axis=1).repeat(20, axis=0))
+    image.info["transparency"] = 3000
+    large = upscaler(image)
+    assert (large.mode, large.size) == ("LA", (30, 30))
+    grey, alpha = np.moveaxis(np.asarray(large), -1, 0)
+    assert alpha[15, [2, 27]].tolist() == [0, 255]
+    assert abs(int(grey[15, 27]) - 60000 / 257) <= 1
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("bands", [None, 1, 2, 3, 4])
 def test_an_array_gives_an_array(upscaler, dtype, bands):

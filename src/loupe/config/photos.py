@@ -35,7 +35,7 @@ class NetworkFields(Settings):
     ensemble: bool = field(False, ENSEMBLE)
     jpeg_quality: JpegQuality = field(
         "auto",
-        "JPEG quality of the photos, for networks that adapt to it; auto: estimated per photo, 100: no artefacts",
+        "JPEG quality of the photos, for networks that adapt to it; auto: estimated per photo; 100: no artefacts",
         rule="auto, or 1 to 100",
     )
     device: Device = field("auto", DEVICE)
@@ -65,7 +65,7 @@ class PhotoSettings(Settings):
         None, "quality of JPEG, WebP and AVIF results", rule="1 to 100; default 95, but 90 for AVIF"
     )
     compress_level: int = field(1, "compression of PNG results; 0: fastest, 9: smallest", ge=0, le=9)
-    strip_metadata: bool = field(False, "omit all metadata except the colour space")
+    strip_metadata: bool = field(False, "omit all metadata except the colour space and the display times of frames")
     overwrite: bool = field(False, "replace existing results")
     resume: bool = field(False, "keep existing results and process the other photos")
     memory: Annotated[Annotated[int, Field(ge=200, le=10**6)] | None, Unset] = field(

@@ -26,7 +26,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.degradation import draw_degradation, make_inputs, to_grey
 from loupe.data.near_duplicates import find_groups
 from loupe.data.pairs import Pairs
-from loupe.data.sources import SourcePhoto, list_photos, name_sources
+from loupe.data.sources import SAMPLE_SOURCE, SourcePhoto, list_photos, name_sources
 from loupe.errors import UsageError
 from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
@@ -77,7 +77,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
 
 def choose_crop(settings: Preprocess, photo: SourcePhoto) -> str:
     """Return the value of `crop` for a photo: by default, `tiles` for bundled photos, `centre` for others."""
-    return settings.crop or ("tiles" if photo.source == "sample" else "centre")
+    return settings.crop or ("tiles" if photo.source == SAMPLE_SOURCE else "centre")
 
 
 def _compute_digest(settings: Preprocess, photos: list[SourcePhoto]) -> str:

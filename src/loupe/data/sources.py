@@ -20,6 +20,7 @@ from loupe.data.download import download
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
+SAMPLE_SOURCE = "sample"  # the value of `source` for the bundled photos
 # Folder and files of each package: only photographs, and one image of each stereo pair
 SAMPLE = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
@@ -111,7 +112,7 @@ def find_bundled_photo() -> Path:
 
 
 def _list_source(source: str, settings: Preprocess) -> Iterator[SourcePhoto]:
-    if source == "sample":
+    if source == SAMPLE_SOURCE:
         return _list_sample()
     if source == "caltech256":
         file = storage.get_local_folder(settings.data_dir) / "256_ObjectCategories.tar"
@@ -120,12 +121,13 @@ def _list_source(source: str, settings: Preprocess) -> Iterator[SourcePhoto]:
     if storage.is_url(source):
         return _list_url(source)
     path = Path(source)
+    name = source if str(path) == SAMPLE_SOURCE else str(path)  # `./sample` is a file or folder of the user
     if path.is_dir():
-        return _list_folder(path)
+        return _list_folder(path, name)
     if path.is_file() and _is_image(path.name):
         return iter([SourcePhoto(source, _split_path(path.name)[-1], "", str(path.resolve()))])
     if path.is_file():
-        return _list_tar(str(path), str(path.resolve()))
+        return _list_tar(name, str(path.resolve()))
     raise UsageError(
         f"source: must be sample, caltech256, a URL, or an existing image, tar or folder, got {source!r}"
     )
@@ -135,7 +137,7 @@ def _list_sample() -> Iterator[SourcePhoto]:
     for package, (subfolder, names) in SAMPLE.items():
         folder = _find_package_folder(package) / subfolder
         for name in names:
-            yield SourcePhoto("sample", f"{package}/{name}", package, str(folder / name))
+            yield SourcePhoto(SAMPLE_SOURCE, f"{package}/{name}", package, str(folder / name))
 
 
 def _find_package_folder(package: str) -> Path:
@@ -145,7 +147,7 @@ def _find_package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _list_folder(root: Path) -> Iterator[SourcePhoto]:
+def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
     """Yield the files of a folder and its subfolders, without hidden ones; also yield unreadable subfolders."""
     files: dict[Path, str] = {}  # the reason for skipping each file, or ""
     folders = [root]
@@ -176,7 +178,7 @@ def _list_folder(root: Path) -> Iterator[SourcePhoto]:
         parts = _split_path(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
         location = str(file if reason else file.resolve())
-        yield SourcePhoto(str(root), "/".join(parts), category, location, reason=reason)
+        yield SourcePhoto(source, "/".join(parts), category, location, reason=reason)
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:

@@ -94,11 +94,11 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
     for tag in (STRUCTURE_TAGS if image.format == "TIFF" else POINTER_TAGS) & set(exif):
         del exif[tag]
     if not len(exif):
-        return None, [*image.info.get("truncated_tags", ())]
+        return None, [*image.info.get("unreadable_tags", ())]
     if ORIENTATION in exif:
         exif[ORIENTATION] = 1
     exif.bigtiff = False  # the copy has offsets of 4 bytes, also for a BigTIFF
-    omitted = [*image.info.get("truncated_tags", ())]
+    omitted = [*image.info.get("unreadable_tags", ())]
     with suppress(Exception):  # damaged tags
         if SIZE_DESCRIPTION.match(exif.get(IMAGE_DESCRIPTION, "")):
             del exif[IMAGE_DESCRIPTION]

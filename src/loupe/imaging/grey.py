@@ -21,6 +21,7 @@ from loupe.imaging.estimates import read_webp_pixels
 from loupe.imaging.exif import ORIENTATION
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.luminance import blend_with_white, compute_luminance
+from loupe.imaging.metadata import correct_info, remove_texts
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import MIRRORED, ROTATED, UPSIDE_DOWN
 
@@ -64,12 +65,14 @@ class GreyPhoto:
                 raise PhotoError("a PostScript program, not a photo")
             if image.format in ("JPEG", "MPO"):
                 validate_scans(content)
+            remove_texts(image)
             scale_transparent_value(image)
             reserve_bytes(_estimate_decoding(image, content, caller_bytes))
             image.load()
             self._has_12_bits = has_12_bit_grey(image)
             if not self._has_12_bits:
                 to_8_bit_mode(image.crop((0, 0, 1, 1)))  # raises PhotoError for values without a known range
+            correct_info(image)
             self._orientation = 1 if self._has_12_bits else image.getexif().get(ORIENTATION, 1)
         self._image = image
         self._grey: Image.Image | None = None  # all pixels in grey (rec601), if `shrink` used one strip

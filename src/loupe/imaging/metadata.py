@@ -18,6 +18,21 @@ IPTC_START = b"\x1c"  # first byte of an IPTC record
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
 MAX_DPI = 65535  # the highest resolution that a JPEG can store
+# Keys that Pillow or Loupe uses in `Image.info` for other data than texts. Pillow also stores texts of a PNG there.
+INFO_NAMES = (
+    "attachments",
+    "default_image",
+    "dpi",
+    "duration",
+    "exif",
+    "icc_profile",
+    "loop",
+    "photoshop",
+    "start",
+    "transparency",
+    "unreadable_tags",
+    "xmp",
+)
 RAW_PROFILE = "Raw profile type "  # start of the keywords of PNG texts in which ImageMagick stores metadata
 
 
@@ -91,14 +106,34 @@ def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
     return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
 
 
-def use_raw_profiles(image: Image.Image) -> None:
-    """Add missing EXIF and ICC data to `image.info`, from ImageMagick's texts `Raw profile type ...` of a PNG."""
+def remove_texts(image: Image.Image) -> None:
+    """Remove PNG texts whose keyword is in INFO_NAMES from `image.info`."""
+    if image.format == "PNG":
+        for name in INFO_NAMES:
+            if isinstance(image.info.get(name), str):
+                del image.info[name]
+
+
+def correct_info(image: Image.Image) -> None:
+    """Correct `image.info` before the first call of `image.getexif`.
+
+    Do the same as `remove_texts`. Add missing EXIF and ICC data from ImageMagick's texts `Raw profile type ...` of a
+    PNG. Remove EXIF data that Pillow cannot parse; `info["unreadable_tags"]` names them.
+    """
+    remove_texts(image)
     if image.format == "PNG":
         texts = {str(name): text for name, text in image.info.items() if isinstance(text, str)}
         found = _take_raw_profiles(texts)
         for name, key in (("exif", "exif"), ("icc", "icc_profile")):
             if name in found:
                 image.info.setdefault(key, found[name])
+        image.info.pop(f"{RAW_PROFILE}exif", None)  # Pillow would parse it, even if it is damaged
+    if image.info.get("exif") is not None:
+        try:
+            Image.Exif().load(image.info["exif"])
+        except Exception:  # Pillow's parser raises errors of several classes
+            del image.info["exif"]
+            image.info["unreadable_tags"] = ["EXIF (damaged)"]
 
 
 def _take_raw_profiles(texts: dict[str, str]) -> dict[str, bytes]:

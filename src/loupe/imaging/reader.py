@@ -17,7 +17,7 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
 from loupe.imaging.maker_note import MAX_POSITION
-from loupe.imaging.metadata import Metadata, read_metadata, use_raw_profiles
+from loupe.imaging.metadata import Metadata, correct_info, read_metadata, remove_texts
 from loupe.imaging.opening import TiffImage, count_images, list_pages, open_image
 from loupe.imaging.pixels import (
     decode_by_pillow,
@@ -32,8 +32,6 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
 TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
-# Keys that Pillow uses in `Image.info` for other data than PNG texts
-INFO_NAMES = ("default_image", "dpi", "duration", "icc_profile", "loop", "transparency")
 # Names in `Metadata.omitted` of data after the image. `_decode` adds "data after the image" only without them.
 TAIL_NAMES = {
     "further images",
@@ -156,25 +154,19 @@ def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
 
 def _correct_info(image: Image.Image) -> None:
     """Correct `image.info` and the EXIF tags of an opened image in place."""
-    _remove_texts(image)
+    remove_texts(image)
     scale_transparent_value(image)
-    use_raw_profiles(image)
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # `getexif` would do this too, because texts and EXIF data can follow the pixels
+    correct_info(image)
     if isinstance(image.info.get("exif"), bytes):
-        content, image.info["truncated_tags"] = disable_truncated_tags(image.info["exif"])
-        if image.info["truncated_tags"]:
+        content, image.info["unreadable_tags"] = disable_truncated_tags(image.info["exif"])
+        if image.info["unreadable_tags"]:
             image.getexif().load(content)
     if image.format == "JXL" and not getattr(image, "jpeg", False) and ORIENTATION in image.getexif():
         # If the file does not contain a compressed JPEG (`image.jpeg`), the decoder has already rotated the pixels
         # (ISO/IEC 18181-2).
         image.getexif()[ORIENTATION] = 1
-
-
-def _remove_texts(image: Image.Image) -> None:
-    """Remove PNG texts whose keyword is in INFO_NAMES: Pillow uses these names for other data."""
-    if image.format == "PNG":
-        for name in INFO_NAMES:
-            if isinstance(image.info.get(name), str):
-                del image.info[name]
 
 
 def _validate_not_empty(image: Image.Image) -> None:
@@ -242,7 +234,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
         orientation = 1 if image.format == "AVIF" else orientation  # libvips has already rotated an AVIF
     else:
         image.load()
-        _remove_texts(image)  # texts that follow the pixels in the file
+        remove_texts(image)  # texts that follow the pixels in the file
         orientation = exif.get(ORIENTATION, 1)  # 1 for a TIFF, whose pixels Pillow has rotated
         pixels, icc = decode_by_pillow(image, icc)
     pixels, matched_icc = match_profile(pixels, icc)

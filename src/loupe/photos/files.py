@@ -27,7 +27,7 @@ def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettin
         return nullcontext(settings)
     from loupe.photos.streams import replace_streams
 
-    return replace_streams(settings)
+    return replace_streams(settings.model_copy(update={"inputs": _replace_sample(settings.inputs)}))
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
@@ -40,7 +40,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
     if not settings.out.strip():
         raise UsageError("out: must be a folder or a file, got an empty text")
-    inputs = [_get_sample() if text == "sample" else text for text in settings.inputs]
+    inputs = _replace_sample(settings.inputs)
     if settings.in_place:
         found = find_photos_in_place(inputs)
     else:
@@ -176,10 +176,13 @@ def report_outcomes(
     return [outcome.job.out for outcome in done]
 
 
-def _get_sample() -> str:
+def _replace_sample(inputs: Sequence[str]) -> tuple[str, ...]:
+    """Replace `sample` by the path of the bundled photo."""
+    if "sample" not in inputs:
+        return tuple(inputs)
     from loupe.data.sources import find_bundled_photo
 
-    return str(find_bundled_photo())
+    return tuple(str(find_bundled_photo()) if text == "sample" else text for text in inputs)
 
 
 def _needs_progress(settings: PhotoSettings, jobs: "Sequence[PhotoJob]") -> bool:

@@ -43,12 +43,17 @@ def log_study(study: SweepStudy, seconds: float, worker_seconds: float) -> str |
     return run_id
 
 
+WORKER_CRASHED = "the process of a worker ended during the training"
+
+
 def check_failures(study: SweepStudy) -> None:
-    """Raise LoupeError if a trial failed, and no trial is complete or pruned."""
+    """Raise LoupeError if no trial is complete or pruned, and a trial failed or the workers of all trials crashed."""
     table = study.to_frame()
-    failed = table[table["state"] == "FAIL"]
-    if len(failed) and not table["state"].isin(["COMPLETE", "PRUNED"]).any():
-        raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1]}")
+    states = set(table["state"])
+    if states & {"COMPLETE", "PRUNED"} or not ("FAIL" in states or states == {"ORPHANED"}):
+        return
+    failed = table[table["state"].isin(["FAIL", "ORPHANED"])]
+    raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1] or WORKER_CRASHED}")
 
 
 def delete_other_models(study: SweepStudy) -> list[str]:

@@ -119,7 +119,10 @@ def _close_orphans(study: SweepStudy) -> None:
     """
 
     def is_alive(trial: Any) -> bool:
-        return liveness.is_alive(trial.user_attrs[OWNER] | trials.get_tags(trial.user_attrs.get(RUN)))
+        owner, tags = trial.user_attrs[OWNER], trials.get_tags(trial.user_attrs.get(RUN))
+        # If the trial reuses the result of another trial, RUN is the run of another process.
+        is_own_run = all(tags.get(name) == owner[name] for name in liveness.IDENTITY_TAGS)
+        return liveness.is_alive(owner | tags if is_own_run else owner)
 
     trials.reopen_sweep_run(study.parent)
     for trial in study.fail_orphans(is_alive):

@@ -12,6 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 import loupe
+from loupe.cli.progress import print_error
 from loupe.cli.signals import defer_signals
 from loupe.config.fields import CHAMPION, format_value
 from loupe.errors import UsageError
@@ -97,7 +98,7 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     to the version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
-    champions = {other: version if other == scale else models.get_champion(other) for other in scales}
+    champions = {other: version if other == scale else _find_usable_champion(other) for other in scales}
     names = [
         f"{found.name} version {found.version}" if found else f"the bundled network of {format_value(other)}"
         for other, found in champions.items()
@@ -126,6 +127,18 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     photo_version = registration.create_version_once(lambda: client.search_model_versions(query), create)
     client.set_registered_model_alias(models.PHOTO_MODEL, CHAMPION, photo_version.version)
     return f"models:/{models.PHOTO_MODEL}/{photo_version.version}"
+
+
+def _find_usable_champion(scale: Fraction) -> Any:
+    """Return the champion of a scale factor; None if there is none, or if its logged model was deleted."""
+    champion = models.get_champion(scale)
+    if champion is not None:
+        try:
+            models.ModelReference.from_version(champion)
+        except UsageError as error:
+            print_error(f"{error}; {models.PHOTO_MODEL} gets the bundled network of {format_value(scale)}")
+            return None
+    return champion
 
 
 def _log_photo_model(champions: dict[Fraction, Any]) -> Any:

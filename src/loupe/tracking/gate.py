@@ -17,6 +17,7 @@ from loupe.config.steps import Register
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
+from loupe.data.sources import SAMPLE_SOURCE
 from loupe.errors import UsageError, mask_secrets
 from loupe.evaluation import scoring
 from loupe.models.builder import KerasUpscaler
@@ -102,7 +103,7 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
     """
     name, shared = models.REGISTERED_NAMES[candidate.scale], make_dataset_settings(settings, candidate.is_smoke)
     recorded = models.get_registered_tags(name)
-    source = settings.gate or recorded.get(TAGS["source"]) or candidate.source or "sample"
+    source = settings.gate or recorded.get(TAGS["source"]) or candidate.source or SAMPLE_SOURCE
     try:
         if settings.gate is None and TAGS["source"] in recorded:
             dataset = preparation.reopen(shared, recorded[TAGS["dataset"]], recorded[TAGS["digest"]], source)
@@ -118,7 +119,8 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
         if wanted != got:
             rule = f"must be {wanted} for the new model, as in the gate dataset {dataset.folder.name} of {name}"
             raise UsageError(f"{field}: {rule}, got {got}; --gate selects another gate dataset")
-    source = storage.make_absolute(source) if os.path.exists(source) else source
+    if source != SAMPLE_SOURCE and os.path.exists(source):
+        source = storage.make_absolute(source)
     values = {"dataset": dataset.folder.name, "digest": dataset.digest, "source": mask_secrets(source)}
     return dataset, {TAGS[key]: value for key, value in values.items()}
 

@@ -26,18 +26,16 @@ UNTAGGED_TIMEOUT_S = 3600.0
 HOST_NAMESPACE = "pid:[4026531836]"  # the PID namespace of a Linux host, in which all processes are visible
 
 
+IDENTITY_TAGS = ("loupe.host", "loupe.pid", "loupe.namespace", "loupe.started")  # these tags identify a process
+
+
 def make_process_tags() -> dict[str, str]:
-    """Return tags that identify this process, and a first heartbeat.
+    """Return IDENTITY_TAGS of this process, and a first heartbeat.
 
     Host name and process id are not sufficient: two processes in different containers can have the same values.
     """
-    return {
-        "loupe.host": socket.gethostname(),
-        "loupe.pid": str(os.getpid()),
-        "loupe.namespace": _identify_namespace(),
-        "loupe.started": _read_start("self") or "",
-        HEARTBEAT_TAG: f"{read_clock():.0f}",
-    }
+    identity = (socket.gethostname(), str(os.getpid()), _identify_namespace(), _read_start("self") or "")
+    return dict(zip(IDENTITY_TAGS, identity, strict=True)) | {HEARTBEAT_TAG: f"{read_clock():.0f}"}
 
 
 def send_heartbeats(run_id: str) -> AbstractContextManager[None]:
@@ -99,7 +97,7 @@ def _may_step_start(run_id: str, started: float) -> bool:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            is_mlflow_run = "run" in words and "mlflow" in " ".join(words[:2])
+            is_mlflow_run = "run" in words and "mlflow" in " ".join(words[:3])  # also `python -m mlflow run`
             # A later `mlflow run`, such as the one that started this step, did not create the run.
             if is_mlflow_run and process.create_time() <= started:
                 return True

@@ -9,7 +9,7 @@ from PIL import Image
 
 from loupe.config.fields import Device, parse_scale
 from loupe.errors import UsageError
-from loupe.imaging.conversion import to_image
+from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.reader import read_pillow_image
@@ -65,9 +65,9 @@ class Upscaler:
                 error).
 
         Returns:
-            For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile. For an array, an
-            array of the same dtype and number of axes. With a scale factor, the result's sides have
-            floor(side * scale + 1/2) pixels.
+            For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile; 16-bit grey with
+            a transparent value becomes LA. For an array, an array of the same dtype and number of axes. With a scale
+            factor, the result's sides have floor(side * scale + 1/2) pixels.
 
         Raises:
             TypeError: the image is neither a PIL image nor an array of uint8 or uint16.
@@ -95,7 +95,8 @@ class Upscaler:
         large = np.concatenate(list(upscale_image(data, target, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large
-        result = to_image(large)
+        # Pillow has no mode for 16-bit grey with alpha.
+        result = to_image(to_8_bits(large) if large.shape[2] == 2 else large)
         if data.metadata.icc:
             result.info["icc_profile"] = data.metadata.icc
         return result

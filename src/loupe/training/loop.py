@@ -131,6 +131,9 @@ def fit(
             be used.
     """
     patches, batch_inputs = open_patches(settings, splits.train, Geometry.from_name(model.name))
+    batch_patches = batch_inputs  # for a perceptron, an input can contain several patches
+    if not hasattr(settings, "crop_size"):
+        batch_patches *= (patches.sides[0] // Geometry.from_name(model.name).q) ** 2
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()
     if settings.flops is not None:
         settings = settings.with_steps(compute_steps(settings.flops, model, settings, splits.train.sides[0]))
@@ -158,7 +161,7 @@ def fit(
             seconds = time.perf_counter() - started
             state.step, state.seconds = stop, state.seconds + seconds
             splits.train.raise_if_damaged()
-            add_point({"train/patch_loss": loss, "patches_per_second": settings.batch_size * len(steps) / seconds})
+            add_point({"train/patch_loss": loss, "patches_per_second": batch_patches * len(steps) / seconds})
             bar.update(stop, f"validation mae {state.points[-1]['metrics']['val/mae']:.4f}")
     model.set_weights(state.best_weights)
     return state
