@@ -601,7 +601,8 @@ def test_find_runs_returns_the_newest_finished_trials_of_any_sweep(write):
             row_of(sweep, tanh, 0, 0.5, "2020-01-01T00:00:00"),
             row_of(sweep, tanh, 0, 0.4, "2020-01-03T00:00:00", sweep="another", code="new"),
             row_of(sweep, tanh, 0, 0.6, "2020-01-02T00:00:00"),
-            row_of(sweep, tanh, 7, 0.3, "2020-01-01T00:00:00", **{"settings.dataset": "/elsewhere/sample"}),
+            row_of(sweep, tanh, 1, 0.3, "2020-01-01T00:00:00", **{"settings.dataset": "/elsewhere/sample"}),
+            row_of(sweep, tanh, 7, 0.3, "2020-01-01T00:00:00"),
             row_of(sweep, relu, 0, 0.2, "2020-01-01T00:00:00", state="PRUNED"),
             row_of(sweep, relu, 1, 0.2, "2020-01-01T00:00:00", kind="train"),
             row_of(other, relu, 2, 0.2, "2020-01-01T00:00:00"),
@@ -610,7 +611,7 @@ def test_find_runs_returns_the_newest_finished_trials_of_any_sweep(write):
     found = found_arms.find_runs(sweep, table)
     assert found[["activation", "learning_rate", "seed", "run_id"]].values.tolist() == [
         ["tanh", "0.0001", 0, "2020-01-03T00:00:00 0"],
-        ["tanh", "0.0001", 7, "2020-01-01T00:00:00 7"],
+        ["tanh", "0.0001", 1, "2020-01-01T00:00:00 1"],
     ]
     assert set(table.columns) <= set(found.columns)
     assert found["metrics.val/best_mae"].tolist() == [0.4, 0.3]
