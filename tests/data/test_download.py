@@ -132,7 +132,7 @@ def test_the_download_stops_after_max_tries_if_the_server_refuses(served, tmp_pa
 
 def test_a_server_that_sends_an_empty_file_is_reported(served, tmp_path):
     served.plan = [EMPTY] * 9
-    with pytest.raises(LoupeError, match=f"stopped at 0 of {SIZE} bytes: the server sent no data$"):
+    with pytest.raises(LoupeError, match=f"stopped at 0 of {SIZE} bytes: the server sent no further data$"):
         fetch(tmp_path / "photos.tar", served, tries=2)
 
 

@@ -476,7 +476,7 @@ def test_the_profile_of_a_bmp_is_kept_and_a_linked_profile_is_named(image, tmp_p
 def test_data_after_a_jpeg_are_named(image, tmp_path):
     image.save(tmp_path / "small.jpg")
     content = (tmp_path / "small.jpg").read_bytes()
-    for tail, names in ((b"", []), (bytes(90), []), (b"\0\0\0\x18ftypmp42", ["data after"])):
+    for tail, names in ((b"", []), (bytes(90), []), (bytes(2**17), []), (b"\0\0\0\x18ftypmp42", ["data after"])):
         (tmp_path / "small.jpg").write_bytes(content + tail)
         omitted = upscale(tmp_path / "small.jpg", tmp_path / "large.jpg")[1]
         assert [name[:10] for name in omitted] == names

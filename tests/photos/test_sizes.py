@@ -71,6 +71,11 @@ def check_aspect_ratio(size, large):
     assert abs(by_width - large_width) <= Fraction(3, 2) or abs(by_height - large_height) <= Fraction(3, 2)
 
 
+def test_a_photo_that_already_fits_inside_is_not_resized_by_a_pixel():
+    assert fit_size((300, 299), (300, 300), "inside") == FittedSize((300, 299), (300, 299))
+    assert fit_size((300, 299), (300, 300), "cover").cropped == (300, 300)
+
+
 def test_examples_of_each_fit():
     assert fit_size((768, 512), (1920, 1080), "inside") == FittedSize((1620, 1080), (1620, 1080))
     assert fit_size((512, 768), (1920, 1080), "inside") == FittedSize((720, 1080), (720, 1080))

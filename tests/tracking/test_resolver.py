@@ -153,7 +153,7 @@ def test_without_a_store_the_champion_is_the_bundled_network(name, accepted, tra
     if accepted:
         assert errors == {None}
     else:
-        assert errors == {f"model: {name} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder"}
+        assert errors == {f"model: {name} needs an MLflow store that exists: MLFLOW_TRACKING_URI, or ./mlflow.db"}
 
 
 @pytest.mark.parametrize("name", ["champion", "network.keras", RUN_URI, CHAMPION_URI, MODEL_URI])

@@ -147,5 +147,5 @@ def explain_unknown_field(name: str, step: str) -> str:
     import difflib
 
     similar = difflib.get_close_matches(name, list_fields(step), 1)
-    hint = f"did you mean {similar[0]}?" if similar else f"`loupe {step} --help` lists the fields"
+    hint = f"did you mean {similar[0].removesuffix('_')}?" if similar else f"`loupe {step} --help` lists the fields"
     return f"{name}: is not a field of {step}; {hint}"

@@ -19,8 +19,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: among the finished train runs and trials with this "
-        "`scale`, on the dataset of the newest of them, the run with the lowest validation mae",
+        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae, of the finished "
+        "train runs and trials that have this `scale`, the dataset of the newest such run, and a model",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -56,6 +56,13 @@ class Sweep(DatasetSettings):
 
     STEP = "sweep"
     sweep: str = field("sweeps/smoke.toml", "the sweep file")
+    seed: int = field(
+        0,
+        "first seed of the trainings",
+        ge=0,
+        le=2**31 - 1,
+        rule="default: as in the sweep file, or else 0",
+    )
     name: Text = field(None, "name of the Optuna study", rule="a name; default: as in the sweep file")
     dataset: Text = field(None, DATASET, rule="a dataset or a source; default: as in the sweep file")
     pruner: Literal["file", "none", "median", "hyperband"] = field(

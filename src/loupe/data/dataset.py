@@ -122,8 +122,8 @@ class Dataset:
         numbers = np.flatnonzero(chosen.to_numpy())
         if not len(numbers):
             raise UsageError(
-                f"split: must have a photo, got none in {split} of {self.folder.name}; with at least three different "
-                "photos, no split is empty"
+                f"split: must have a photo, got none in {split} of {self.folder.name}; with at least three photos "
+                "that are not near-duplicates, no split is empty"
             )
         rows = ManifestRows(self.folder / MANIFEST, numbers)
         if limit is not None:
@@ -193,7 +193,7 @@ class Dataset:
             raise LoupeError(f"dataset: {str(file)!r} must be a shard: {describe_error(error)}") from None
         self._maps[name] = images
         file_map: Any = images.base
-        file_map.madvise(mmap.MADV_RANDOM)  # by default, Linux reads megabytes around each image
+        file_map.madvise(mmap.MADV_RANDOM)  # otherwise, Linux reads up to megabytes around each image
         return images
 
     def _verify_shards(self, names: list[str]) -> None:

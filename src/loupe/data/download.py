@@ -10,7 +10,7 @@ from loupe.imaging.atomic import publish
 from loupe.imaging.file_locks import lock_file
 
 CHUNK_BYTES = 1 << 20
-MAX_TRIES = 8  # consecutive connections without data
+MAX_TRIES = 8  # consecutive connections that do not make the partial file longer
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0  # between two tries; the pause doubles after each failure
 
 
@@ -22,7 +22,7 @@ def download(target: Path, url: str, md5: str, size: int, quiet: bool = False) -
     has ended.
 
     Raises:
-        LoupeError: the server sends no data in MAX_TRIES consecutive tries, or the file has another checksum.
+        LoupeError: MAX_TRIES consecutive tries do not make the partial file longer, or the file has another checksum.
     """
     if target.exists():
         return target
@@ -41,7 +41,7 @@ def _download(target: Path, url: str, md5: str, size: int, quiet: bool) -> None:
             reason = _append(url, part, received, bar)
             failures = 0 if _get_size(part) > received else failures + 1
             if failures >= MAX_TRIES:
-                reason = reason or "the server sent no data"
+                reason = reason or "the server sent no further data"
                 raise LoupeError(f"download of {url} stopped at {received} of {size} bytes: {reason}")
             if failures:
                 time.sleep(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)))

@@ -32,7 +32,7 @@ from loupe.imaging.atomic import create_partial, publish, remove_leftovers
 
 VERSION = 2  # of the prepared data; increase it with every change of labels, inputs or splits
 MIN_PHOTOS_PER_SHARD = {"centre": 64, "fit": 64, "random": 16, "tiles": 4}  # by `crop`; 1 with `labels_per_megapixel`
-MAX_SHARD_BYTES = 96 * 2**20  # estimated maximum of labels per shard; the minimum number of photos can need more
+MAX_SHARD_BYTES = 96 * 2**20  # estimated bytes of the labels of a shard with more than the minimum number of photos
 TILES_PER_PHOTO = 24  # estimated number of tiles of 150x150 pixels in a photo of 0.5 megapixels
 PIXELS_PER_BYTE = 2  # estimated pixels per byte of a file; measured: 1.3 to 6 in JPEGs, 0.5 in PNGs
 # Many photos are split into about this number of tasks, or more, so that all cores finish at about the same time.

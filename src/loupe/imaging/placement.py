@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# EXIF orientations as three steps: those in ROTATED transpose the image; then those in MIRRORED exchange left and
-# right; then those in UPSIDE_DOWN exchange top and bottom.
+# To apply an EXIF orientation: transpose the image if the orientation is in ROTATED; then exchange left and right if
+# it is in MIRRORED; then exchange top and bottom if it is in UPSIDE_DOWN.
 ROTATED, MIRRORED, UPSIDE_DOWN = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 Size = tuple[int, int]  # width and height
 Box = tuple[float, float, float, float]  # left, top, width, height, as fractions of the image

@@ -32,7 +32,7 @@ from loupe.imaging.placement import ROTATED
 END_OF_IMAGE = b"\xff\xd9"  # marker at the end of a JPEG
 PADDING = b"\0\xff\r\n "  # bytes that may follow END_OF_IMAGE
 TAIL_BYTES = 2**16  # only this number of bytes at the end of a JPEG is searched for END_OF_IMAGE
-# Names in `Metadata.omitted` of data after the image. `_decode` adds "data after the image" only without them.
+# If `Metadata.omitted` contains one of these names, it already names the data after the image.
 TAIL_NAMES = {
     "further images",
     "gain map",
@@ -192,8 +192,8 @@ def _has_data_after_image(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         tail = file.read()
-    end = tail.rfind(END_OF_IMAGE)
-    return end < 0 or bool(tail[end + len(END_OF_IMAGE) :].strip(PADDING))
+    _, _, rest = tail.rpartition(END_OF_IMAGE)  # without this marker, the whole tail
+    return bool(rest.strip(PADDING))
 
 
 def _is_subsampled(image: Image.Image, path: Path, lossless: bool) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-# In networks of `builder`, a layer with one of these settings has this value.
+# If a layer of a network of `builder` has one of these settings, the setting has the value given here.
 FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,

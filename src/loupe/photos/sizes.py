@@ -100,6 +100,8 @@ def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fracti
 def _fit(size: Size, box: Size, fit: str) -> FittedSize:
     # Two sizes with the photo's aspect ratio: one has the box's width, the other has the box's height.
     by_width, by_height = (scale_size(size, Fraction(large, side)) for large, side in zip(box, size, strict=True))
+    if fit == "inside" and size in (by_width, by_height) and size[0] <= box[0] and size[1] <= box[1]:
+        return FittedSize(size, size)  # the photo fits already: do not resize it by a pixel
     if abs(by_width[1] - box[1]) <= 1 or abs(by_height[0] - box[0]) <= 1:
         return FittedSize(box, box)
     if fit == "exact":

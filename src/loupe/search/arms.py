@@ -43,8 +43,8 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset, with
         budgets in one unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a
         tie, those with the most runs of this sweep. With `tune`, the table contains only the best point of each arm,
-        chosen by the runs with the first seed that satisfy the constraints, and only its runs with other seeds. If
-        the sweep is not a grid, the table is empty.
+        without the run with the first seed. The best point has the lowest loss with the first seed, among the points
+        whose run with this seed satisfies the constraints. If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()

@@ -21,7 +21,7 @@ def plot_study(study: optuna.Study, params: Sequence[str], objectives: Sequence[
 
     Args:
         study: the study.
-        params: the parameters to plot; those that fewer than two complete trials have are left out.
+        params: the parameters to plot; a parameter is left out unless at least two complete trials have it.
         objectives: the names of the objectives.
 
     Returns:

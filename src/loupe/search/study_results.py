@@ -47,7 +47,10 @@ WORKER_CRASHED = "the process of a worker ended during the training"
 
 
 def check_failures(study: SweepStudy) -> None:
-    """Raise LoupeError if no trial is complete or pruned, and a trial failed or the workers of all trials crashed."""
+    """Raise LoupeError if a sweep has no result, and there is a cause.
+
+    It has no result if no trial is complete or pruned. The cause is a failed trial, or crashed workers of all trials.
+    """
     table = study.to_frame()
     states = set(table["state"])
     if states & {"COMPLETE", "PRUNED"} or not ("FAIL" in states or states == {"ORPHANED"}):
@@ -94,8 +97,8 @@ def print_summary(study: SweepStudy, best_run: str | None, location: str, quiet:
     print_line(f"to compare the trials: mlflow ui; to open the study: {command}", quiet)
 
 
-def describe_study(study: SweepStudy) -> str:
-    """Return the note (the description in MLflow) of the sweep's run."""
+def describe_study(study: SweepStudy, best_run: str | None) -> str:
+    """Return the note (the description in MLflow) of the sweep's run; for `best_run`, see `print_summary`."""
     names = ", ".join(f"`{name}`" for name in study.sweep.order_keys())
     counts = f"{study.count_ended()} trials{_count_violating(study)}"
     text = f"Sweep {study.sweep.name}: {counts}. The names of the trials contain the values of {names}."
@@ -104,7 +107,7 @@ def describe_study(study: SweepStudy) -> str:
         return text
     values = ", ".join(f"{name}={value}" for name, value in best.params.items())
     score = f"{study.sweep.study.metric} {best.values[0]:.5f}"
-    return f"{text} Best trial: {score} with {values}, run {best.user_attrs[RUN]}."
+    return f"{text} Best trial: {score} with {values}, run {best_run}."
 
 
 def _count_violating(study: SweepStudy) -> str:

@@ -60,7 +60,7 @@ def run(settings: Sweep) -> str | None:
         kept_runs = study_results.delete_other_models(study)
         if best_run and settings.register_best:
             best_run = _register_best(settings, kept_runs, dataset, best_run)
-        run_notes.log_note(settings, study_results.describe_study(study))
+        run_notes.log_note(settings, study_results.describe_study(study, best_run))
     study_results.print_summary(study, best_run, location, settings.quiet)
     return best_run
 

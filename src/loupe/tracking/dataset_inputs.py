@@ -21,8 +21,9 @@ from loupe.tracking.records import log_record, log_tags
 def log_dataset(dataset: Dataset, *contexts: str) -> None:
     """Log a prepared dataset as inputs of the run, and its name and digest as tags.
 
-    There is one input per context, the use of the images, such as `training` or `test`. MLflow stores one context per
-    digest. Therefore the digest of each input after the first ends with the context, such as `0123456789ab-test`.
+    There is one input per context. A context is the use of the images, such as `training` or `test`. MLflow stores
+    one context per digest. Therefore the digest of each input after the first ends with the context, such as
+    `0123456789ab-test`.
     """
     side = int(dataset.settings["label_size"])
     sides = {format_value(scale): side * scale.denominator // scale.numerator for scale in dataset.scales}

@@ -147,7 +147,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
 
 def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
     if not has_store():
-        raise UsageError(f"model: {uri} needs MLFLOW_TRACKING_URI, or mlflow.db in the current folder")
+        raise UsageError(f"model: {uri} needs an MLflow store that exists: MLFLOW_TRACKING_URI, or ./mlflow.db")
     from loupe.tracking import models
 
     loaded = _load_from_store(lambda: models.find_model(uri), options)

@@ -18,11 +18,12 @@ PASSES = 3  # one forward pass, and a backward pass that takes about twice as ma
 
 
 def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side: int) -> tuple[int, int]:
-    """Compute the side, in pixels, and the number of the inputs of a training batch.
+    """Return the side of a training input in pixels, and the number of inputs per batch.
 
-    A perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches, because all pixels
-    around a single patch would be mirrored. For a perceptron, `batch_size` is a number of patches. It is rounded down
-    to whole squares, but to at least one. `input_side` is the side of the dataset's inputs in pixels.
+    A network mirrors pixels at the border of its input. Around a single patch, all pixels would be mirrored.
+    Therefore, a perceptron that reads pixels around a patch is trained on squares of up to 4x4 patches. For a
+    perceptron, `batch_size` is a number of patches. It is rounded down to whole squares, but to at least one.
+    `input_side` is the side of the dataset's inputs in pixels.
     """
     crop: int | None = getattr(settings, "crop_size", None)
     if crop is not None:
