@@ -15,6 +15,8 @@ from loupe.config.fields import BUNDLED_SIZES
 from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare_in_memory
 from loupe.errors import UsageError
+from loupe.imaging.jpeg_quality import compute_strength
+from loupe.photos.networks import load_bundled
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.onnx import OnnxUpscaler
@@ -82,3 +84,14 @@ def test_a_bundled_network_beats_lanczos_also_at_the_border(file: Path, sample: 
 def test_a_scale_without_a_bundled_network_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^scale: must be 3:2 for the bundled network tiny, got 2:1$"):
         bundled.find_file("tiny", Fraction(2))
+
+
+def test_base_replaces_large_for_images_with_more_artefacts_than_large_was_trained_for() -> None:
+    large, base = (load_bundled(size, Fraction(3, 2)).model for size in ("large", "base"))
+    alone = OnnxUpscaler(bundled.find_file("large", Fraction(3, 2)))
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 12, 12, 2)).astype("float32")
+    images[..., 1] = compute_strength(np.array([95, 94, 100]))[:, None, None]
+    results = large(images)
+    for result, image, model in zip(results, images, (alone, base, alone), strict=True):
+        np.testing.assert_allclose(result, model(image[None, ..., : model.geometry.channels])[0], atol=1e-5)
+        np.testing.assert_array_equal(large(image[None])[0], result)

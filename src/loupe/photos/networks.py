@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from loupe.cli.progress import print_error_once
+from loupe.imaging.jpeg_quality import compute_strength
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.onnx import CPU, OnnxUpscaler
 from loupe.upscalers.overshoot import LimitedOvershoot
-from loupe.upscalers.tiling import SelfEnsemble, UpscalingModel
+from loupe.upscalers.tiling import ArtefactSwitch, SelfEnsemble, UpscalingModel
 
 LAYER_BYTES = 32_000_000  # memory per thread for the layers of a network, except `large`
 LARGE_LAYER_BYTES = 52_000_000  # memory per thread for the layers of `large`
+# `base` replaces `large`, which was trained without artefacts, for photos with a lower JPEG quality. On the photos in
+# the credits, `large` is better than `base` by 0.02 dB at this quality, and worse by 0.07 dB at 94.
+LARGE_MIN_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,11 @@ class Networks:
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
     """Load a bundled network; raise UsageError if it does not exist, or if onnxruntime cannot run it."""
-    model = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
+    model: UpscalingModel = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
+    if size == "large":
+        base = OnnxUpscaler(bundled.find_file("base", scale), threads, device)
+        # 0.5, because the strengths of images are rounded to float32
+        model = ArtefactSwitch(model, base, compute_strength(LARGE_MIN_QUALITY - 0.5))
     layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
     name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
     return LoadedModel(name, model, layer_bytes=layer_bytes)

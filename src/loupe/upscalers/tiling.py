@@ -103,6 +103,33 @@ class AssumedStrength:
         return self._model(np.concatenate([images, np.full_like(images, self._strength)], axis=-1))
 
 
+class ArtefactSwitch:
+    """Uses one model for images with few JPEG artefacts, and a conditioned model for the others.
+
+    Args:
+        clean: an unconditioned model.
+        conditioned: a model whose geometry differs only in `condition`.
+        limit: the maximum strength of the artefacts for `clean`, in [0, 1].
+
+    Attributes:
+        device, fallback: as those of `clean`; see `onnx.OnnxUpscaler`.
+    """
+
+    def __init__(self, clean: UpscalingModel, conditioned: UpscalingModel, limit: float) -> None:
+        self.geometry = conditioned.geometry
+        self.device, self.fallback = getattr(clean, "device", ""), getattr(clean, "fallback", "")
+        self._clean, self._conditioned, self._limit = clean, conditioned, limit
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Upscale images; see `UpscalingModel`. All pixels of an image have the same strength."""
+        is_clean = images[:, 0, 0, 1] <= self._limit
+        if is_clean.all():
+            return self._clean(np.ascontiguousarray(images[..., :1]))
+        if not is_clean.any():
+            return self._conditioned(images)
+        return np.concatenate([self(images[index : index + 1]) for index in range(len(images))])
+
+
 def upscale_rows(
     model: UpscalingModel, rows: Callable[[int, int], np.ndarray], height: int, result_rows: range, tile: int = TILE
 ) -> np.ndarray:
