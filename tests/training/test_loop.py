@@ -132,6 +132,15 @@ def test_dropout_seeds_are_32_bits() -> None:
     assert 0 <= optimization.compute_dropout_seed(2**31 - 1, 2) < 2**32
 
 
+@pytest.mark.parametrize("keep_prob", [1, 0.5])
+def test_xla_compiles_perceptrons_without_dropout(keep_prob: float) -> None:
+    settings = parse_settings("train", {"network": "perceptron", "hidden": "8", "keep_prob": keep_prob})
+    assert isinstance(settings, GradientTrain)
+    model = builder.build(settings, 20, "rec601")
+    optimization.compile_model(model, settings)
+    assert model.jit_compile == (keep_prob == 1)
+
+
 def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
     # with one image, no crops and no augmentation, steps differ in dropout only
     alone = {split: part.subsample(1) for split, part in photos.items()}
