@@ -939,19 +939,26 @@ def test_a_result_too_large_for_a_jpeg_is_an_error():
         validate_output(Path("x.avif"), (10, 32_769), 1, 3)
 
 
-def test_a_png_stores_long_display_times_in_seconds_and_keeps_black_frames(tmp_path):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "black")]
-    frames[0].save(tmp_path / "in.webp", save_all=True, append_images=frames[1:], duration=[70_123, 50])
-    found = read_photo(tmp_path / "in.webp")
-    images = map(UpscaleTransform(Target(Fraction(2)), NETWORKS), found.images)
-    assert write_photo(tmp_path / "out.png", images, found.count, found.loop) == []
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [([70_123, 50], [70_120, 50]), ([40_001, 40_000, 50], [80_000, 50]), ([33] * 2999 + [50], [98_970, 50])],
+)
+def test_a_png_stores_long_display_times_and_keeps_black_frames(given, expected, tmp_path):
+    """The frames before the last are equal, so Pillow merges them."""
+    frames = [Image.new("RGB", (8, 8), "red")] * (len(given) - 1) + [Image.new("RGB", (8, 8), "black")]
+    images = [
+        replace(read_pillow_image(frame), metadata=Metadata(duration_ms=ms))
+        for frame, ms in zip(frames, given, strict=True)
+    ]
+    streams = map(UpscaleTransform(Target(Fraction(2)), NETWORKS), images)
+    assert write_photo(tmp_path / "out.png", streams, len(given), 0) == []
     with Image.open(tmp_path / "out.png") as image:
         durations = []
         for number in range(image.n_frames):
             image.seek(number)
             image.load()
             durations.append(image.info["duration"])
-        assert durations == [70_000, 50]
+        assert durations == expected
         assert image.convert("RGB").getextrema() == ((0, 0),) * 3
 
 

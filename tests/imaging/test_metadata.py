@@ -130,11 +130,16 @@ def test_regions_are_placed_as_attributes_and_as_elements():
     assert place_xmp(packet, Placement(SIZE, SIZE, SIZE)) == (packet, [])  # unchanged, byte by byte
 
 
-def test_a_large_exponent_in_a_resolution_takes_no_time():
-    packet = make_xmp(attributes='exif:FocalPlaneXResolution="1e3000000"')
+@pytest.mark.parametrize("resolution", ["0/0", "1e3000000", "unknown"])
+def test_a_resolution_that_is_no_number_is_kept_and_takes_no_time(resolution):
+    attributes = f'exif:FocalPlaneXResolution="{resolution}" exif:FocalPlaneYResolution="1500"'
     start = time.process_time()
-    assert place_xmp(packet, DOUBLED) == (b"", ["XMP (damaged)"])
+    placed, omitted = place_xmp(make_xmp(attributes=attributes), DOUBLED)
     assert time.process_time() - start < 0.5
+    assert (omitted, attributes.encode() in placed) == ([], True)
+
+
+def test_a_resolution_without_a_denominator_is_scaled():
     assert b'="3001/1"' in place_xmp(make_xmp(attributes='exif:FocalPlaneXResolution="1500.5"'), DOUBLED)[0]
 
 

@@ -385,6 +385,8 @@ def test_condition_on_a_default_value_holds(write):
     [
         ("", "patch=10:15", True), ("", "patch=8:16", False), ('scale = "2:1"', "patch=8:16", True),
         ('scale = "2:1"', "patch=10:15", False), ("", "eval_every=1", True), ("", "eval_every=2", False),
+        ("scale = 2", "scale=2:1", True), ("scale = 1.5", "scale=3:2", True), ("", "scale=1.5", True),
+        ('hidden = "64, 32"', "hidden=64,32", True), ("scale = 2", "scale=2.5", False),
     ],
 )  # fmt: skip
 def test_condition_on_a_default_that_depends_on_other_fields(write, train, condition, holds):

@@ -19,8 +19,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with the lowest validation mae, of the finished "
-        "train runs and trials that have this `scale`, the dataset of the newest such run, and a model",
+        "id of a train run or trial, or an MLflow URI; best: the run with a model and the lowest validation mae. "
+        "Compared are the finished train runs and trials with this `scale` on the dataset of the newest of them",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(

@@ -94,8 +94,9 @@ def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str
 
 def _validate_restoration(settings: Evaluate) -> None:
     """Raise UsageError for settings whose inputs equal the labels at the scale factor 1:1."""
-    if settings.protocol == "classical":
-        raise UsageError("protocol: must be labels or study-patches at scale 1:1, got classical")
+    if settings.protocol == "classical" or (settings.photos is not None and settings.protocol != "labels"):
+        allowed = "labels or study-patches" if settings.photos is None else "labels for photos"
+        raise UsageError(f"protocol: must be {allowed} at scale 1:1, got {settings.protocol}")
     if settings.photos is not None and settings.degrade == "none":
         raise UsageError("degrade: must be jpeg for photos at scale 1:1, got none")
 

@@ -49,7 +49,11 @@ def _decode_pq(values: np.ndarray) -> np.ndarray:
 
 
 def _decode_hlg(values: np.ndarray) -> np.ndarray:
-    """Decode the transfer function HLG (ITU-R BT.2100) for a display of 1,000 nits."""
+    """Decode the transfer function HLG (ITU-R BT.2100) for a display of 1,000 nits.
+
+    The exponent 1.2 applies to each channel. In BT.2100, it applies to the luminance, so saturated colours are too
+    bright here.
+    """
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     return scene**1.2 * 1000 / WHITE_NITS
 

@@ -20,7 +20,7 @@ PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSample
 
 
 def needs_vips(image: Image.Image) -> bool:
-    """Return whether libvips must decode a page of a TIFF, or a PNG whose 16-bit samples Pillow reduces to 8 bits.
+    """Return whether libvips must decode `image`: some pages of TIFFs, and PNGs whose 16 bits Pillow reduces to 8.
 
     For a TIFF, see `TiffImage.needs_vips`. The result is False for other formats, and for animated PNGs, whose frames
     are reduced to 8 bits. Call this function before the image is decoded, because decoding removes the bit depth of a
@@ -34,7 +34,11 @@ def needs_vips(image: Image.Image) -> bool:
 
 
 def read_profile(image: Image.Image) -> bytes:
-    """Return the colour profile of an image; b"" if it is missing, damaged or not for images of this colour space."""
+    """Return the colour profile of an image; b"" if it is missing, damaged or unusable.
+
+    Images in CMYK need a profile for CMYK. Other images can have profiles for RGB or grey, and images in Lab also
+    profiles for Lab.
+    """
     icc = image.info.get("icc_profile") or b""
     kind = {"CMYK": CMYK, "LAB": LAB}.get(image.mode)
     if isinstance(image, TiffImage):
@@ -44,7 +48,7 @@ def read_profile(image: Image.Image) -> bytes:
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:
-    """Make RGB pixels and a profile for grey images match; return other pixels and profiles unchanged.
+    """If RGB pixels have a profile for grey images, change one of the two; return other pairs unchanged.
 
     If all pixels are grey, the result has one colour band. Otherwise, the result has no profile.
 

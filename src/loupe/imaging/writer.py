@@ -32,7 +32,9 @@ FULL_COLOUR_QUALITY = 90  # for AVIF: `subsampled` has no effect at this quality
 LOW_MEMORY_METHOD, LOW_MEMORY_LOSSLESS_METHOD = 2, 0
 APP13 = b"\xff\xed"  # JPEG marker of Photoshop resources
 PILLOW_STRATEGY = -1  # with this value, Pillow selects the strategy of zlib
-MAX_PNG_DURATION_MS = 65_535  # a PNG stores longer display times in whole seconds
+# A PNG stores a display time in seconds as the ratio of two 16-bit numbers. Pillow merges equal frames and adds their
+# times. If a time or such a sum cannot be stored, all times are rounded to the next of these units.
+TIME_UNITS_MS = (1, 10, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class EncodeOptions:
         keep_times: whether the written file also gets the times and other attributes of `attributes_of`, as with
             `shutil.copystat`.
         low_memory: whether encoders take less memory; WebPs then become larger, and AVIFs get 4:2:0.
-        total_bytes: the maximum bytes of the pixels of all pages of a TIFF; 0 if all pages have the same size.
+        total_bytes: upper bound of the bytes of all pages of a TIFF; 0: computed from the first page and the number
+            of pages.
     """
 
     quality: int | None = None
@@ -146,20 +149,31 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     metadata: Metadata | None = None
     for frame in frames:
         metadata = metadata or frame.metadata
-        duration_ms = round(frame.metadata.duration_ms)
-        is_long = name == "PNG" and duration_ms > MAX_PNG_DURATION_MS
-        durations_ms.append(round(duration_ms, -3) if is_long else duration_ms)
+        durations_ms.append(round(frame.metadata.duration_ms))
         images.append(_make_image(frame, name))
         if images[-1].size != images[0].size:
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
     assert metadata is not None
-    animation = _make_pillow_options(name, metadata, options) | {"duration": durations_ms, "loop": loop}
+    animation = _make_pillow_options(name, metadata, options) | {"loop": loop}
     if name == "PNG":
         # OP_NONE: with OP_BACKGROUND instead, Pillow would omit black frames. OP_SOURCE: each frame replaces the
         # previous frame.
         animation |= {"disposal": PngImagePlugin.Disposal.OP_NONE, "blend": PngImagePlugin.Blend.OP_SOURCE}
-    images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
+    for unit_ms in TIME_UNITS_MS:
+        animation["duration"] = _round_durations(durations_ms, unit_ms)
+        try:
+            images[0].save(file, name, save_all=True, append_images=images[1:], **animation)
+            break
+        except ValueError as error:
+            if "duration" not in str(error) or unit_ms == TIME_UNITS_MS[-1]:
+                raise
     _write_colour_space(file, name, metadata)
+
+
+def _round_durations(durations_ms: list[int], unit_ms: int) -> list[int]:
+    """Round display times to multiples of a unit, without a change of the total time by more than half a unit."""
+    ends = np.rint(np.cumsum(durations_ms) / unit_ms).astype(int) * unit_ms
+    return [int(duration) for duration in np.diff(ends, prepend=0)]
 
 
 def _write_colour_space(file: Path, name: str, metadata: Metadata) -> None:

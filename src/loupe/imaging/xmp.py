@@ -225,14 +225,18 @@ def _place_panorama(element: Any, fields: Fields, placement: Placement) -> list[
 def _place_exif(element: Any, fields: Fields, placement: Placement) -> None:
     """Scale the focal-plane resolutions (pixels per unit of length on the sensor).
 
-    If the image was rotated, exchange the two resolutions first.
+    If the image was rotated, exchange the two resolutions first. Unless all resolutions are numbers, change none.
     """
     nodes = [fields[name] for name in ("FocalPlaneXResolution", "FocalPlaneYResolution") if name in fields]
-    values = [_read_ratio(node.nodeValue) for node in nodes]
-    ordered = values[::-1] if placement.is_rotated else values
-    for node, value, scale in zip(nodes, ordered, placement.scales, strict=False):
-        scaled = Fraction(value * scale).limit_denominator(10_000)
-        node.nodeValue = f"{scaled.numerator}/{scaled.denominator}"
+    try:
+        values = [_read_ratio(node.nodeValue) for node in nodes]
+        ordered = values[::-1] if placement.is_rotated else values
+        scaled = [Fraction(value * scale) for value, scale in zip(ordered, placement.scales, strict=False)]
+    except (ArithmeticError, ValueError):  # such as 0/0 for an unknown resolution
+        return
+    for node, resolution in zip(nodes, scaled, strict=False):
+        ratio = resolution.limit_denominator(10_000)
+        node.nodeValue = f"{ratio.numerator}/{ratio.denominator}"
 
 
 def _read_ratio(text: str) -> float:

@@ -9,14 +9,15 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from loupe.config import parse_settings
+from loupe.config.base import Settings
 from loupe.config.fields import format_value, parse_scale
 from loupe.config.networks import NETWORKS, build_train_class
 from loupe.config.optimizers import OPTIMIZERS
@@ -147,7 +148,7 @@ class SweepFile(BaseModel):
     def _depths(self) -> dict[str, int]:
         """The depth of each field: 0 without a condition, else 1 more than the depth of the field in its condition.
 
-        If keys with several conditions set a field, the largest depth counts.
+        If several keys with different conditions set a field, the largest depth counts.
 
         Raises:
             UsageError: the conditions form a cycle.
@@ -278,22 +279,41 @@ def parse_field(key: str) -> str:
 
 
 def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
-    """Return whether a condition holds; a field that is not in `given` has its default."""
-    if condition.field in given:
-        return _to_text(given[condition.field]) == condition.value
+    """Return whether a condition holds; a field that is not in `given` has its default.
+
+    Different texts of a value are equal, such as 1.5 and 3:2 for `scale`.
+    """
     network = _to_text(given.get("network", Train.model_fields["network"].default))
     optimizer = _to_text(given["optimizer"]) if "optimizer" in given else None
     if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
         return False  # `create_settings` will refuse the unknown name
-    fields = build_train_class(network, optimizer).model_fields
+    train_class = build_train_class(network, optimizer)
+    fields = train_class.model_fields
     if condition.field not in fields:
         return False
-    # Some defaults depend on other fields.
-    values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
-    with suppress(ValueError):  # `create_settings` will refuse the value
-        values["scale"] = parse_scale(values["scale"])
-    default = fields[condition.field].get_default(call_default_factory=True, validated_data=values)
-    return format_value(default) == condition.value
+    if condition.field in given:
+        text = _to_text(given[condition.field])
+    else:
+        # Some defaults depend on other fields.
+        values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
+        with suppress(ValueError):  # `create_settings` will refuse the value
+            values["scale"] = parse_scale(values["scale"])
+        text = format_value(fields[condition.field].get_default(call_default_factory=True, validated_data=values))
+    found, wanted = (_normalise(train_class, condition.field, value) for value in (text, condition.value))
+    return found == wanted
+
+
+@lru_cache(maxsize=10_000)
+def _normalise(train_class: type[Settings], field: str, text: str) -> str:
+    """Return the text of a value as Loupe formats it, or an invalid text unchanged."""
+    info = train_class.model_fields[field]
+    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    adapter = TypeAdapter(annotation)
+    try:
+        value = adapter.validate_python(text)
+    except ValueError:  # `create_settings` will refuse the value
+        return text
+    return format_value(value)
 
 
 def _to_text(value: Any) -> str:

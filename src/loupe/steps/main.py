@@ -1,5 +1,6 @@
 """Runs the main steps: prepares photos, trains, compares and registers networks, and upscales a photo."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def _format_next_steps(settings: Main, best: "Training", registration: "Registra
 
     network = "perceptron" if best.network == "perceptron" else "convolutional"
     steps = 10 * parse_settings("train", {"network": network}).steps
-    dataset = "" if settings.dataset == "sample" else f" --dataset {location}"
+    is_default = settings.dataset == "sample" and settings.data_dir == Main.model_fields["data_dir"].default
+    dataset = "" if is_default else f" --dataset {shlex.quote(str(location))}"
     return f"""
 {registration.status}: {best.network}, models:/{registration.name}/{registration.version}: {registration.reason}
 compare: {settings.out} with {find_bundled_photo()}

@@ -21,8 +21,8 @@ TABLE_FILE = "results.parquet"
 CAPTIONS = {
     "comparison": "The best network and the baselines on test photos. Below each image is its most detailed region.",
     "story": "The networks of the study on the most detailed regions of test photos, with the mae of whole images. "
-    "Plain: no hidden layer. Dropout: drops half of the units. Tanh: Gaussian initialisation. Xavier: Xavier "
-    "initialisation. Final: the best network.",
+    "Plain: no hidden layer. Dropout: drops half of the units. Tanh: tanh with Gaussian initialisation. Xavier: "
+    "tanh with Xavier initialisation. Final: the best network.",
 }
 # Settings that select the networks of the image `story`
 STORY_NETWORKS: dict[str, dict[str, str]] = {

@@ -92,10 +92,10 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
     The new version contains one ONNX file per scale factor above 1:1. For `scale`, it is the file of `version`; for
-    each other scale factor, the file of its champion. The bundled network replaces a missing champion, and a
-    `version` of None. If a version of `loupe-photo` with the same networks and commit exists, the function uses that
-    version. Otherwise, it logs the new version to the open run. Then it moves the alias `champion` of `loupe-photo`
-    to the version.
+    each other scale factor, the file of its champion. Where a champion is missing, or `version` is None, it is the
+    file of the bundled network. If a version of `loupe-photo` with the same networks and commit exists, the function
+    uses that version. Otherwise, it logs the new version to the open run. Then it moves the alias `champion` of
+    `loupe-photo` to the version.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else _find_usable_champion(other) for other in scales}
@@ -173,8 +173,8 @@ def _log_photo_model(champions: dict[Fraction, Any]) -> Any:
 def _find_onnx(scale: Fraction, champion: Any, folder: Path) -> Path:
     """Return the ONNX file of a champion or, for None, of the bundled network.
 
-    The file of a champion is downloaded to `folder`. If the logged model has no ONNX file, it is exported to
-    `folder` and added to the logged model.
+    The file of a champion is downloaded to `folder`. If the logged model has no ONNX file, the function exports one
+    to `folder` and adds it to the logged model.
     """
     if champion is None:
         return bundled.find_file(bundled.DEFAULT_SIZE, scale)
