@@ -105,11 +105,11 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         # Call needs_vips before getexif, which may decode a PNG and so hide its bit depth.
         by_vips = needs_vips(image) or (image.format == "AVIF" and count == 1 and has_deep_samples(path))
         by_vips |= image.format == "HEIF" and image.info.get("bit_depth", 8) > 8
+        validate_pixel_count(image.width * image.height * count)
         _correct_info(image)
         # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
         animated = count > 1
-        validate_pixel_count(image.width * image.height * count)
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
         loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None

@@ -32,6 +32,11 @@ def compute_batch_shape(settings: GradientTrain, geometry: Geometry, input_side:
     return geometry.q * blocks, max(1, settings.batch_size // blocks**2)
 
 
+def count_patches(settings: GradientTrain, side: int, geometry: Geometry) -> int:
+    """Return the number of patches in a training input: the blocks of a perceptron's input, or 1 crop."""
+    return 1 if hasattr(settings, "crop_size") else (side // geometry.q) ** 2
+
+
 def open_patches(settings: GradientTrain, train: Pairs, geometry: Geometry) -> tuple[Patches, int]:
     """Return the source of training batches and the number of inputs per batch.
 

@@ -20,7 +20,7 @@ from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError
 from loupe.evaluation import metrics
 from loupe.models.builder import KerasUpscaler
-from loupe.training.batches import compute_steps, open_patches
+from loupe.training.batches import compute_steps, count_patches, open_patches
 from loupe.training.optimization import compile_model
 from loupe.training.steps import StepRunner
 from loupe.upscalers.geometry import Geometry
@@ -130,10 +130,9 @@ def fit(
         UsageError: a crop is larger than the inputs, the budget `flops` allows too many steps, or the devices cannot
             be used.
     """
-    patches, batch_inputs = open_patches(settings, splits.train, Geometry.from_name(model.name))
-    batch_patches = batch_inputs  # for a perceptron, an input can contain several patches
-    if not hasattr(settings, "crop_size"):
-        batch_patches *= (patches.sides[0] // Geometry.from_name(model.name).q) ** 2
+    geometry = Geometry.from_name(model.name)
+    patches, batch_inputs = open_patches(settings, splits.train, geometry)
+    batch_patches = batch_inputs * count_patches(settings, patches.sides[0], geometry)
     state = TrainingState.from_checkpoint(resume) if resume else TrainingState()
     if settings.flops is not None:
         settings = settings.with_steps(compute_steps(settings.flops, model, settings, splits.train.sides[0]))
