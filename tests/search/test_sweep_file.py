@@ -14,7 +14,8 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 from loupe.search import arms as found_arms
-from loupe.search.sweep_file import SweepFile, parse_condition, parse_field
+from loupe.search.conditions import parse_condition, parse_field
+from loupe.search.sweep_file import SweepFile
 from loupe.search.sweep_loader import load_sweep
 from loupe.search.values import Range
 

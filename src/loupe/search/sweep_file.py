@@ -8,22 +8,18 @@ A point is a combination of values. A key of [train] or [search] may have a cond
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loupe.config import parse_settings
-from loupe.config.base import Settings
-from loupe.config.fields import format_value, parse_scale
-from loupe.config.networks import NETWORKS, build_train_class
-from loupe.config.optimizers import OPTIMIZERS
-from loupe.config.training import Train
+from loupe.config.fields import format_value
 from loupe.errors import UsageError, mask_values
 from loupe.report.claims import Claim
+from loupe.search.conditions import is_met, parse_condition, parse_field, to_text
 from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
 
@@ -32,13 +28,6 @@ MAX_KEYS = 200
 CHECKED_POINTS = 400  # number of random points that are checked before a sampler starts
 # Fields of train that [search] must not contain: they are set per sweep, or do not change the network
 EXECUTION_FIELDS = ("dataset", "data_dir", "scheduler", "threads", "resume", "quiet", "seed")
-
-
-class Condition(NamedTuple):
-    """The field and value on which a key depends."""
-
-    field: str
-    value: str
 
 
 class Study(BaseModel):
@@ -171,12 +160,12 @@ class SweepFile(BaseModel):
         values = self.search[key]
         if isinstance(values, Range):
             return [values.low, values.high]
-        return [_to_text(value) if isinstance(value, list) else value for value in values]
+        return [to_text(value) if isinstance(value, list) else value for value in values]
 
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether a key has no condition, or its condition holds for `params` and [train]."""
         condition = parse_condition(key)
-        return condition is None or _is_met(condition, self._merge_fields(params))
+        return condition is None or is_met(condition, self._merge_fields(params))
 
     def _merge_fields(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the fields that [train] and a point set. The values of the point take precedence.
@@ -187,7 +176,7 @@ class SweepFile(BaseModel):
         given = dict(searched)
         for key in sorted(self.train, key=lambda key: self._depths[parse_field(key)]):
             condition, field = parse_condition(key), parse_field(key)
-            if field not in searched and (condition is None or _is_met(condition, given)):
+            if field not in searched and (condition is None or is_met(condition, given)):
                 given[field] = self.train[key]
         return given
 
@@ -258,63 +247,3 @@ class SweepFile(BaseModel):
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
-
-
-def parse_condition(key: str) -> Condition | None:
-    """Return the condition of a key, or None."""
-    condition, dot, _ = key.rpartition(".")
-    if not dot:
-        return None
-    if condition in OPTIMIZERS:
-        return Condition("optimizer", condition)
-    if condition in NETWORKS:
-        return Condition("network", condition)
-    field, _, value = condition.partition("=")
-    return Condition(field, value)
-
-
-def parse_field(key: str) -> str:
-    """Return the field of train that a key sets."""
-    return key.rpartition(".")[2]
-
-
-def _is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
-    """Return whether a condition holds; a field that is not in `given` has its default.
-
-    Different texts of a value are equal, such as 1.5 and 3:2 for `scale`.
-    """
-    network = _to_text(given.get("network", Train.model_fields["network"].default))
-    optimizer = _to_text(given["optimizer"]) if "optimizer" in given else None
-    if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
-        return False  # `create_settings` will refuse the unknown name
-    train_class = build_train_class(network, optimizer)
-    fields = train_class.model_fields
-    if condition.field not in fields:
-        return False
-    if condition.field in given:
-        text = _to_text(given[condition.field])
-    else:
-        # Some defaults depend on other fields.
-        values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
-        with suppress(ValueError):  # `create_settings` will refuse the value
-            values["scale"] = parse_scale(values["scale"])
-        text = format_value(fields[condition.field].get_default(call_default_factory=True, validated_data=values))
-    found, wanted = (_normalise(train_class, condition.field, value) for value in (text, condition.value))
-    return found == wanted
-
-
-@lru_cache(maxsize=10_000)
-def _normalise(train_class: type[Settings], field: str, text: str) -> str:
-    """Return the text of a value as Loupe formats it, or an invalid text unchanged."""
-    info = train_class.model_fields[field]
-    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    adapter = TypeAdapter(annotation)
-    try:
-        value = adapter.validate_python(text)
-    except ValueError:  # `create_settings` will refuse the value
-        return text
-    return format_value(value)
-
-
-def _to_text(value: Any) -> str:
-    return format_value(tuple(value) if isinstance(value, list) else value)

@@ -17,7 +17,8 @@ from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
 from loupe.report.claims import Claim
-from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile, parse_condition, parse_field
+from loupe.search.conditions import parse_condition, parse_field
+from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile
 from loupe.search.values import Range
 
 MAX_FILE_BYTES = 2**20

@@ -1,0 +1,82 @@
+"""The conditions in the keys of a sweep file, such as `perceptron` in `perceptron.hidden`."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from loupe.config.base import Settings
+from loupe.config.fields import format_value, parse_scale
+from loupe.config.networks import NETWORKS, build_train_class
+from loupe.config.optimizers import OPTIMIZERS
+from loupe.config.training import Train
+
+
+class Condition(NamedTuple):
+    """The field and value on which a key depends."""
+
+    field: str
+    value: str
+
+
+def parse_condition(key: str) -> Condition | None:
+    """Return the condition of a key, or None."""
+    condition, dot, _ = key.rpartition(".")
+    if not dot:
+        return None
+    if condition in OPTIMIZERS:
+        return Condition("optimizer", condition)
+    if condition in NETWORKS:
+        return Condition("network", condition)
+    field, _, value = condition.partition("=")
+    return Condition(field, value)
+
+
+def parse_field(key: str) -> str:
+    """Return the field of train that a key sets."""
+    return key.rpartition(".")[2]
+
+
+def is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
+    """Return whether a condition holds; a field that is not in `given` has its default.
+
+    Different texts of a value are equal, such as 1.5 and 3:2 for `scale`.
+    """
+    network = to_text(given.get("network", Train.model_fields["network"].default))
+    optimizer = to_text(given["optimizer"]) if "optimizer" in given else None
+    if network not in NETWORKS or optimizer not in (None, *OPTIMIZERS):
+        return False  # `create_settings` will refuse the unknown name
+    train_class = build_train_class(network, optimizer)
+    fields = train_class.model_fields
+    if condition.field not in fields:
+        return False
+    if condition.field in given:
+        text = to_text(given[condition.field])
+    else:
+        # Some defaults depend on other fields.
+        values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
+        with suppress(ValueError):  # `create_settings` will refuse the value
+            values["scale"] = parse_scale(values["scale"])
+        text = format_value(fields[condition.field].get_default(call_default_factory=True, validated_data=values))
+    found, wanted = (_normalise(train_class, condition.field, value) for value in (text, condition.value))
+    return found == wanted
+
+
+@lru_cache(maxsize=10_000)
+def _normalise(train_class: type[Settings], field: str, text: str) -> str:
+    """Return the text of a value as Loupe formats it, or an invalid text unchanged."""
+    info = train_class.model_fields[field]
+    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    adapter = TypeAdapter(annotation)
+    try:
+        value = adapter.validate_python(text)
+    except ValueError:  # `create_settings` will refuse the value
+        return text
+    return format_value(value)
+
+
+def to_text(value: Any) -> str:
+    """Return the text of a value from a sweep file."""
+    return format_value(tuple(value) if isinstance(value, list) else value)
