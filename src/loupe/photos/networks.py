@@ -121,11 +121,12 @@ class Networks:
 
 def load_bundled(size: str, scale: Fraction, threads: int = 1, device: str = CPU) -> LoadedModel:
     """Load a bundled network; raise UsageError if it does not exist, or if onnxruntime cannot run it."""
+    name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
     model: UpscalingModel = OnnxUpscaler(bundled.find_file(size, scale), threads, device)
     if size == "large":
         base = OnnxUpscaler(bundled.find_file("base", scale), threads, device)
         # 0.5, because the strengths of images are rounded to float32
         model = ArtefactSwitch(model, base, compute_strength(LARGE_MIN_QUALITY - 0.5))
+        name += f" (base below JPEG quality {LARGE_MIN_QUALITY})"
     layer_bytes = LARGE_LAYER_BYTES if size == "large" else LAYER_BYTES
-    name = f"the bundled network {size} of {scale.numerator}:{scale.denominator}"
     return LoadedModel(name, model, layer_bytes=layer_bytes)
