@@ -103,7 +103,7 @@ def test_report_requests_a_curve_only_if_the_run_has_no_tag_for_it(tmp_path, mon
 
 @pytest.mark.slow(60)
 def test_two_workers_run_each_trial_once(tmp_path):
-    _, printed, trials, runs = scale_sweep.run(tmp_path, workers=2, trials=4, steps=150)
+    _, printed, trials, runs = scale_sweep.run(tmp_path, workers=2, trials=4, steps=20)
     sweep = scale_sweep.check(4, trials, runs)
     assert 0 < sweep.data.metrics["overhead"] < 1
     assert "error" not in printed.lower()

@@ -136,7 +136,6 @@ def test_an_import_that_fails_and_a_crash_are_shown(tmp_path):
         ("preprocess", ">/dev/full 2>&1"),
         ("train", "2>&1 | head -1"),
         ("evaluate", ">/dev/full"),
-        ("main", ">/dev/full 2>&1"),
         ("sweep", "2>&1 | head -1"),
     ],
 )

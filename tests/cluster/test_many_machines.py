@@ -29,7 +29,7 @@ SWEEP = """
 name = "many-machines"
 metric = "val/mae"
 sampler = "grid"
-repeats = 3
+repeats = 2
 [train]
 dataset = "{dataset}"
 network = "perceptron"
@@ -148,9 +148,7 @@ def test_dataset_is_the_same_although_a_machine_fails_and_another_joins(
 def test_sweep_has_the_same_results_although_machines_fail_and_others_join(cluster, local_dataset, tmp_path):
     client = mlflow.MlflowClient(cluster.tracking, cluster.tracking)
     (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=local_dataset.folder))
-    step, printed = cluster.start(
-        "sweep", "sweep.toml", "--storage", cluster.storage, "--register-best", "false", "--quiet", cwd=tmp_path
-    )
+    step, printed = cluster.start("sweep", "sweep.toml", "--storage", cluster.storage, "--quiet", cwd=tmp_path)
     failed, killed, first_run = wait_until(lambda: suspend_trial(cluster, step, cluster.alive))
     others = [worker for worker in cluster.alive if worker is not failed]
     _, orphan, second_run = wait_until(lambda: suspend_trial(cluster, step, others))
@@ -166,18 +164,30 @@ def test_sweep_has_the_same_results_although_machines_fail_and_others_join(clust
 
     finished = cluster.study.trials
     trials = {state: [trial for trial in finished if trial.state.name == state] for state in ("COMPLETE", "FAIL")}
-    assert len(trials["COMPLETE"]) == 6
+    assert len(trials["COMPLETE"]) == 4
     assert {trial.user_attrs[RUN] for trial in trials["FAIL"]} == {first_run, second_run}
-    assert len(finished) == 8
-    runs = Counter(run.info.status for run in list_trial_runs(client))
-    assert runs == {"FINISHED": 6, "KILLED": 2}
+    assert len(finished) == 6
+    runs = list_trial_runs(client)
+    assert Counter(run.info.status for run in runs) == {"FINISHED": 4, "KILLED": 2}
+    trained = {run.info.run_id: run.data.params for run in runs if run.info.status == "FINISHED"}
+    assert trained.keys() == {trial.user_attrs[RUN] for trial in trials["COMPLETE"]}
+    for trial in trials["COMPLETE"]:
+        params = trained[trial.user_attrs[RUN]]
+        assert (params["activation"], params["seed"]) == (trial.params["activation"], str(trial.params["seed"]))
+        assert (params["hidden"], params["steps"]) == ("24,16", "200")
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    parent = client.get_run(parent)
+    assert (parent.info.status, parent.data.tags["loupe.step"]) == ("FINISHED", "sweep")
+    (version,) = client.search_model_versions("name = 'loupe'")
+    assert version.run_id in trained
+    assert not list(tmp_path.rglob("mlflow.db"))  # no local store
 
     (tmp_path / "local").mkdir()
     arguments = ["sweep", tmp_path / "sweep.toml", "--workers", 1, "--register-best", "false", "--quiet"]
     loupe(*arguments, cwd=tmp_path / "local", in_one_process=True)
     assert {run.info.status for run in list_runs(tmp_path / "local")} == {"FINISHED"}
     results = find_results(trials["COMPLETE"])
-    assert len(results) == 6
+    assert len(results) == 4
     assert results == find_results(load_study(tmp_path / "local").trials)
 
 

@@ -88,7 +88,7 @@ def check_complete(url, run_id, steps):
 
 
 def test_a_server_that_is_unreachable_for_some_time_gets_all_records_afterwards(place, tmp_path):
-    port, steps, outage_s = services.find_free_port(), 6000, 15.0
+    port, steps, outage_s = services.find_free_port(), 4000, 10.0
     with contextlib.ExitStack() as running:
         url = running.enter_context(services.mlflow_server(tmp_path / "server", port))
         with training(place, url, steps) as (process, printed):

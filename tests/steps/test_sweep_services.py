@@ -1,4 +1,4 @@
-"""Sweeps with trials in PostgreSQL and runs on an MLflow server, with Dask workers, all real servers."""
+"""The PostgreSQL server, MLflow server and Dask cluster that other tests use; two processes that share a study."""
 
 import os
 import socket
@@ -12,31 +12,13 @@ import psutil
 import psycopg
 import pytest
 import services
-from jobs import build_env, loupe
+from jobs import build_env
 
 pytestmark = [
-    pytest.mark.slow(200),
+    pytest.mark.slow(60),
     pytest.mark.xdist_group("sweep services"),
 ]  # one process: the tests share the servers
 
-SWEEP = """
-[study]
-name = "services"
-direction = "minimize"
-metric = "val/mae"
-sampler = "grid"
-repeats = 2
-
-[train]
-dataset = "{dataset}"
-network = "perceptron"
-hidden = "16,8"
-steps = 22
-batch_size = 16
-
-[search]
-activation = ["tanh", "relu"]
-"""
 # Runs ten of the enqueued trials of a study.
 TEN_TRIALS = """
 import os, sys, time, optuna
@@ -66,66 +48,12 @@ def dask_scheduler(tmp_path_factory):
         yield address
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory, mlflow_server):
-    """The folder of a prepared dataset of a few small labels."""
-    folder = tmp_path_factory.mktemp("prepared")
-    loupe("preprocess", "--smoke", "true", "--quiet", cwd=folder, MLFLOW_TRACKING_URI=mlflow_server)
-    return next((folder / "data").iterdir())
-
-
-def list_runs(client):
-    return client.search_runs([found.experiment_id for found in client.search_experiments()])
-
-
 def count_transitions(scheduler):
     """Return the number of changes of task states on a Dask scheduler, which grows with each task."""
     from distributed import Client
 
     with Client(scheduler, timeout=services.START_TIMEOUT_S, set_as_default=False) as client:
         return client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_counter)
-
-
-def test_sweep_with_postgresql_and_an_mlflow_server_runs_each_point_once(
-    postgresql, mlflow_server, dask_scheduler, dataset, tmp_path
-):  # tests/benchmarks/test_scale.py runs such a sweep with local workers
-    import mlflow
-
-    (tmp_path / "sweep.toml").write_text(SWEEP.format(dataset=dataset))
-    arguments = ["--sweep", "sweep.toml", "--storage", postgresql, "--workers", 2, "--scheduler", dask_scheduler]
-    before = count_transitions(dask_scheduler)
-    loupe("sweep", *arguments, cwd=tmp_path, MLFLOW_TRACKING_URI=mlflow_server)
-    assert count_transitions(dask_scheduler) > before  # the sweep used the cluster
-
-    trials = optuna.load_study(study_name="services", storage=postgresql).trials
-    assert {trial.state.name for trial in trials} == {"COMPLETE"}
-    assert len({(trial.params["activation"], str(trial.params["seed"])) for trial in trials}) == len(trials) == 4
-    assert Counter(trial.params["activation"] for trial in trials) == {"tanh": 2, "relu": 2}
-
-    client = mlflow.MlflowClient(mlflow_server, mlflow_server)
-    runs = {run.info.run_id: run for run in list_runs(client)}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    trainings = {run_id for run_id, run in runs.items() if "activation" in run.data.params}
-    linked = {
-        trial.number: [value for value in map(str, trial.user_attrs.values()) if value in trainings]
-        for trial in trials
-    }
-    assert [len(found) for found in linked.values()] == [1] * 4
-    trained = {found[0]: runs[found[0]] for found in linked.values()}
-    assert len(trained) == 4  # each trial has its own run
-    for trial in trials:
-        params = runs[linked[trial.number][0]].data.params
-        assert (params["activation"], params["seed"]) == (trial.params["activation"], str(trial.params["seed"]))
-        assert (params["hidden"], params["steps"]) == ("16,8", "22")
-    parents = {run.data.tags.get("mlflow.parentRunId") for run in trained.values()}
-    assert len(parents) == 1
-    assert parents < runs.keys()
-    (parent,) = parents
-    assert runs[parent].data.tags["loupe.step"] == "sweep"
-    children = [run for run in runs.values() if run.data.tags.get("mlflow.parentRunId") == parent]
-    assert {run.info.run_id for run in children} & trainings == trained.keys()
-    assert [found for found in client.search_model_versions("name = 'loupe'") if found.run_id in trained]
-    assert not list(tmp_path.rglob("mlflow.db"))  # no local store
 
 
 def test_two_processes_share_the_trials_of_a_study_in_postgresql(postgresql):
