@@ -208,7 +208,9 @@ def test_results_fit_a_longest_side_or_a_number_of_pixels(real, tmp_path):
     sizes = {name: Image.open(tmp_path / "out" / f"{name}_big.png").size for name in ("small", "large")}
     assert sizes == {"small": (367, 245), "large": (245, 367)}
     failed = loupe("upscale", "in", "--longest-side=120", *flags, cwd=tmp_path, status=1)
-    assert "large.png: size: must be 1 to 8 times the photo's 200x300, got 120x120" in failed.stderr
+    assert "large.png: longest_side: must be 1 to 8 times the photo's 300, got 120" in failed.stderr
+    failed = loupe("upscale", "in", "--megapixels=0.01", *flags, cwd=tmp_path, status=1)
+    assert "large.png: megapixels: must be 1 to 64 times the photo's 0.06, got 0.01" in failed.stderr
     for flag in ("--scale=2", "--megapixels=1"):
         refused = loupe("upscale", "in", "--longest-side=120", flag, *flags, cwd=tmp_path, status=2)
         assert "longest_side: must not be used with" in refused.stderr

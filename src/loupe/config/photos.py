@@ -157,9 +157,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
     @property
     def box(self) -> tuple[int, int] | None:
-        """The width and height in pixels into which results fit; None if neither `size` nor `longest_side` is set."""
-        if self.longest_side is not None:
-            return self.longest_side, self.longest_side
+        """The value of `size` as width and height."""
         if self.size is None:
             return None
         width, height = map(int, self.size.split("x"))

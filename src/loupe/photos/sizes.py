@@ -25,12 +25,14 @@ class Target:
         box: width and height of a box, instead of a scale.
         fit: `inside`, `exact` or `cover`, as in `fit_size`.
         megapixels: millions of pixels, instead of a box or a scale.
+        longest_side: longest side in pixels, instead of a box, a scale or `megapixels`.
     """
 
     scale: Fraction | None = None
     box: Size | None = None
     fit: str = "inside"
     megapixels: float | None = None
+    longest_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def scale_size(size: Size, scale: Fraction) -> Size:
     return width, height
 
 
-def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
+def fit_size(size: Size, box: Size, fit: str, message: str = "") -> FittedSize:
     """Fit a photo to a box.
 
     If the box has the photo's aspect ratio (to within a pixel), the result has the size of the box.
@@ -57,6 +59,7 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
         box: width and height of the box.
         fit: `inside`: the largest size in the box. `cover`: the smallest size that covers the box; the result is
             cropped to the box. `exact`: refuse another aspect ratio.
+        message: the error message for a scale factor below 1 or above 8; by default, it names the field `size`.
 
     Raises:
         PhotoError: the box has another aspect ratio (`exact`), or the scale factor is above 8.
@@ -67,7 +70,8 @@ def fit_size(size: Size, box: Size, fit: str) -> FittedSize:
     if min(scales) < 1 or max(scales) > LARGEST_SCALE + 0.01:  # 0.01, because sizes are rounded
         error = LargerPhotoError if min(scales) < 1 else PhotoError
         raise error(
-            f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
+            message
+            or f"size: must be 1 to {LARGEST_SCALE} times the photo's {_format_size(size)}, got {_format_size(box)}"
         )
     return fitted
 

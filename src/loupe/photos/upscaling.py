@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from loupe.config.fields import LARGEST_SCALE
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
@@ -21,8 +22,14 @@ from loupe.upscalers.tiling import AssumedStrength
 def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
     """Compute the size of a photo's result; raise PhotoError as `fit_size` does."""
     if target.megapixels is not None:
-        scale = Fraction(math.sqrt(target.megapixels * 10**6 / math.prod(size)))
-        return fit_size(size, scale_size(size, scale), "inside")
+        megapixels = math.prod(size) / 10**6
+        box = scale_size(size, Fraction(math.sqrt(target.megapixels / megapixels)))
+        message = f"must be 1 to {LARGEST_SCALE**2} times the photo's {megapixels:.4g}, got {target.megapixels:.4g}"
+        return fit_size(size, box, "inside", f"megapixels: {message}")
+    if target.longest_side is not None:
+        side = target.longest_side
+        message = f"must be 1 to {LARGEST_SCALE} times the photo's {max(size)}, got {side}"
+        return fit_size(size, (side, side), "inside", f"longest_side: {message}")
     if target.box is not None:
         return fit_size(size, target.box, target.fit)
     scaled = scale_size(size, min(networks.scales) if target.scale is None else target.scale)

@@ -27,7 +27,7 @@ def run(settings: Upscale) -> list[Path]:
         with photo_runs.open_photo_run(settings):
             networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
-            target = Target(settings.scale, settings.box, settings.fit, settings.megapixels)
+            target = Target(settings.scale, settings.box, settings.fit, settings.megapixels, settings.longest_side)
             transform = UpscaleTransform(target, networks, settings.quality_override)
             outcomes = files.process_photos(settings, photos, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.devices)
