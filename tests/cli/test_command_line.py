@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from loupe import __version__
-from loupe.cli.main import main, run_step
+from loupe.cli.main import main, parse_arguments, run_step
 from loupe.config import STEPS
 from loupe.config.base import Settings, list_choices
 from loupe.config.fields import format_value
@@ -260,6 +260,17 @@ def test_a_boolean_field_is_set_with_and_without_a_value(
     stored = received("upscale")
     assert main(["upscale", *arguments]) == 0
     assert (stored[0].overwrite, stored[0].inputs) == (overwrite, inputs)
+
+
+def test_a_value_of_a_boolean_field_that_is_also_the_name_of_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", "--overwrite", "1"]) == 2
+    line = "overwrite: must be true or false where a file or folder 1 exists, got '1'; ./1 is the file"
+    assert line in capsys.readouterr().err
+    assert parse_arguments("upscale", ["--overwrite", "./1"]) == {"overwrite": "true", "inputs": ["./1"]}
 
 
 def test_no_with_a_field_that_is_not_boolean_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

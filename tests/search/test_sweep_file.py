@@ -66,6 +66,12 @@ metric = "val/best_mae"
 arm = {activation = "tanh"}
 beats = [{activation = "relu"}]
 """
+SURPRISE = """
+[claim.surprise]
+outcome = "holds"
+text = "tanh is better"
+curves = {tanh = "tanh"}
+"""
 CONDITION = "the condition must be a network, an optimizer or field=value"
 UNUSED = "must have a condition that holds at a point of the grid"
 CIRCLE = "conditions: must not form a cycle, got a cycle of"
@@ -259,11 +265,26 @@ def test_range_with_an_invalid_value_is_refused(old, new, line, refusal):
         ('{activation = "tanh"}', '"tanh"', "claim.0.arm: must be a valid dictionary, got 'tanh'"),
         ('beats = [{activation = "relu"}]', "", "claim.0: must have exactly one of beats, "),
         ("beats", "beat", "claim.0.beat: Extra inputs are not permitted"),
+        ("arm = {activation", "arm = {activatoin", "claim 6: must use keys of [search], got activatoin"),
+        ('"relu"', '"reul"', "claim 6: must use arms of the sweep, got activation=reul"),
+        ("beats =", "change_to = {keep_prob = 0.5}\nbeats =", "claim 6: must use keys of [search], got keep_prob"),
+        (
+            CLAIM,
+            CLAIM + SURPRISE,
+            "claim 6: surprise.curves: must have arms of the claim as keys, such as 'activation=tanh', got 'tanh'",
+        ),
     ],
 )
 def test_incomplete_claim_is_refused(old, new, line, refusal):
     assert old in CLAIM
     assert refusal(GRID + CLAIM.replace(old, new)).startswith(line)
+
+
+def test_claims_need_a_grid_and_with_tune_enough_seeds(write, refusal):
+    with_tune = TUNED.replace("repeats = 5", "repeats = 2") + CLAIM
+    assert refusal(with_tune) == "study.repeats: must be at least 3 in a file with claims and tune, got 2"
+    assert write(TUNED + CLAIM, smoke=True).study.repeats == 1
+    assert refusal(SAMPLED + CLAIM) == "study.sampler: must be grid in a file with claims, got tpe"
 
 
 @pytest.mark.parametrize("table", ["study", "train", "search"])
@@ -566,10 +587,10 @@ SPACES = [
     ('dataset = "sample"', 'dataset = "another/path/of/the/same"', True),  # the digest identifies the dataset
     (CLAIM, "", True),
     ("steps = 20", "steps = 30", False),
-    ('"tanh", "relu"', '"tanh", "sigmoid"', False),
+    ('"tanh", "relu"', '"tanh", "relu", "sigmoid"', False),
     ("1e-2]", "1e-2, 1e-1]", False),
     ("repeats = 3", 'pruner = "median"', False),
-    ("repeats = 3", 'tune = ["learning_rate"]', False),
+    ("repeats = 3", 'repeats = 3\ntune = ["learning_rate"]', False),
     ("repeats = 3", 'metric = "val/mse"', False),
     ("repeats = 3", 'constraints = ["weights <= 65000"]', False),
 ]

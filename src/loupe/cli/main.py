@@ -161,6 +161,9 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
     """Replace underscores in flags by dashes, and boolean flags without a value by `--x=true` or `--x=false`.
 
     If the step takes positional arguments, a word after a boolean flag is positional unless it is in BOOLEAN_TEXTS.
+
+    Raises:
+        UsageError: this word, such as `1`, is also the name of a file or folder.
     """
     normalized = []
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -172,6 +175,12 @@ def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> 
             positive_flag = f"--{flag.removeprefix('--no-')}"
             if not equals and flag in booleans and has_no_value:
                 equals, value = "=", "true"
+            elif not equals and flag in booleans and positional and following.lower() not in ("true", "false"):
+                if os.path.exists(following):
+                    raise UsageError(
+                        f"{_find_name(flag)}: must be true or false where a file or folder {following} exists, got "
+                        f"{following!r}; ./{following} is the file"
+                    )
             elif not equals and flag not in booleans and positive_flag in booleans:
                 flag, equals, value = positive_flag, "=", "false"
         normalized.append(f"{flag}{equals}{value}")

@@ -9,12 +9,12 @@ import pandas as pd
 
 from loupe.errors import UsageError
 from loupe.report import charts
-from loupe.report.claims import Claim
+from loupe.report.claims import Claim, format_full_name
 from loupe.report.contents import ClaimResult, ReportContents, ReportImage
 from loupe.report.formatting import DASH, format_estimate, format_number
 from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
 from loupe.report.trends import compute_trend
-from loupe.report.verdicts import check_claim, format_budget, select_runs
+from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
 
 STEPS = "metrics.training_steps"
 STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
@@ -132,8 +132,8 @@ def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> Clai
     )
     name = f"claim-{verdict.claim.number}"
     if surprise.curves:
-        arms = {label: runs[arm] for arm, label in surprise.curves.items() if arm in runs}
-        figure = charts.draw_curves(name, arms)
+        names = {format_full_name(arm): format_arm(arm) for arm in verdict.claim.list_all_arms()}
+        figure = charts.draw_curves(name, {label: runs[names[arm]] for arm, label in surprise.curves.items()})
     else:
         figure = charts.draw_values(name, runs[weakest.name], surprise.metrics)
     return replace(result, surprise=text, figure=figure)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from loupe.config.fields import format_value
 
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
+MIN_SEEDS = 2  # a confidence interval needs at least two values
 # Names in braces that `Surprise.text` may contain: the means of both arms in the comparison with the weakest support,
 # their difference, the mean number of training steps of each arm, and the training budget
 TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
@@ -21,6 +22,19 @@ def _convert_values(arm: Any) -> Any:
         if isinstance(value, dict):
             raise ValueError(f'a key with a dot must be in quotes: "{name}.{next(iter(value), "")}"')
     return {name: format_value(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
+
+
+def make_sort_key(value: str) -> tuple[int, float, str]:
+    """Make a sort key of the text of a value: 1.0 equals 1, and numbers come before texts."""
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1, 0.0, value)
+
+
+def format_full_name(arm: dict[str, str]) -> str:
+    """Format an arm with all its keys, such as `activation=tanh, hidden=512,256`."""
+    return ", ".join(f"{key}={value}" for key, value in arm.items())
 
 
 Arm = Annotated[dict[str, str], BeforeValidator(_convert_values)]
@@ -96,6 +110,8 @@ class Claim(BaseModel):
                 raise ValueError(f"{name}: must be a field that no arm contains, got {getattr(self, name)}")
         if self.each is not None and self.each == self.worst_over:
             raise ValueError(f"each: must differ from worst_over, got {self.each}")
+        if self.each is not None and self.surprise and self.surprise.curves:
+            raise ValueError(f"surprise.curves: must not be used with each, got {self.each}")
         if self.arm in self.others:
             raise ValueError(f"arm: must differ from the arms that it is compared with, got {self.arm}")
         return self
@@ -109,6 +125,11 @@ class Claim(BaseModel):
     def arms(self) -> tuple[dict[str, str], ...]:
         """The arm that the claim is about, then the arms to compare with."""
         return (self.arm, *self.others)
+
+    def list_all_arms(self) -> list[dict[str, str]]:
+        """List the arms without and, if the claim has `change_to`, with these values."""
+        changes = ({}, self.change_to) if self.change_to else ({},)
+        return [arm | change for arm in self.arms for change in changes]
 
     @property
     def fields(self) -> set[str]:

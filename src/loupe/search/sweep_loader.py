@@ -16,8 +16,8 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
-from loupe.report.claims import Claim
-from loupe.search.conditions import parse_condition, parse_field
+from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, make_sort_key
+from loupe.search.conditions import parse_condition, parse_field, to_text
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile
 from loupe.search.values import Range
 
@@ -39,10 +39,12 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
     tables = _read_tables(Path(file))
     try:
         sweep = SweepFile.model_validate(tables)
+        in_file = sweep
         if settings:
             sweep = SweepFile.model_validate(_override(tables, settings))
         _check_keys(sweep)
         _check_points(sweep)
+        _check_claims(in_file)  # with smoke, the sweep has only one seed
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
@@ -163,6 +165,36 @@ def _check_points(sweep: SweepFile) -> None:
     unused = [key for key in sweep.search if key not in used_keys]
     if unused and sweep.is_grid:
         raise UsageError(f"search.{unused[0]}: must have a condition that holds at a point of the grid")
+
+
+def _check_claims(sweep: SweepFile) -> None:
+    """Raise UsageError if a claim cannot get a verdict: its arms are not trained, or have too few seeds."""
+    if not sweep.claims:
+        return
+    if not sweep.is_grid:
+        raise UsageError(f"study.sampler: must be grid in a file with claims, got {sweep.study.sampler}")
+    needed = MIN_SEEDS + 1  # the first seed chooses the values of the fields in `tune`
+    if sweep.study.tune and sweep.study.repeats < needed:
+        raise UsageError(
+            f"study.repeats: must be at least {needed} in a file with claims and tune, got {sweep.study.repeats}"
+        )
+    points = [
+        {key: make_sort_key(to_text(value)) for key, value in params.items()} for params in sweep.iterate_points()
+    ]
+    for claim in sweep.claims:
+        unknown = sorted(claim.fields - sweep.search.keys())
+        if unknown:
+            raise UsageError(f"claim {claim.number}: must use keys of [search], got {unknown[0]}")
+        names = []
+        for arm in claim.list_all_arms():
+            names.append(format_full_name(arm))
+            values = {key: make_sort_key(value) for key, value in arm.items()}
+            if not any(values.items() <= point.items() for point in points):
+                raise UsageError(f"claim {claim.number}: must use arms of the sweep, got {names[-1]}")
+        for name in claim.surprise.curves if claim.surprise else ():
+            if name not in names:
+                rule = f"must have arms of the claim as keys, such as {names[0]!r}"
+                raise UsageError(f"claim {claim.number}: surprise.curves: {rule}, got {name!r}")
 
 
 def _find_table(sweep: SweepFile, params: Params, message: str) -> str:
