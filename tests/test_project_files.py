@@ -31,6 +31,12 @@ def test_parameters_of_mlproject_are_fields_with_the_same_defaults(step: str) ->
     assert {name: of["default"] for name, of in parameters.items()} == {name: defaults[name] for name in parameters}
 
 
+def test_a_resumed_training_accepts_the_defaults_that_mlflow_run_passes() -> None:
+    from loupe.steps import train
+
+    assert MLPROJECT["entry_points"]["train"]["parameters"].keys() == train.PROJECT_FIELDS
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_of_mlproject_runs_the_step_from_the_checkout(step: str) -> None:
     entry = MLPROJECT["entry_points"][step]

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import shutil
 import socket
 import threading
 
@@ -52,6 +53,27 @@ def test_the_sample_consists_of_bundled_photos_and_needs_no_network(listed, monk
     for photo in photos:
         with Image.open(photo.file) as image:
             assert min(image.size) >= 150, photo.path
+
+
+def test_a_limit_counts_images_before_other_files(listed, photo_folder, tmp_path):
+    folder = shutil.copytree(photo_folder, tmp_path / "mixed")
+    for number in range(40):
+        (folder / f"photo{number}.xmp").write_text(f"data of another program {number}")
+    photos, images = listed(folder, limit=6), listed(photo_folder)
+    assert {photo.path for photo in photos} == {
+        photo.path for photo in sorted(images, key=lambda photo: photo.sha256)[:6]
+    }
+    assert len(listed(folder, limit=len(images) + 3)) == len(images) + 3
+
+
+def test_datasets_and_artifacts_in_a_folder_of_photos_are_not_listed(listed, photo_folder, tmp_path):
+    folder = shutil.copytree(photo_folder, tmp_path / "mine")
+    before = facts(listed(folder))
+    for name, marker in (("data/photos-1", "data/photos-1/manifest.parquet"), ("mlruns/1", "mlflow.db")):
+        (folder / name).mkdir(parents=True)
+        (folder / marker).touch()
+        shutil.copy(folder / before[0][0], folder / name / "pairs.png")
+    assert [photo for photo in facts(listed(folder)) if photo[0] != "mlflow.db"] == before
 
 
 def test_a_photo_has_the_hash_of_its_content(listed, photo_folder, crops):

@@ -51,6 +51,12 @@ def test_html_page_needs_no_other_file(report: ReportContents) -> None:
     assert "Crops &amp; text" in text
 
 
+def test_a_claim_whose_runs_have_no_learning_curve_is_shown(report: ReportContents) -> None:
+    claims = tuple(dataclasses.replace(claim, trend=None) for claim in report.claims)
+    text = page.render_html(dataclasses.replace(report, claims=claims))
+    assert all(claim.verdict.claim.text in text for claim in claims)
+
+
 HARMFUL = [
     "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>",
     "![image](http://example.org/image.png) [link](javascript:alert(1)) <http://example.org>",

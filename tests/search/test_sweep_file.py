@@ -14,6 +14,7 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 from loupe.search import arms as found_arms
+from loupe.search import sampling
 from loupe.search.conditions import parse_condition, parse_field
 from loupe.search.sweep_file import SweepFile
 from loupe.search.sweep_loader import load_sweep
@@ -166,6 +167,10 @@ def test_sweep_file_survives_json(file):
         ("repeats = 3", 'tune = ["hidden"]', "study.tune: must be fields of [search], got hidden"),
         ("steps = 20", "step = 20", "train.step: is not a field of train; did you mean steps?"),
         ("steps = 20", "note = 'x'", "note: must not be in a sweep file; .*"),
+        ("steps = 20", "threads = 4", "threads: must not be in a sweep file; .*"),
+        ("steps = 20", "resume = 'x'", "resume: must not be in a sweep file; .*"),
+        ("steps = 20", "'initializer=gausian.stddev' = 0.1",
+         "train.initializer=gausian.stddev: the condition must be a value of initializer, got gausian"),
         ("steps = 20", "steps = 0", "train.steps: must be greater than or equal to 1, got '0'"),
         ("steps = 20", "steps = 'all'", "train.steps: must be a valid integer, .*, got 'all'"),
         ("steps = 20", "filters = 8", "train.filters: is a field of network=convolutional only, got '8'"),
@@ -508,13 +513,20 @@ def test_range_draws_only_numbers_that_a_sampler_can_choose(low, length, step, l
     kind = int if integers else float
     bounds = {"low": kind(low), "high": kind(low + length), "log": log and step is None}
     values = Range(**bounds, step=None if step is None else kind(step))
-    assert values.is_integer == integers
+    assert values.has_integer_ends == integers
     for _ in range(20):
-        number = values.draw(rng)
+        number = values.draw(rng, values.has_integer_ends)
         assert low <= number <= low + length
         assert isinstance(number, int) == integers
         if step:
             assert number == low + length or math.isclose((number - low) % step, 0)
+
+
+def test_a_range_with_integer_ends_gives_integers_only_for_fields_without_fractions(write):
+    sweep = write(SAMPLED + "clip_norm = {low = 1, high = 100, log = true}\n")
+    for points in (sampling.draw_startup_points(sweep), list(sweep.draw_points())[:50]):
+        assert all(isinstance(point["layers"], int) for point in points)
+        assert any(point["clip_norm"] % 1 for point in points)
 
 
 def test_random_points_include_numbers_between_the_ends(write):

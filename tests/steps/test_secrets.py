@@ -117,6 +117,18 @@ def test_a_resumed_run_asks_for_the_url_that_it_does_not_store(field, monkeypatc
         assert settings.dataset == url
 
 
+def test_a_resumed_run_refuses_a_default_that_it_does_not_have(monkeypatch):
+    texts = parse_settings("train", {"network": "perceptron", "batch_size": 64}).to_texts()
+    tags = {"loupe.step": "train", runs.SETTINGS_TAG: json.dumps(texts)}
+    found = SimpleNamespace(info=SimpleNamespace(status="KILLED"), data=SimpleNamespace(tags=tags))
+    monkeypatch.setattr(runs, "get_run", lambda *_: found)
+    with pytest.raises(UsageError, match=r"^batch_size: must be 64 as in run 1, got 8"):
+        train.load_resumed_settings(parse_settings("train", {"resume": "1", "batch_size": "8"}))
+    passed = {"dataset": "sample", "network": "convolutional", "scale": "3:2", "smoke": "false"}  # by `mlflow run`
+    settings = train.load_resumed_settings(parse_settings("train", {"resume": "1"} | passed))
+    assert (settings.network, settings.batch_size) == ("perceptron", 64)
+
+
 @pytest.mark.slow
 def test_train_and_sweep_store_no_secret_and_continue_with_the_full_url(folder):
     statuses, output = run(folder, PREPROCESS)

@@ -265,6 +265,25 @@ def finished_sweep(tmp_path_factory, dataset):
 
 
 @pytest.mark.slow
+def test_sweeps_of_one_name_in_two_storages_do_not_share_runs(tmp_path, write):
+    sweep(tmp_path, write("first", 'activation = ["tanh", "relu"]', {"repeats": 1}))
+    before = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in find_runs(tmp_path, "trial")}
+    with_network = set(list_networks(tmp_path))
+    sweep(tmp_path, "first.toml", "--storage", "other.journal", "--fresh", "true")
+    after = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in find_runs(tmp_path, "trial")}
+    assert len(after) == 2 * len(before)
+    assert before.items() <= after.items()
+    assert with_network <= set(list_networks(tmp_path))
+
+    (newest, *_) = find_runs(tmp_path, "sweep")
+    deleted = newest.data.tags["loupe.best_run"]
+    open_store(tmp_path).delete_run(deleted)
+    refused = sweep(tmp_path, "first.toml", "--storage", "other.journal", status=2)
+    assert "sweep: error: storage: must be a study whose runs exist in MLflow, got " in refused.stderr
+    assert f"without the run {deleted} of trial " in refused.stderr
+
+
+@pytest.mark.slow
 def test_repeated_sweep_trains_nothing_and_more_repeats_train_only_new_seeds(finished_sweep, dataset):
     before = {run.info.run_id for run in find_runs(finished_sweep, "trial")}
     assert "2 complete" in sweep(finished_sweep, "first.toml").stdout

@@ -373,6 +373,31 @@ def test_a_joined_run_keeps_the_name_of_the_user(
     assert client.get_run(created.info.run_id).info.run_name == expected
 
 
+def test_a_resumed_run_keeps_its_name(client: mlflow.MlflowClient) -> None:
+    created = client.create_run(client.create_experiment("e"), run_name="exp-lr-3")
+    client.set_terminated(created.info.run_id, "KILLED")
+    with runs.open_step_run(parse_settings("train", {}), "train", continues=created.info.run_id):
+        pass
+    assert client.get_run(created.info.run_id).info.run_name == "exp-lr-3"
+
+
+def test_the_experiment_of_an_earlier_step_is_no_choice_of_the_user(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_experiment() -> str:
+        with runs.open_step_run(parse_settings("register", {}), "register") as run_id:
+            return str(client.get_experiment(client.get_run(run_id).info.experiment_id).name)
+
+    for variable in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.setenv(variable, "")  # so that the value after the test is the one before
+        monkeypatch.delenv(variable)
+    assert find_experiment() == "loupe"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "second")
+    assert find_experiment() == "second"
+    mlflow.set_experiment("of the user")
+    assert find_experiment() == "of the user"
+
+
 def test_a_search_by_a_setting_finds_the_runs_of_all_spellings(
     client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

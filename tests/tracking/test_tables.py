@@ -30,6 +30,14 @@ def test_a_table_that_is_logged_again_replaces_only_the_table_of_its_name(run_id
     assert listed == [{"path": "a.json", "type": "table"}, {"path": "more/b.json", "type": "table"}]
 
 
+def test_small_numbers_of_a_table_are_not_rounded_to_zero(run_id: str) -> None:
+    table = pd.DataFrame({"epsilon": [1e-12, 3.25e-11], "learning_rate": [1.2345e-6, 1e-7]})
+    with records.log_to_run(run_id):
+        records.log_table(table, "a.json")
+    logged = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/a.json"))
+    assert logged["data"] == table.to_numpy().tolist()
+
+
 def test_a_buffered_table_that_is_sent_again_has_its_rows_once(run_id: str, tmp_path: Path) -> None:
     buffer = RunBuffer.create(tmp_path / f"{run_id}{SUFFIX}", {"run_id": run_id})
     FIRST.to_json(tmp_path / "test.json", orient="split", index=False)

@@ -52,6 +52,15 @@ def test_weights_of_another_dataset_at_the_same_location_are_not_used(dataset):
     np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights)
 
 
+def test_weights_are_not_stored_in_a_read_only_folder(dataset, monkeypatch):
+    monkeypatch.setattr(ridge.os, "access", lambda folder, mode: False)  # root can write to every folder
+    weights = ridge.load_or_fit(dataset, SCALE)
+    assert not list(dataset.folder.glob("ridge-*"))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(ridge.load_or_fit(dataset, SCALE), weights)
+    assert list(dataset.folder.glob("ridge-*"))
+
+
 def test_weights_of_a_shard_that_is_found_damaged_in_the_background_are_not_stored(dataset, monkeypatch):
     monkeypatch.setattr(data, "VERIFY_FIRST_BYTES", 0)
     for file in dataset.folder.glob("labels-*"):

@@ -226,7 +226,7 @@ def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
         return Dataset(location)
     shared = settings.select(DatasetSettings.model_fields)
     try:
-        return prepare(parse_settings("preprocess", {"source": name} | shared))
+        return prepare(parse_settings("preprocess", {"source": (name,)} | shared))
     except UsageError as error:
         raise UsageError(str(error).replace("source:", "dataset:", 1)) from None
 

@@ -17,6 +17,7 @@ from PIL import Image
 from loupe.config.datasets import Preprocess
 from loupe.data import storage, tars
 from loupe.data.download import download
+from loupe.data.manifest import MANIFEST
 from loupe.errors import UsageError
 from loupe.imaging.threads import count_cores
 
@@ -94,7 +95,11 @@ def list_photos(settings: Preprocess) -> list[SourcePhoto]:
     with ThreadPoolExecutor(thread_count) as threads:
         photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
     if settings.limit is not None:
-        photos = sorted(photos, key=lambda photo: (not photo.sha256, photo.sha256, photo.path))[: settings.limit]
+        # Files that are not images count only if there are too few images.
+        photos = sorted(
+            photos,
+            key=lambda photo: (not photo.sha256 or not _is_image(photo.path), photo.sha256, photo.path),
+        )[: settings.limit]
     return sorted(photos, key=lambda photo: (photo.path, photo.sha256))
 
 
@@ -148,7 +153,10 @@ def _find_package_folder(package: str) -> Path:
 
 
 def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder and its subfolders, without hidden ones; also yield unreadable subfolders."""
+    """Yield the files of a folder and its subfolders, without hidden ones; also yield unreadable subfolders.
+
+    Subfolders that Loupe and MLflow write are omitted: prepared datasets, and `mlruns` next to a store.
+    """
     files: dict[Path, str] = {}  # the reason for skipping each file, or ""
     folders = [root]
     while folders:  # os.walk fails at a thousand nested folders and ignores errors
@@ -169,7 +177,8 @@ def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
                 files[file] = f"cannot be read: {error.strerror}"
                 continue
             if stat.S_ISDIR(mode):
-                folders.append(file)
+                if not ((file / MANIFEST).exists() or (file.name == "mlruns" and (folder / "mlflow.db").exists())):
+                    folders.append(file)
             else:
                 files[file] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
     if not any(_is_image(file.name) for file, reason in files.items() if not reason):

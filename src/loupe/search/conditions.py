@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from functools import cache, lru_cache
+from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import TypeAdapter
 
@@ -61,19 +61,42 @@ def is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
             values["scale"] = parse_scale(values["scale"])
         text = format_value(fields[condition.field].get_default(call_default_factory=True, validated_data=values))
     found, wanted = (_normalise(train_class, condition.field, value) for value in (text, condition.value))
-    return found == wanted
+    return found is not None and found == wanted  # `create_settings` will refuse an invalid value
+
+
+@cache
+def is_float(field: str) -> bool:
+    """Return whether a field of train accepts numbers that are not integers."""
+    return any(
+        field in settings.model_fields and float in _list_types(settings.model_fields[field].annotation)
+        for settings in (*NETWORKS.values(), *OPTIMIZERS.values())
+    )
+
+
+def _list_types(annotation: Any) -> list[Any]:
+    """List the types in an annotation such as `float | None`."""
+    return [annotation, *(found for part in get_args(annotation) for found in _list_types(part))]
+
+
+def is_possible(condition: Condition) -> bool:
+    """Return whether the field of a condition can have its value, with at least one network and optimizer."""
+    classes = (build_train_class(network, optimizer) for network in NETWORKS for optimizer in (None, *OPTIMIZERS))
+    return any(
+        condition.field in found.model_fields and _normalise(found, condition.field, condition.value) is not None
+        for found in classes
+    )
 
 
 @lru_cache(maxsize=10_000)
-def _normalise(train_class: type[Settings], field: str, text: str) -> str:
-    """Return the text of a value as Loupe formats it, or an invalid text unchanged."""
+def _normalise(train_class: type[Settings], field: str, text: str) -> str | None:
+    """Return the text of a value as Loupe formats it, or None for an invalid value."""
     info = train_class.model_fields[field]
     annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     adapter = TypeAdapter(annotation)
     try:
         value = adapter.validate_python(text)
-    except ValueError:  # `create_settings` will refuse the value
-        return text
+    except ValueError:
+        return None
     return format_value(value)
 
 

@@ -23,7 +23,7 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
         values = sweep.search[key]
         if not isinstance(values, Range):
             params[key] = trial.suggest_categorical(key, sweep.list_choices(key))
-        elif values.is_integer:
+        elif sweep.is_integer(key):
             params[key] = trial.suggest_int(key, values.low, values.high, log=values.log, step=int(values.step or 1))
         else:
             params[key] = trial.suggest_float(key, values.low, values.high, log=values.log, step=values.step)

@@ -38,7 +38,7 @@ from loupe.search.trial_attributes import (
 )
 
 VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
-SPACE_TAG = "loupe.space"  # the search space: attribute of the study, and tag of the sweep's run
+SPACE_TAG = "loupe.space"  # attribute of the study: the search space
 CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
 MAX_WAITING = 64  # default maximum number of waiting trials
 MAX_REASON_LENGTH = 500
@@ -224,6 +224,24 @@ class SweepStudy:
         last = [self.sweep.to_loss(trial.user_attrs.get(LAST_VALUE)) for trial in complete]
         keys = [(*ranks[point], *own) for point, *own in zip(points, losses, last, strict=True)]
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
+
+    def list_kept(self) -> list[FrozenTrial]:
+        """Return the trials whose networks are kept: one per run, up to `keep` or, with two objectives, the front."""
+        by_run: dict[str, FrozenTrial] = {}
+        for trial in self.rank_trials():
+            if RUN in trial.user_attrs:  # another program can add trials
+                by_run.setdefault(str(trial.user_attrs[RUN]), trial)
+        kept = list(by_run.values())
+        return kept if self.sweep.has_front else kept[: self.sweep.study.keep]
+
+    def list_needed_trials(self) -> list[FrozenTrial]:
+        """Return the trials whose runs a continued sweep needs: running trials, and those of `list_kept`."""
+        running = [trial for trial in self._list_trials(TrialState.RUNNING) if RUN in trial.user_attrs]
+        return running + self.list_kept()
+
+    def list_parents(self) -> set[str]:
+        """Return the ids of the sweep's runs in which the trials of the study were started."""
+        return {str(trial.user_attrs[PARENT]) for trial in self._list_trials() if PARENT in trial.user_attrs}
 
     def find_best(self) -> FrozenTrial | None:
         """Return the first trial of `rank_trials`, or None."""

@@ -65,8 +65,7 @@ def delete_other_models(study: SweepStudy) -> list[str]:
     Returns:
         The ids of the runs of the best trials: up to `keep` runs or, with two objectives, those of the Pareto front.
     """
-    run_ids = list(dict.fromkeys(str(trial.user_attrs[RUN]) for trial in study.rank_trials()))
-    kept_runs = run_ids if study.sweep.has_front else run_ids[: study.sweep.study.keep]
+    kept_runs = [str(trial.user_attrs[RUN]) for trial in study.list_kept()]
     for run in trials.find_trials(study.parent):
         if run.info.run_id not in kept_runs:
             logged_models.delete_unregistered_models(run.info.run_id)

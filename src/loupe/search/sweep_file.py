@@ -19,7 +19,7 @@ from loupe.config import parse_settings
 from loupe.config.fields import format_value
 from loupe.errors import UsageError, mask_values
 from loupe.report.claims import Claim
-from loupe.search.conditions import is_met, parse_condition, parse_field, to_text
+from loupe.search.conditions import is_float, is_met, parse_condition, parse_field, to_text
 from loupe.search.constraints import Constraint
 from loupe.search.values import Range, Values
 
@@ -162,6 +162,11 @@ class SweepFile(BaseModel):
             return [values.low, values.high]
         return [to_text(value) if isinstance(value, list) else value for value in values]
 
+    def is_integer(self, key: str) -> bool:
+        """Return whether a key has a range of integers: its ends are integers, and its field is not a float."""
+        values = self.search[key]
+        return isinstance(values, Range) and values.has_integer_ends and not is_float(parse_field(key))
+
     def is_active(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether a key has no condition, or its condition holds for `params` and [train]."""
         condition = parse_condition(key)
@@ -205,7 +210,9 @@ class SweepFile(BaseModel):
                 if self.is_active(key, params):
                     values = self.search[key]
                     params[key] = (
-                        values.draw(rng) if isinstance(values, Range) else rng.choice(self.list_choices(key))
+                        values.draw(rng, self.is_integer(key))
+                        if isinstance(values, Range)
+                        else rng.choice(self.list_choices(key))
                     )
             yield params
 

@@ -17,12 +17,14 @@ from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
 from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, make_sort_key
-from loupe.search.conditions import parse_condition, parse_field, to_text
+from loupe.search.conditions import is_possible, parse_condition, parse_field, to_text
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile
 from loupe.search.values import Range
 
 MAX_FILE_BYTES = 2**20
 MAX_GRID_POINTS = 100_000
+# Fields of train that a sweep sets for all its trials
+OPTIONS_OF_SWEEP = set(EXECUTION_FIELDS) - {"dataset", "seed"}
 
 
 def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
@@ -123,8 +125,11 @@ def _check_keys(sweep: SweepFile) -> None:
         condition = parse_condition(table_key.partition(".")[2])
         if condition and not (condition.value and condition.field in known_fields):
             raise UsageError(f"{table_key}: the condition must be a network, an optimizer or field=value")
+        if condition and not is_possible(condition):
+            rule = f"the condition must be a value of {condition.field}"
+            raise UsageError(f"{table_key}: {rule}, got {condition.value}")
     for key in (*sweep.train, *sweep.search):
-        if parse_field(key) in RunSettings.__annotations__:
+        if parse_field(key) in RunSettings.__annotations__ or key in OPTIONS_OF_SWEEP:
             raise UsageError(f"{key}: must not be in a sweep file; `loupe sweep` sets it for the run of the sweep")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (

@@ -52,11 +52,11 @@ class Range(BaseModel):
         return self
 
     @property
-    def is_integer(self) -> bool:
-        """Whether the range contains integers only."""
+    def has_integer_ends(self) -> bool:
+        """Whether both ends and the step are integers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
-    def draw(self, rng: random.Random) -> int | float:
+    def draw(self, rng: random.Random, is_integer: bool) -> int | float:
         """Draw the lower end, the upper end, or a random number between them, each with probability 1/3."""
         if self.step is not None:
             between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
@@ -65,7 +65,7 @@ class Range(BaseModel):
         else:
             between = rng.uniform(self.low, self.high)
         between = min(max(between, self.low), self.high)  # rounding errors can lead out of the interval
-        return rng.choice([self.low, self.high, int(between) if self.is_integer else between])
+        return rng.choice([self.low, self.high, int(between) if is_integer else between])
 
 
 def _check_values(given: Any) -> Any:

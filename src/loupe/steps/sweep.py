@@ -12,6 +12,7 @@ from loupe.config import parse_settings
 from loupe.config.checkout import find_in_checkout
 from loupe.config.steps import Sweep
 from loupe.errors import UsageError, is_masked, mask_secrets
+from loupe.search.trial_attributes import RUN
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 def run(settings: Sweep) -> str | None:
     """Run a sweep; return the id of the best trial's run, or None if no complete trial satisfies the constraints."""
+    from loupe.data import storage
     from loupe.search import study_results, worker_pool
-    from loupe.search.study import SPACE_TAG, SweepStudy
+    from loupe.search.study import SweepStudy
     from loupe.search.sweep_loader import load_sweep
     from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs, trials
     from loupe.web import dashboard
@@ -44,14 +46,17 @@ def run(settings: Sweep) -> str | None:
     print_line(f"sweep {sweep.name}: {arms}{total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
     dataset = _open_dataset(settings, sweep)
-    _refuse_running_sweep(sweep.name)
+    shown_location = mask_secrets(storage.make_absolute(location))
+    _refuse_running_sweep(sweep.name, shown_location)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
+    _check_runs(study, shown_location)
     with runs.open_step_run(settings, f"sweep {sweep.name}") as run_id, _show_dashboard(settings, location):
-        records.log_tags({trials.SWEEP_TAG: sweep.name, SPACE_TAG: sweep.describe_space(dataset.digest)})
+        records.log_tags({trials.SWEEP_TAG: sweep.name, trials.STORAGE_TAG: shown_location})
         records.log_text(file.read_text(encoding="utf-8"), file.name)
         dataset_inputs.log_dataset(dataset, "training", "validation")
         study.parent = run_id
-        _adopt_trials(sweep, dataset.digest, run_id)
+        for earlier_run in sorted(study.list_parents() - {run_id}):
+            trials.adopt_trials(earlier_run, run_id)
         started = time.monotonic()
         job = _create_job(settings, study, location, dataset)
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
@@ -99,15 +104,34 @@ def _open_journal(location: str) -> "BaseStorage":
     return study_storage.open_storage(location)
 
 
-def _refuse_running_sweep(name: str) -> None:
+def _refuse_running_sweep(name: str, location: str) -> None:
+    """Raise UsageError if another process runs the sweep with this name and study."""
     from loupe.tracking import liveness, trials
 
     for other in trials.find_sweep_runs(name):
         tags = other.data.tags
+        if tags.get(trials.STORAGE_TAG) != location:
+            continue
         if other.info.status == "RUNNING" and liveness.is_alive(tags):
             raise UsageError(
                 f"sweep: process {tags.get('loupe.pid')} of {tags.get('loupe.host')} already runs {name!r} "
                 f"(run {other.info.run_id})"
+            )
+
+
+def _check_runs(study: "SweepStudy", location: str) -> None:
+    """Raise UsageError if MLflow lacks the run of a running or kept trial of an earlier sweep."""
+    from loupe.tracking import runs
+
+    for trial in study.list_needed_trials():
+        try:
+            is_deleted = runs.get_run(str(trial.user_attrs[RUN]), "run").info.lifecycle_stage == "deleted"
+        except UsageError:
+            is_deleted = True
+        if is_deleted:
+            raise UsageError(
+                f"storage: must be a study whose runs exist in MLflow, got {location!r}, without the run "
+                f"{trial.user_attrs[RUN]} of trial {trial.number}; restore the run, or set `name` or `storage`"
             )
 
 
@@ -122,16 +146,6 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
     """Return the fields with which this step, or a worker that cannot read the dataset, prepares the dataset."""
     return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
-
-
-def _adopt_trials(sweep: "SweepFile", digest: str, run_id: str) -> None:
-    """Move the trials of earlier runs with the same name and search space to the run `run_id`."""
-    from loupe.search.study import SPACE_TAG
-    from loupe.tracking import trials
-
-    for other in trials.find_sweep_runs(sweep.name):
-        if other.info.run_id != run_id and other.data.tags.get(SPACE_TAG) == sweep.describe_space(digest):
-            trials.adopt_trials(other.info.run_id, run_id)
 
 
 def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset") -> "WorkerJob":

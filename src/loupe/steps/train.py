@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Settings that may change when a run is resumed
 CHANGEABLE_FIELDS = frozenset({"resume", "data_dir", "scheduler", *RunSettings.model_fields})
+# `mlflow run -e train -P resume=RUN_ID` also passes the defaults of these fields.
+PROJECT_FIELDS = frozenset({"dataset", "network", "scale", "smoke"})
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def load_resumed_settings(settings: Train) -> Train:
         default = type(settings).model_fields[name].default
         if mask_secrets(given[name]) == stored.get(name):
             stored[name] = given[name]  # the stored URL is masked; the given URL contains the password
-        elif given[name] != format_value(default):
+        elif name not in PROJECT_FIELDS or given[name] != format_value(default):
             raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
     fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}
     return parse_settings("train", fixed | {name: given[name] for name in CHANGEABLE_FIELDS & given.keys()})

@@ -102,7 +102,7 @@ def log_text(text: str, name: str) -> None:
 def log_table(table: Any, name: str) -> None:
     """Log a pandas table, with masked secrets, as a .json file that MLflow shows as a table."""
     with _create_temporary_file(name) as (file, _):
-        table.map(mask_values).to_json(file, orient="split", index=False)
+        table.map(mask_values).to_json(file, orient="split", index=False, double_precision=15)
         log_record("table", {"name": name}, file)
 
 

@@ -35,6 +35,8 @@ from loupe.tracking.store import (
 EXPERIMENT = "loupe"
 SETTINGS_TAG = "loupe.settings"
 NAME_TAG = "mlflow.runName"
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_ID"
+_chosen_experiment: str | None = None  # the id in EXPERIMENT_VARIABLE that the last `set_experiment` of Loupe has set
 RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # MLflow's default names, such as funny-owl-12
 
 
@@ -69,7 +71,7 @@ def open_step_run(settings: Settings, name: str, continues: str | None = None) -
         mlflow.set_experiment(experiment_id=run.info.experiment_id)
     elif continues:
         tags["loupe.continues"] = continues
-    name = mask_secrets(_choose_name(settings, name, reopened_id or os.environ.get("MLFLOW_RUN_ID")))
+    name = mask_secrets(_choose_name(settings, name, reopened_id))
     start = partial(
         mlflow.start_run, run_id=reopened_id, run_name=name, nested=is_nested, tags=tags, log_system_metrics=True
     )
@@ -106,18 +108,22 @@ def build_tags(settings: Settings, step: str) -> dict[str, str]:
     return tags | list_masked_tags()
 
 
-def _choose_name(settings: Settings, name: str, existing: str | None) -> str:
-    """Return the name of a run: `run_name`, else the name that the user gave to the existing run, else `name`.
+def _choose_name(settings: Settings, name: str, reopened_id: str | None) -> str:
+    """Return the name of a run: `run_name`, else the name of the existing run, else `name`.
+
+    The run that `mlflow run` created also gets `name` if it has one of MLflow's random names.
 
     Args:
         settings: the settings of the step.
         name: the default.
-        existing: the id of the run that the step joins or opens again, or None.
+        reopened_id: the id of the run that the step opens again, or None.
     """
     if isinstance(settings, RunSettings) and settings.run_name:
         return settings.run_name
-    existing_name = mlflow.get_run(existing).info.run_name if existing else None
-    return name if existing_name is None or RANDOM_NAME.fullmatch(existing_name) else existing_name
+    existing_id = reopened_id or os.environ.get("MLFLOW_RUN_ID")
+    existing_name = mlflow.get_run(existing_id).info.run_name if existing_id else None
+    is_random = reopened_id is None and RANDOM_NAME.fullmatch(existing_name or "")
+    return name if existing_name is None or is_random else existing_name
 
 
 @contextmanager
@@ -171,13 +177,16 @@ def open_store(quiet: bool = True) -> None:
     Raises:
         LoupeError: the store cannot be used.
     """
+    global _chosen_experiment
     check_store()
     server.check_reachable(server.STARTUP_TIMEOUT_S)
     create_store()
-    if "MLFLOW_EXPERIMENT_ID" in os.environ:  # set by `mlflow run`
+    is_given = os.environ.get(EXPERIMENT_VARIABLE, _chosen_experiment) != _chosen_experiment
+    if is_given or "MLFLOW_RUN_ID" in os.environ:  # the user or `mlflow run` has chosen the experiment
         tag_project_run()
     else:
         set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        _chosen_experiment = os.environ.get(EXPERIMENT_VARIABLE)
     if server.is_server():
         delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()

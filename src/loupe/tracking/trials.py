@@ -10,16 +10,18 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from loupe.cli import signals
 from loupe.config.base import Settings
 from loupe.errors import LoupeError
 from loupe.tracking import checkpoints, liveness, runs
-from loupe.tracking.store import create_store, search_runs
+from loupe.tracking.store import MISSING_CODES, create_store, search_runs
 
 TRIAL_TAG = "loupe.trial"
 SWEEP_TAG = "loupe.sweep"
+STORAGE_TAG = "loupe.storage"  # the location of a sweep's study
 KEY_TAG = "loupe.key"  # the result of `compute_key`
 CODE_TAG = "loupe.code"  # the hash of the training code
 CONTINUED_TAG = "loupe.continued_by"  # on an earlier run of a sweep: the id of the run that took over its trials
@@ -116,13 +118,18 @@ def find_trials(parent: str) -> list[Any]:
 def adopt_trials(old: str, new: str) -> None:
     """Make the trials of an earlier run of a sweep children of its new run; `old` and `new` are the ids of the runs.
 
-    The earlier run gets the tag CONTINUED_TAG. If its status is RUNNING, the status becomes KILLED.
+    The earlier run gets the tag CONTINUED_TAG. If its status is RUNNING, the status becomes KILLED. The run may be
+    deleted.
     """
     client = mlflow.MlflowClient()
     for child in find_trials(old):
         client.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, new)
-    liveness.mark_killed(old)
-    client.set_tag(old, CONTINUED_TAG, new)
+    try:
+        liveness.mark_killed(old)
+        client.set_tag(old, CONTINUED_TAG, new)
+    except MlflowException as error:
+        if error.error_code not in MISSING_CODES:
+            raise
 
 
 def reopen_sweep_run(run_id: str) -> None:

@@ -1,6 +1,7 @@
 """Ridge regression, which predicts a block of the result from the input block and the pixels around it."""
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,14 +55,15 @@ def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
     """Load the ridge weights (see `fit`) from a dataset, or fit them on its training split and store them.
 
     The name of the file contains the digest, because another dataset can replace the one at this location. While
-    shards are verified in the background, the weights are not stored, because a shard may be damaged.
+    shards are verified in the background, the weights are not stored, because a shard may be damaged. In a
+    read-only folder, they are not stored either.
     """
     file = dataset.folder / f"ridge-{scale.numerator}x{scale.denominator}-{dataset.digest}.npy"
     if file.exists():
         return load_weights(file, scale)
-    remove_leftovers(dataset.folder)
     weights = fit(dataset.load_pairs("train", scale))
-    if dataset.is_verified():
+    if dataset.is_verified() and os.access(dataset.folder, os.W_OK):
+        remove_leftovers(dataset.folder)
         stream = io.BytesIO()  # np.save to a file would ignore a full disk
         np.save(stream, weights)
         write_file(file, stream.getvalue())
