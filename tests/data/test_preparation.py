@@ -354,6 +354,17 @@ def test_pairs_in_memory_of_bad_photos_are_refused(tmp_path, bad_files, preproce
         prepare_in_memory(preprocess(source=str(source)), Fraction(2))
 
 
+@pytest.mark.parametrize("place", ["file", "file/inside", "x" * 300])
+def test_a_data_dir_that_cannot_be_created_is_refused(place, photo_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    settings = parse_settings("preprocess", {"source": str(photo_folder), "data_dir": place, "quiet": True})
+    with pytest.raises(
+        UsageError, match=r"^data_dir: must be a folder, or a path where one can be created \(.*, got"
+    ):
+        prepare(settings)
+
+
 def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, preprocess):
     settings = preprocess(source=str(photo_folder))
     made = prepare(settings)

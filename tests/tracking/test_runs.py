@@ -12,12 +12,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
 import psutil
 import pytest
 from jobs import ROOT, build_env
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from loupe.cli import signals
 from loupe.cli.main import run_step
@@ -99,6 +102,19 @@ def test_a_run_of_mlflow_run_is_closed_if_its_process_died_before_it_tagged_the_
         monkeypatch.setattr(psutil, "process_iter", lambda project=project: [project])
         liveness.close_orphaned_runs()
         assert get_status(client, works) == status
+
+
+def test_an_orphaned_run_of_another_user_does_not_stop_a_step(
+    client: mlflow.MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_others = create_run(client, loupe_host="elsewhere", loupe_pid="1", loupe_heartbeat="1")
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", refuse)
+    liveness.close_orphaned_runs()
+    assert get_status(client, of_others) == "RUNNING"
 
 
 def test_a_process_on_another_machine_is_dead_after_the_heartbeat_timeout(client: mlflow.MlflowClient) -> None:

@@ -51,7 +51,7 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         photos: the result of `list_photos`; None lists the photos.
 
     Raises:
-        UsageError: no photo is usable; see also `list_photos` and `tasks.run_tasks`.
+        UsageError: no photo is usable, or `data_dir` cannot be created; see also `list_photos` and `tasks.run_tasks`.
         LoupeError: see `shards.prepare_shard` and `tasks.run_tasks`.
     """
     photos = list_photos(settings) if photos is None else photos
@@ -62,8 +62,12 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             _write_dataset(settings, photos, digest, location)
         return Dataset(location)
     folder = Path(location)
-    if not folder.exists():
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"must be a folder, or a path where one can be created ({error.strerror})"
+        raise UsageError(f"data_dir: {rule}, got {settings.data_dir!r}") from None
+    if not folder.exists():
         remove_leftovers(folder.parent)
         with create_partial(folder.parent, Path.mkdir) as partial:
             _write_dataset(settings, photos, digest, str(partial.resolve()))

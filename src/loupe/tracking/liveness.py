@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import psutil
+from mlflow.exceptions import MlflowException
 
 from loupe.imaging.threads import repeat
 from loupe.tracking.clock import read_clock
@@ -87,7 +88,11 @@ def close_orphaned_runs() -> None:
         else:
             alive = tags.get("mlflow.source.type") != "PROJECT" or _may_step_start(run.info.run_id, started)
         if not alive:
-            mark_killed(run.info.run_id)
+            try:
+                mark_killed(run.info.run_id)
+            except MlflowException as error:  # on a server with accounts, it can be the run of another user
+                if error.error_code != "PERMISSION_DENIED":
+                    raise
 
 
 def _may_step_start(run_id: str, started: float) -> bool:
