@@ -463,6 +463,14 @@ def test_a_conditioned_network_copies_nothing_from_a_perceptron() -> None:
     assert builder.copy_matching_weights(conditioned, perceptron) == 0
 
 
+def test_a_conditioned_network_takes_the_inner_layers_of_an_unconditioned_one_of_another_scale() -> None:
+    plain, conditioned = (
+        built(parse_settings("train", narrow("convolutional", layers=2, scale=scale, condition=condition)))
+        for scale, condition in (("2:1", "none"), ("3:2", "jpeg"))
+    )
+    assert builder.copy_matching_weights(conditioned, plain) == 4  # two residual layers of two convolutions
+
+
 def test_copy_matching_weights_copies_layers_of_the_same_shapes() -> None:
     one, same, other_scale = (
         built(parse_settings("train", narrow("convolutional", layers=2, seed=seed, scale=scale)))

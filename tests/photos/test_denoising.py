@@ -85,6 +85,16 @@ def test_a_mask_limits_denoising_and_has_soft_edges(photo, tmp_path):
     assert np.array_equal(result[:, 140:], whole[:, 140:])
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_of_a_mask_are_black(mode, tmp_path):
+    painted = Image.new(mode, (16, 12), (255,) * (len(mode) - 1) + (0,))
+    painted.paste((255,) * len(mode), (4, 4, 8, 8))
+    painted.save(tmp_path / "mask.png")
+    expected = np.zeros((12, 16), "uint8")
+    expected[4:8, 4:8] = 255
+    assert np.array_equal(read_mask(tmp_path / "mask.png", 0, read_first), expected)
+
+
 def test_strips_equal_one_strip_and_alpha_is_unchanged(photo):
     rough = np.concatenate([noisy(photo, 10), photo[..., :1]], axis=2)
     whole = made(rough)

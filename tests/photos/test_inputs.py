@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.photos.files import open_streams
-from loupe.photos.inputs import find_photos
+from loupe.photos.inputs import find_photos, find_photos_in_place
 from loupe.photos.streams import replace_streams
 
 
@@ -111,6 +111,30 @@ def test_patterns_are_expanded_and_out_may_be_a_file(tree):
 def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
     with pytest.raises(UsageError, match=word):
         outs(tree, *inputs, out=out)
+
+
+def test_a_suffix_for_an_output_file_is_refused(tree):
+    with pytest.raises(UsageError, match=r"^suffix: must be none if out is a file, got '_big'"):
+        find_photos([str(tree / "a/one.jpg")], tree / "large.jpg", suffix="_big")
+
+
+def test_each_hard_link_of_a_photo_is_replaced_and_each_path_only_once(tree):
+    os.link(tree / "a/one.jpg", tree / "a/link.jpg")
+    found = find_photos_in_place([str(tree / "a"), str(tree / "a/one.jpg"), str(tree / "a/../a/one.jpg")])
+    names = sorted(job.photo.name for job in found.jobs)
+    assert names == [".hidden.png", "link.jpg", "one.jpg", "one.jpg", "two.png"]  # a/one.jpg and a/b/one.jpg
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_closed_standard_streams_are_refused(name, tree, monkeypatch):
+    monkeypatch.setattr(sys, name, None)
+    field = {"stdin": "inputs", "stdout": "out"}[name]
+    given = {"inputs": [str(tree / "a/one.jpg")], "out": "large.jpg"} | {field: ["-"] if name == "stdin" else "-"}
+    with (
+        pytest.raises(LoupeError, match=f"^{field}: the standard (in|out)put is closed"),
+        replace_streams(parse_settings("upscale", given)) as settings,
+    ):
+        Path(settings.out).touch()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import ctypes
 import io
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import struct
@@ -252,6 +253,11 @@ def test_a_photo_is_read_from_and_written_to_standard_streams(real, tmp_path):
         else:
             with Image.open(io.BytesIO(done.stdout)) as result:
                 assert (result.format, result.size) == ("WEBP", (90, 60))
+    with open("/dev/full", "wb") as full:
+        failed = subprocess.run(command, input=photo.getvalue(), stdout=full, stderr=subprocess.PIPE, env=build_env())
+    assert failed.returncode == 1
+    line = b"loupe upscale: error: out: the standard output cannot be written: No space left on device\n"
+    assert failed.stderr.endswith(line)
     assert os.listdir(tmp_path) == []
 
 
@@ -308,6 +314,12 @@ def test_the_comparison_is_self_contained(real, tmp_path):
     assert "a&lt;b&gt;.jpg" in page
     assert "a<b>" not in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
+    (tmp_path / "a<b>.jpg").rename(tmp_path / "b.jpg")
+    shutil.copy(tmp_path / "large.jpg", tmp_path / "b_large.jpg")
+    resumed = ("--resume", "--compare", "page.html")
+    loupe("upscale", "b.jpg", "--out", "b_large.jpg", *resumed, cwd=tmp_path)
+    page = (tmp_path / "page.html").read_text()
+    assert (page.count("data:image/webp;base64,"), "b.jpg" in page) == (3, True)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

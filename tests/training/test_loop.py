@@ -19,9 +19,9 @@ from loupe.config.training import GradientTrain
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
 from loupe.errors import LoupeError, UsageError
-from loupe.models import builder
+from loupe.models import builder, keras_file
 from loupe.models.builder import KerasUpscaler
-from loupe.training import batches, loop, optimization
+from loupe.training import batches, loop, optimization, variant
 from loupe.training.loop import Checkpoint, Point, Splits, TrainingState
 from loupe.upscalers import ridge
 
@@ -209,6 +209,31 @@ def test_a_loss_that_is_nan_or_infinite_ends_the_training(photos: dict[str, Pair
     step = re.search(r"step (\d+)", str(ended.value))
     assert step
     assert 0 < int(step[1]) <= 60
+
+
+def test_a_network_that_could_not_be_loaded_again_is_refused_before_the_training(photos: dict[str, Pairs]) -> None:
+    settings = parse_settings("train", {"network": "perceptron", "hidden": "512,512"})
+    weights = ridge.fit(photos["train"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(keras_file.MAX_BYTES, keras_file.WEIGHTS, 10**6)
+        with pytest.raises(UsageError, match=r"^network: must have at most 1000000 bytes of weights, got \d{7}$"):
+            variant.build_network(settings, photos["train"], "rec601", weights)
+    assert variant.build_network(settings, photos["train"], "rec601", weights).count_params() > 250_000
+
+
+def test_weights_that_are_not_finite_give_no_checkpoint(
+    photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = loop.score_whole_images
+    scores: list[float] = []
+
+    def score_badly(*arguments: Any) -> dict[str, float]:
+        scores.append(math.nan if len(scores) >= 4 else 0.0)
+        return {name: value + scores[-1] for name, value in score(*arguments).items()}
+
+    monkeypatch.setattr(loop, "score_whole_images", score_badly)
+    with pytest.raises(LoupeError, match=r"val/mae is nan at step 2; the last good checkpoint is of step 1; lower"):
+        Run(photos, CONVOLUTIONAL | {"steps": 3, "eval_every": 1})
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,8 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     try:
         given, unknown = parser.parse_known_intermixed_args(normalized)
     except argparse.ArgumentError as error:
-        raise UsageError(f"{_find_name(str(error.argument_name))}: must have a value, got none") from None
+        hint = _hint_at_dash(str(error.argument_name), normalized)
+        raise UsageError(f"{_find_name(str(error.argument_name))}: must have a value, got none{hint}") from None
     if unknown:
         raise UsageError(explain_unknown_field(_find_name(unknown[0]), step))
     texts = vars(given)
@@ -155,6 +156,12 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
             raise UsageError(f"{positional}: must be given with or without {_make_flag(positional)}, got both")
         texts[positional] = values
     return texts
+
+
+def _hint_at_dash(flag: str, words: list[str]) -> str:
+    """Return how to write a value that begins with a dash, if such a word follows the flag; else ""."""
+    following = words[words.index(flag) + 1 :][:1] if flag in words else []
+    return f"; a value that begins with - is written {flag}={following[0]}" if following else ""
 
 
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:
@@ -209,6 +216,8 @@ def _describe_failure(error: Exception) -> tuple[str, int]:
     # Python raises this error for a file name that is not Unicode text.
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"path: must be Unicode text, got {error.object!r}", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # of TensorFlow
+        return f"memory: there is not enough: {describe_error(error)}", 1
     text = str(error) or type(error).__name__
     if isinstance(error, LoupeError | OSError):
         return text, 1

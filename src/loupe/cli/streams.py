@@ -3,11 +3,13 @@
 import errno
 import io
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from loupe.cli.progress import print_error
-from loupe.errors import mask_secrets
+from loupe.errors import LoupeError, mask_secrets
 
 DESCRIPTORS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
@@ -37,6 +39,22 @@ def open_streams() -> None:
             setattr(sys, name, _wrap(name, stream))
 
 
+def write_output(file: Path) -> None:
+    """Write the content of a file to the standard output.
+
+    Raises:
+        LoupeError: the standard output is closed or cannot be written, for another reason than a reader that exited.
+    """
+    if sys.stdout is None:
+        raise LoupeError("out: the standard output is closed")
+    with file.open("rb") as stream:
+        shutil.copyfileobj(stream, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    error = getattr(getattr(sys.stdout.buffer, "raw", None), "error", None)
+    if error is not None and error.errno != errno.EPIPE:
+        raise LoupeError(f"out: the standard output cannot be written: {error.strerror}")
+
+
 def _wrap(name: str, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = _TolerantFile(os.dup(DESCRIPTORS[name]), "w", closefd=False)
     raw.title = {"stdout": "standard output"}.get(name, "")
@@ -59,11 +77,13 @@ class _TolerantFile(io.FileIO):
     """
 
     title = ""
+    error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
         try:
             written = super().write(data)
         except OSError as error:
+            self.error = error
             with open(os.devnull, "wb") as null_device:
                 os.dup2(null_device.fileno(), self.fileno(), inheritable=False)
             if self.title and error.errno not in (errno.EPIPE, errno.EIO):  # EIO: a closed terminal

@@ -82,7 +82,7 @@ class PhotoSettings(Settings):
     keep_times: bool = field(False, "give results the modification time and the permissions of the photos")
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write an HTML page that compares each photo with its result", rule="none or an .html file"
+        None, "write an HTML page that compares the first 12 photos with their results", rule="none or an .html file"
     )
 
     @model_validator(mode="after")
@@ -98,6 +98,12 @@ class PhotoSettings(Settings):
             raise ValueError(f"in_place: must not be used with {min(others)}, got both")
         if self.in_place and STREAM in self.inputs:
             raise ValueError("in_place: must not be used with the standard input, got both")
+        return self
+
+    @model_validator(mode="after")
+    def _validate_inputs(self) -> "PhotoSettings":
+        if not self.inputs:
+            raise ValueError("inputs: must be files, folders or patterns, got none")
         return self
 
     @model_validator(mode="after")

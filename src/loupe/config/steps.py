@@ -37,7 +37,12 @@ class Register(RunSettings):
         "`register --version`",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
-    DEPENDS = {"scale": {"run": "best"}, "gate": {"rollback": False, "version": None}, "version": {"rollback": False}}
+    DEPENDS = {
+        "scale": {"run": "best"},
+        "gate": {"rollback": False, "version": None},
+        "version": {"rollback": False},
+        "include_smoke": {"run": "best", "rollback": False, "version": None},
+    }
 
     @model_validator(mode="after")
     def _validate_scale(self) -> "Register":

@@ -81,10 +81,10 @@ def copy_matching_weights(model: keras.Model, other: keras.Model) -> int:
     """
     layers, sources = ([layer for layer in each.layers if layer.weights] for each in (model, other))
     copied_layers = 0
-    for layer, source in zip(layers, sources, strict=False):
+    for number, (layer, source) in enumerate(zip(layers, sources, strict=False)):
         values = source.get_weights()
         conditioned = Geometry.from_name(model.name).channels > Geometry.from_name(other.name).channels
-        if conditioned and not copied_layers and values[0].ndim == 4:  # a convolution
+        if conditioned and number == 0 and values[0].ndim == 4:  # a convolution
             values[0] = np.pad(values[0], ((0, 0), (0, 0), (0, 1), (0, 0)))
         if [weights.shape for weights in layer.weights] == [value.shape for value in values]:
             layer.set_weights(values)

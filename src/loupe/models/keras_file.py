@@ -56,9 +56,20 @@ def _validate_members(members: list[zipfile.ZipInfo]) -> None:
 
 def _validate_network(file: Path, config: object) -> None:
     """Check the layers, the size and the weights of a network before Keras allocates memory for it."""
+    weights = validate_size(config, file.stat().st_size)
+    validate_weights(file, weights)
+
+
+def validate_size(config: object, max_bytes: int = MAX_BYTES[WEIGHTS]) -> int:
+    """Return the number of weights of a network; raise ValueError if it is larger than `load` accepts.
+
+    Args:
+        config: the configuration of the network, as in `config.json`.
+        max_bytes: a further limit of the size of the weights.
+    """
     geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # callers handle the TypeError
     size = measure_network(config, compute_largest_input(geometry))
-    limit = min(MAX_BYTES[WEIGHTS], file.stat().st_size)
+    limit = min(MAX_BYTES[WEIGHTS], max_bytes)
     if 4 * size.weights > limit:
         raise ValueError(f"must have at most {limit} bytes of weights, got {4 * size.weights}")
     if 4 * size.largest > MAX_INTERMEDIATE_BYTES or size.products > MAX_PRODUCTS:
@@ -66,4 +77,4 @@ def _validate_network(file: Path, config: object) -> None:
             f"must need at most {MAX_INTERMEDIATE_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
             f"got {4 * size.largest} and {size.products}"
         )
-    validate_weights(file, size.weights)
+    return size.weights

@@ -48,7 +48,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
     if settings.compare:
         from loupe.photos.comparison import validate_file
 
-        validate_file(Path(settings.compare), settings.overwrite)
+        validate_file(Path(settings.compare), settings.overwrite or settings.resume)
     if settings.dry_run:
         for job in found.jobs:
             print_line(f"{job.photo} -> {job.out}", settings.quiet)
@@ -117,9 +117,12 @@ def process_photos(
         from loupe.imaging.isolated_reader import read_first_image
         from loupe.photos.comparison import write_comparison
 
-        jobs = [outcome.job for outcome in outcomes if outcome.size]
+        jobs = [outcome.job for outcome in outcomes if not (outcome.reason or outcome.skipped)]
         write_comparison(
-            Path(settings.compare), jobs, lambda file: read_first_image(readers[0], file, memory), settings.overwrite
+            Path(settings.compare),
+            jobs,
+            lambda file: read_first_image(readers[0], file, memory),
+            settings.overwrite or settings.resume,
         )
     return outcomes
 

@@ -44,7 +44,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
     """
     # `find_photos` skips the folder for results. A folder in `os.devnull` cannot exist, so no folder is skipped.
     found = find_photos(inputs, Path(os.devnull, "none"))
-    jobs: dict[object, PhotoJob] = {}
+    jobs: dict[str, PhotoJob] = {}
     for job in found.jobs:
         if job.photo.is_symlink():
             found.failures.append((job.photo, "links are not replaced"))
@@ -52,7 +52,7 @@ def find_photos_in_place(inputs: Sequence[str]) -> PhotoList:
             found.failures.append((job.photo, f"{job.photo.suffix} files can only be read, not replaced"))
         else:
             # Several paths can lead to the same file.
-            jobs.setdefault(_identify(job.photo), PhotoJob(job.photo, job.photo))
+            jobs.setdefault(os.path.realpath(job.photo), PhotoJob(job.photo, job.photo))
     return PhotoList([*jobs.values()], found.failures, found.others)
 
 
@@ -79,6 +79,8 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     single = len(paths) == 1 and not paths[0].is_dir()
     if single and out.suffix.lower() in FORMATS and not out.is_dir():
         _validate_file(out, extension)
+        if suffix:
+            raise UsageError(f"suffix: must be none if out is a file, got {suffix!r}")
         found = PhotoList([PhotoJob(paths[0], out)])
     else:
         _validate_folder(out, single)

@@ -33,6 +33,9 @@ def read_mask(file: Path, feather: float, read: Callable[[Path], ImageData]) -> 
     """
     try:
         pixels = to_8_bits(read(file).pixels)
+        if pixels.shape[2] in (2, 4):  # transparent pixels are black, so that the mask keeps these pixels
+            alpha = pixels[..., -1:].astype(np.uint16)
+            pixels = (pixels[..., :-1] * alpha // 255).astype(np.uint8)
     except PhotoError as error:
         raise UsageError(f"mask: {str(file)!r} cannot be used: {error}") from None
     grey = Image.fromarray(compute_luminance(to_image(pixels), "rec601"))

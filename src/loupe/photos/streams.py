@@ -1,6 +1,5 @@
 """Replaces `-` (standard input or output) by temporary files."""
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from loupe.cli.streams import write_output
 from loupe.config.photos import STREAM, PhotoSettings
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError, translate_errors
@@ -27,6 +27,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
 
     Raises:
         UsageError: `inputs` is not a single file, or the standard input is not a readable image.
+        LoupeError: the standard output cannot be written.
     """
     inputs = [Path(text) for text in settings.inputs]
     if len(inputs) == 1 and STREAM not in settings.inputs:
@@ -39,6 +40,8 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
         photo = inputs[0]
         if STREAM in settings.inputs:
             photo = Path(folder, "stdin")
+            if sys.stdin is None:
+                raise UsageError("inputs: the standard input is closed")
             photo.write_bytes(sys.stdin.buffer.read())
             try:
                 with translate_errors(), open_image(photo) as image:
@@ -52,6 +55,4 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
             changes |= {"out": str(result), "quiet": True}
         yield settings.model_copy(update=changes)
         if settings.out == STREAM and not settings.dry_run:
-            with result.open("rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            write_output(result)

@@ -24,7 +24,7 @@ def compute_size(size: Size, target: Target, networks: Networks) -> FittedSize:
     if target.megapixels is not None:
         megapixels = math.prod(size) / 10**6
         box = scale_size(size, Fraction(math.sqrt(target.megapixels / megapixels)))
-        message = f"must be 1 to {LARGEST_SCALE**2} times the photo's {megapixels:.4g}, got {target.megapixels:.4g}"
+        message = f"must be 1 to {LARGEST_SCALE**2} times the photo's {megapixels:.6g}, got {target.megapixels:.6g}"
         return fit_size(size, box, "inside", f"megapixels: {message}")
     if target.longest_side is not None:
         side = target.longest_side

@@ -142,6 +142,11 @@ def fit(
 
     def add_point(measured: dict[str, float]) -> None:
         values = measured | _score_splits(model, settings, splits)
+        if not math.isfinite(values["val/mae"]):
+            last = f"; the last good checkpoint is of step {state.points[-1]['step']}" if state.points else ""
+            raise LoupeError(
+                f"training: val/mae is {values['val/mae']} at step {state.step}{last}; lower learning_rate"
+            )
         values["loss"] = values.get("train/patch_loss", values[f"train/{settings.loss}"])
         state.add_point(values, model)
         report(Point(state.step, values), state.to_checkpoint(model))

@@ -1,5 +1,7 @@
 """Builds the network of given settings, and describes the settings in a short name."""
 
+import json
+
 import keras
 import numpy as np
 
@@ -8,7 +10,7 @@ from loupe.config.networks import Ridge
 from loupe.config.training import GradientTrain, Train
 from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
-from loupe.models import builder
+from loupe.models import builder, keras_file
 from loupe.training import batches
 from loupe.upscalers import ridge
 
@@ -23,7 +25,8 @@ def build_network(
 
     Raises:
         UsageError: training crops are larger than the dataset's inputs, no layer can copy the weights of `initial`
-            (see `builder.copy_matching_weights`), or the network cannot be exported to ONNX.
+            (see `builder.copy_matching_weights`), or the network cannot be exported to ONNX or is larger than
+            `keras_file.load` accepts.
     """
     if isinstance(settings, Ridge):
         if settings.alpha != ridge.ALPHA:
@@ -44,6 +47,10 @@ def build_network(
         builder.measure_costs(model)
     except ValueError as error:  # a network that a user added has layers or activations that cannot be exported
         raise UsageError(f"network: {settings.network} cannot be exported to ONNX: {error}") from None
+    try:
+        keras_file.validate_size(json.loads(model.to_json()))
+    except ValueError as error:
+        raise UsageError(f"network: {error}") from None
     return model
 
 

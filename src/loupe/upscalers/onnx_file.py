@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loupe.errors import UsageError
 
-MAX_FILE_BYTES = 2**28
+MAX_FILE_BYTES = 420_000_000  # the weights of the largest network that `keras_file` accepts, and the graph
 MAX_NODES = 5000
 MAX_RANK = 8
 # The operators of `models.onnx_export`
