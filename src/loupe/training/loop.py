@@ -142,11 +142,7 @@ def fit(
 
     def add_point(measured: dict[str, float]) -> None:
         values = measured | _score_splits(model, settings, splits)
-        if not math.isfinite(values["val/mae"]):
-            last = f"; the last good checkpoint is of step {state.points[-1]['step']}" if state.points else ""
-            raise LoupeError(
-                f"training: val/mae is {values['val/mae']} at step {state.step}{last}; lower learning_rate"
-            )
+        _require_finite_mae(values, state)
         values["loss"] = values.get("train/patch_loss", values[f"train/{settings.loss}"])
         state.add_point(values, model)
         report(Point(state.step, values), state.to_checkpoint(model))
@@ -196,6 +192,13 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
     ):
         values |= {f"{name}/{score}": value for score, value in score_whole_images(upscaler, pairs, limit).items()}
     return values
+
+
+def _require_finite_mae(values: dict[str, float], state: TrainingState) -> None:
+    """Raise LoupeError if the validation mae is NaN or infinite: a checkpoint would contain useless weights."""
+    if not math.isfinite(values["val/mae"]):
+        last = f"; the last good checkpoint is of step {state.points[-1]['step']}" if state.points else ""
+        raise LoupeError(f"training: val/mae is {values['val/mae']} at step {state.step}{last}; lower learning_rate")
 
 
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
