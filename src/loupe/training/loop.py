@@ -75,7 +75,16 @@ class TrainingState:
     best_weights: list[np.ndarray] = field(default_factory=list)
 
     def add_point(self, values: dict[str, float], model: keras.Model) -> None:
-        """Add a point, and keep the weights if the point has the lowest validation mae."""
+        """Add a point, and keep the weights if the point has the lowest validation mae.
+
+        Raises:
+            LoupeError: the validation mae is NaN or infinite.
+        """
+        if not math.isfinite(values["val/mae"]):  # a checkpoint would contain useless weights
+            last = f"; the last good checkpoint is of step {self.points[-1]['step']}" if self.points else ""
+            raise LoupeError(
+                f"training: val/mae is {values['val/mae']} at step {self.step}{last}; lower learning_rate"
+            )
         if values["val/mae"] < self.best_mae:
             self.best_mae, self.best_step, self.waited = values["val/mae"], self.step, 0
             self.best_weights = [np.asarray(value) for value in model.get_weights()]
@@ -142,7 +151,6 @@ def fit(
 
     def add_point(measured: dict[str, float]) -> None:
         values = measured | _score_splits(model, settings, splits)
-        _require_finite_mae(values, state)
         values["loss"] = values.get("train/patch_loss", values[f"train/{settings.loss}"])
         state.add_point(values, model)
         report(Point(state.step, values), state.to_checkpoint(model))
@@ -192,13 +200,6 @@ def _score_splits(model: keras.Model, settings: GradientTrain, splits: Splits) -
     ):
         values |= {f"{name}/{score}": value for score, value in score_whole_images(upscaler, pairs, limit).items()}
     return values
-
-
-def _require_finite_mae(values: dict[str, float], state: TrainingState) -> None:
-    """Raise LoupeError if the validation mae is NaN or infinite: a checkpoint would contain useless weights."""
-    if not math.isfinite(values["val/mae"]):
-        last = f"; the last good checkpoint is of step {state.points[-1]['step']}" if state.points else ""
-        raise LoupeError(f"training: val/mae is {values['val/mae']} at step {state.step}{last}; lower learning_rate")
 
 
 def _restore(model: keras.Model, best_weights: list[np.ndarray], checkpoint: Checkpoint) -> None:
