@@ -29,9 +29,9 @@ DOCS = SWEEPS.parent / "docs"
 def folder(tmp_path_factory) -> Path:
     """A folder with a table of runs and its sweep files."""
     folder = tmp_path_factory.mktemp("docs")
-    results.write(make_table([SWEEPS / "dropout.toml"]), folder / "results.parquet")
+    results.write(make_table([SWEEPS / "activation.toml"]), folder / "results.parquet")
     (folder / "sweeps").mkdir()
-    for name in ("dropout", "loss", "crops"):
+    for name in ("activation", "loss", "crops"):
         shutil.copy(SWEEPS / f"{name}.toml", folder / "sweeps")
     return folder
 
@@ -47,7 +47,7 @@ def test_table_is_enough_for_the_report(folder, tmp_path):
     out = tmp_path / "out"
     markdown = write_report(folder / "results.parquet", out)
     assert (out / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
-    assert len([line for line in markdown.splitlines() if line.startswith("| 18 | No dropout")]) == 1
+    assert len([line for line in markdown.splitlines() if line.startswith("| 6 | tanh beats")]) == 1
     assert "| not run | any: no run has val/best_mae |" in markdown  # claim 31: no run of its sweep
     assert write_report(out / "results.parquet", out, sweeps=str(folder / "sweeps")) == markdown
 
