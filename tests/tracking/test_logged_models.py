@@ -67,9 +67,8 @@ def test_a_sweep_deletes_models_outside_the_best_trials_unless_they_are_register
         if name == "champion":
             reference = models.ModelReference.from_logged_model(model.model_id, "model")
             registration.register_model(reference, Fraction(2), "", {})
-    ranking = [SimpleNamespace(user_attrs={"run": ids["best"]}), SimpleNamespace(user_attrs={"run": ids["champion"]})]
-    settings = SimpleNamespace(has_front=False, study=SimpleNamespace(keep=1))
-    study: Any = SimpleNamespace(sweep=settings, parent=run_id, rank_trials=lambda: ranking)
+    kept = [SimpleNamespace(user_attrs={"run": ids["best"]})]
+    study: Any = SimpleNamespace(parent=run_id, list_kept=lambda: kept)
     assert study_results.delete_other_models(study) == [ids["best"]]
     assert [name for name in ids if logged_models.find_model(ids[name])] == ["best", "champion"]
 
