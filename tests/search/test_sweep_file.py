@@ -519,7 +519,12 @@ def test_range_draws_only_numbers_that_a_sampler_can_choose(low, length, step, l
         assert low <= number <= low + length
         assert isinstance(number, int) == integers
         if step:
-            assert number == low + length or math.isclose((number - low) % step, 0)
+            assert math.isclose((number - low) % step, 0)
+
+
+def test_values_given_as_texts_decide_a_condition_on_a_default(write):
+    text = GRID.replace("steps = 20", 'steps = "1600"\n"eval_every=100.patience" = 3')
+    assert write(text).create_settings({}).patience == 3
 
 
 def test_a_range_with_integer_ends_gives_integers_only_for_fields_without_fractions(write):

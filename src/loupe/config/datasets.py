@@ -35,7 +35,7 @@ class LabelSettings(Settings):
         "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: as many labels as fit side "
         "by side. random: at random positions; every second label is cut from a copy of the photo, shrunk by a "
         "random factor",
-        rule="centre, fit, tiles or random; default centre, but tiles if `preprocess` has source=sample",
+        rule="centre, fit, tiles or random; default centre; preprocess with source=sample: tiles",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
     labels_per_megapixel: Rate = field(

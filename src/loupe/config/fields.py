@@ -87,7 +87,7 @@ def parse_scale(value: Any) -> Fraction:
         The scale factor, rounded to a fraction with a denominator of at most 1000.
 
     Raises:
-        ValueError: the value is not a ratio or number from 1 to LARGEST_SCALE.
+        ValueError: the value is not a ratio or number, or is not from 1 to LARGEST_SCALE after rounding.
     """
     rule = f"must be a ratio such as 3:2 or 1.5, from 1 to {LARGEST_SCALE}"
     try:

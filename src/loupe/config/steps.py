@@ -19,8 +19,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with a model and the lowest validation mae. "
-        "Compared are the finished train runs and trials with this `scale` on the dataset of the newest of them",
+        "id of a train run or trial, or an MLflow URI; best: the finished train run or trial with this `scale` that "
+        "has a model and the lowest validation mae, on the dataset of the newest such run",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -90,7 +90,7 @@ class Sweep(DatasetSettings):
     )
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(
-        False, "train all new trials, instead of using runs of other sweeps with the same settings and seed"
+        False, "train each new trial, also if another sweep has a run with the same settings and seed"
     )
     register_best: bool = field(
         True,

@@ -81,9 +81,9 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "positions of training crops in the input; multiplied by the scale factor, they are positions in the label. "
-        "aligned: only positions whose position in the label is a whole number. any: all positions; the position in "
-        "the label is rounded down, as in the 2016 study",
+        "where training crops start in the input; in the label, they start at this position times the scale factor. "
+        "aligned: only where this product is a whole number. any: everywhere; the product is rounded down, as in the "
+        "2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(

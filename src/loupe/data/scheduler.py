@@ -34,6 +34,8 @@ def connect(address: str) -> Iterator[Any]:
                 "scheduler: must have Loupe installed on its machine and on all workers, "
                 f"got {address!r} without Loupe"
             ) from None
+        except OSError:
+            raise LoupeError(f"scheduler: {address!r} no longer answers") from None
         try:
             yield client
         except Exception:

@@ -1,14 +1,13 @@
 """The conditions in the keys of a sweep file, such as `perceptron` in `perceptron.hidden`."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Annotated, Any, NamedTuple, get_args
 
 from pydantic import TypeAdapter
 
 from loupe.config.base import Settings
-from loupe.config.fields import format_value, parse_scale
+from loupe.config.fields import format_value
 from loupe.config.networks import NETWORKS, build_train_class
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import Train
@@ -56,9 +55,13 @@ def is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
         text = to_text(given[condition.field])
     else:
         # Some defaults depend on other fields.
-        values = {name: info.default for name, info in fields.items() if not info.default_factory} | dict(given)
-        with suppress(ValueError):  # `create_settings` will refuse the value
-            values["scale"] = parse_scale(values["scale"])
+        values = {name: info.default for name, info in fields.items() if not info.default_factory}
+        try:
+            values |= {
+                name: _parse(train_class, name, to_text(value)) for name, value in given.items() if name in fields
+            }
+        except ValueError:
+            return False  # `create_settings` will refuse the value
         text = format_value(fields[condition.field].get_default(call_default_factory=True, validated_data=values))
     found, wanted = (_normalise(train_class, condition.field, value) for value in (text, condition.value))
     return found is not None and found == wanted  # `create_settings` will refuse an invalid value
@@ -66,7 +69,7 @@ def is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
 
 @cache
 def is_float(field: str) -> bool:
-    """Return whether a field of train accepts numbers that are not integers."""
+    """Return whether the type of a field of train includes float."""
     return any(
         field in settings.model_fields and float in _list_types(settings.model_fields[field].annotation)
         for settings in (*NETWORKS.values(), *OPTIMIZERS.values())
@@ -79,7 +82,7 @@ def _list_types(annotation: Any) -> list[Any]:
 
 
 def is_possible(condition: Condition) -> bool:
-    """Return whether the field of a condition can have its value, with at least one network and optimizer."""
+    """Return whether a network and optimizer exist with which the field can have the value of the condition."""
     classes = (build_train_class(network, optimizer) for network in NETWORKS for optimizer in (None, *OPTIMIZERS))
     return any(
         condition.field in found.model_fields and _normalise(found, condition.field, condition.value) is not None
@@ -90,14 +93,18 @@ def is_possible(condition: Condition) -> bool:
 @lru_cache(maxsize=10_000)
 def _normalise(train_class: type[Settings], field: str, text: str) -> str | None:
     """Return the text of a value as Loupe formats it, or None for an invalid value."""
-    info = train_class.model_fields[field]
-    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    adapter = TypeAdapter(annotation)
     try:
-        value = adapter.validate_python(text)
+        return format_value(_parse(train_class, field, text))
     except ValueError:
         return None
-    return format_value(value)
+
+
+@lru_cache(maxsize=10_000)
+def _parse(train_class: type[Settings], field: str, text: str) -> Any:
+    """Return the value of a text; raise ValueError if the text is invalid."""
+    info = train_class.model_fields[field]
+    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return TypeAdapter(annotation).validate_python(text)
 
 
 def to_text(value: Any) -> str:

@@ -177,7 +177,8 @@ class SweepStudy:
     def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial as complete with a value per objective, or as pruned; return False if it had already ended.
 
-        The sweep ends a trial as ORPHANED if its worker seems to have crashed. This worker may still be training.
+        It can have ended, because the sweep ends a trial as ORPHANED if its worker seems to have crashed. The worker
+        may in fact still be training.
         """
         try:
             self.optuna_study.tell(trial, values if state == TrialState.COMPLETE else None, state)
@@ -211,8 +212,9 @@ class SweepStudy:
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
-        In a grid, trials are ranked by the number of complete trials of their grid point, then by the mean value of
-        these trials, then by their own value. Between equal trials, the last value of the learning curve decides.
+        In a grid, the trials of the point with the most such trials come first. Of points with equal numbers, the one
+        with the better mean comes first. At one point, the better value comes first. Between equal trials, the last
+        value of the learning curve decides.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
@@ -226,7 +228,10 @@ class SweepStudy:
         return [complete[index] for index in sorted(range(len(complete)), key=keys.__getitem__)]
 
     def list_kept(self) -> list[FrozenTrial]:
-        """Return the trials whose networks are kept: one per run, up to `keep` or, with two objectives, the front."""
+        """Return the trials whose networks are kept, at most one per run.
+
+        These are the `keep` best trials or, with two objectives, the whole Pareto front.
+        """
         by_run: dict[str, FrozenTrial] = {}
         for trial in self.rank_trials():
             if RUN in trial.user_attrs:  # another program can add trials

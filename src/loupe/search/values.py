@@ -31,8 +31,9 @@ FiniteNumber = Annotated[int | float, WrapValidator(_check_number), Field(ge=-1e
 
 
 class Range(BaseModel):
-    """An interval, including both ends; with `step`, only the numbers low, low + step, low + 2 * step, ...
+    """The numbers from low to high, including both.
 
+    With `step`, the range has only the numbers low, low + step, low + 2 * step and so on, up to high.
     With `log`, numbers between the ends are drawn on a logarithmic scale.
     """
 
@@ -57,15 +58,18 @@ class Range(BaseModel):
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
     def draw(self, rng: random.Random, is_integer: bool) -> int | float:
-        """Draw the lower end, the upper end, or a random number between them, each with probability 1/3."""
+        """Draw the lowest number, the highest, or a random number between them, each with probability 1/3."""
+        high = self.high
         if self.step is not None:
-            between = self.low + self.step * rng.randint(0, int((self.high - self.low) / self.step))
+            count = math.floor((self.high - self.low) / self.step + 1e-9)  # 0.3 / 0.1 is less than 3
+            high = self.low + self.step * count
+            between = self.low + self.step * rng.randint(0, count)
         elif self.log:
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
         between = min(max(between, self.low), self.high)  # rounding errors can lead out of the interval
-        return rng.choice([self.low, self.high, int(between) if is_integer else between])
+        return rng.choice([self.low, high, int(between) if is_integer else between])
 
 
 def _check_values(given: Any) -> Any:

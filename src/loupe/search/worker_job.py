@@ -24,12 +24,14 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the settings dataset, smoke and seed, from which a machine that cannot read the dataset prepares it.
+        source: the settings `dataset`, `smoke` and `seed`. A machine that cannot read the dataset prepares it from
+            them.
         data_dir: the folder or URL for prepared datasets.
         threads: CPU threads per trial; 0: one per core.
-        max_trials: maximum number of trials of the worker. In the job of `run_workers`: of all workers; 0: no limit.
-        timeout: no trial starts after the worker has run for this many seconds. In the job of `run_workers`: after
-            the sweep has run for this time. Infinite: no limit.
+        max_trials: maximum number of trials of this worker. In the job that `run_workers` gets, it is the maximum of
+            all workers together, and 0 means no limit.
+        timeout: the worker starts no trial after this many seconds; infinity means no limit. In the job that
+            `run_workers` gets, the time counts from the start of the sweep.
         fresh: do not reuse the results of equal trials; see `trial`.
     """
 
