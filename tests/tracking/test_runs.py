@@ -37,6 +37,7 @@ from loupe.tracking import (
     run_notes,
     run_table,
     runs,
+    trials,
 )
 
 
@@ -262,6 +263,18 @@ def test_the_checkpoint_of_a_run_is_removed_after_the_run_has_finished(
         assert checkpoints.load_checkpoint(run_id)["weights"].shape == (3,)
     assert (get_status(client, run_id) == "FINISHED") == (killed_by != "_close_run")
     mlflow.end_run()
+
+
+def test_a_trial_that_was_killed_twice_continues_from_its_last_checkpoint(client: mlflow.MlflowClient) -> None:
+    first = create_run(client)
+    with records.log_to_run(first):
+        checkpoints.save_checkpoint({"weights": np.ones(3)}, 7)
+    second = create_run(client, **{"loupe.continues": first})  # killed before its first checkpoint
+    third = create_run(client, **{"loupe.continues": second})
+    loaded = trials.load_checkpoint(third)
+    assert loaded is not None
+    assert loaded["weights"].tolist() == [1, 1, 1]
+    assert trials.load_checkpoint(create_run(client)) is None
 
 
 @pytest.mark.parametrize("failing", ["remove_artifact", "delete_tag"])

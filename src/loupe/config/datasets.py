@@ -35,7 +35,7 @@ class LabelSettings(Settings):
         "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: as many labels as fit side "
         "by side. random: at random positions; every second label is cut from a copy of the photo, shrunk by a "
         "random factor",
-        rule="centre, fit, tiles or random; default centre; preprocess with source=sample: tiles",
+        rule="centre, fit, tiles or random; default centre",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)
     labels_per_megapixel: Rate = field(
@@ -65,7 +65,8 @@ class Preprocess(DatasetSettings, LabelSettings):
     SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
     source: Sources = field(
         ("sample",),
-        "photos: sample (bundled photos), caltech256 (1.2 GB), folders, tar files, images or URLs",
+        "photos: sample (bundled photos; the default of `crop` is then tiles), caltech256 (1.2 GB), folders, tar "
+        "files, images or URLs",
         rule="one or more, comma-separated",
     )
     categories: Categories = field(

@@ -58,8 +58,8 @@ class PhotoSettings(Settings):
     )
     format: Literal["same", "jpg", "png", "webp", "tif", "avif", "gif", "bmp"] = field(
         "same",
-        "file format of the results; same: the format of the file `out`, or else of each photo; JPEG if Loupe cannot "
-        "write that format",
+        "file format of the results; same: the format of `out` if it is a file, otherwise of each photo; JPEG if "
+        "Loupe cannot write that format",
     )
     quality: Annotated[Annotated[int, Field(ge=1, le=100)] | None, Unset] = field(
         None, "quality of JPEG, WebP and AVIF results", rule="1 to 100; default 95, but 90 for AVIF"
@@ -93,9 +93,11 @@ class PhotoSettings(Settings):
 
     @model_validator(mode="after")
     def _validate_in_place(self) -> "PhotoSettings":
-        others = {"out", "format", "resume", "suffix", "compare"} & self.model_fields_set
+        names = ("compare", "format", "out", "resume", "suffix")
+        # `mlflow run` also passes the default of `out`.
+        others = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if self.in_place and others:
-            raise ValueError(f"in_place: must not be used with {min(others)}, got both")
+            raise ValueError(f"in_place: must not be used with {others[0]}, got both")
         if self.in_place and STREAM in self.inputs:
             raise ValueError("in_place: must not be used with the standard input, got both")
         return self

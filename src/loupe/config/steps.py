@@ -19,8 +19,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the finished train run or trial with this `scale` that "
-        "has a model and the lowest validation mae, on the dataset of the newest such run",
+        "id of a train run or trial, or an MLflow URI; best: the run with a model and the lowest validation "
+        "mae, of all finished train runs and trials with this `scale` that use the dataset of the newest of them",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(

@@ -110,7 +110,9 @@ class SweepStudy:
             attributes = {ITEM: item}
             orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
             if orphans:
-                attributes |= {RESUMED_RUN: orphans[-1].user_attrs[RUN]} if RUN in orphans[-1].user_attrs else {}
+                last = orphans[-1].user_attrs
+                run_id = last.get(RUN, last.get(RESUMED_RUN))  # a worker can crash before it opens a run
+                attributes |= {RESUMED_RUN: run_id} if run_id else {}
                 params = params or orphans[-1].params
             self.optuna_study.enqueue_trial(params, user_attrs=attributes)
 

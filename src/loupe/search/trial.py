@@ -1,6 +1,7 @@
 """Runs one trial: reuses the result of an equal trial or trains the network, and reports to MLflow and Optuna.
 
-Trials are equal if the settings that affect the result, the dataset and the training code are equal.
+Trials are equal if they have the same dataset, the same training code, and the same values of all settings that
+affect the result.
 """
 
 import itertools
@@ -70,7 +71,7 @@ class TrialContext:
 
     @property
     def resumed_run(self) -> str | None:
-        """The id of the run of the crashed worker's trial that this trial replaces, or None."""
+        """If this trial replaces a trial whose worker crashed, the id of the run of that trial; otherwise None."""
         run_id: str | None = self.trial.user_attrs.get(RESUMED_RUN)
         return run_id
 

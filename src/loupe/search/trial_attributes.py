@@ -1,7 +1,7 @@
 """The user attributes of trials: names, and the values of FAILURE. Studies store them, so they must not change."""
 
 ITEM = "item"  # the name of the trial's item; see `SweepItems`
-RESUMED_RUN = "resume"  # the id of the run of the crashed worker's trial that this trial replaces
+RESUMED_RUN = "resume"  # if a trial replaces a trial whose worker crashed: the id of the run of that trial
 RUN = "run"  # the id of the trial's MLflow run, or of the run whose result the trial reuses
 OWNER = "owner"  # the tags of the worker's process
 PARENT = "parent"  # the id of the sweep's run

@@ -56,7 +56,7 @@ def log_tags(tags: dict[str, str]) -> None:
 
 
 def log_model_tags(name: str, device: str) -> None:
-    """Log the name of a model or method, and the device of an ONNX network, unless `device` is ""."""
+    """Log the name of a model or method. Also log the device of an ONNX network; "" logs no device."""
     log_tags({"loupe.model": name} | ({"loupe.device": device} if device else {}))
 
 

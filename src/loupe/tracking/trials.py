@@ -25,6 +25,7 @@ STORAGE_TAG = "loupe.storage"  # the location of a sweep's study
 KEY_TAG = "loupe.key"  # the result of `compute_key`
 CODE_TAG = "loupe.code"  # the hash of the training code
 CONTINUED_TAG = "loupe.continued_by"  # on an earlier run of a sweep: the id of the run that took over its trials
+CONTINUES_TAG = "loupe.continues"  # on a trial that continues a killed one: the id of the killed run
 STATE_TAG = "loupe.state"  # COMPLETE or PRUNED
 VIOLATED_TAG = "loupe.violated"  # the constraints that a trial violates
 SCORED_TAG = "loupe.scored"  # exists after the test scores, tables and figures were logged
@@ -54,7 +55,7 @@ def open_trial_run(
     Yields:
         The run's id.
     """
-    tags = runs.build_tags(settings, "trial") | tags | ({"loupe.continues": continues} if continues else {})
+    tags = runs.build_tags(settings, "trial") | tags | ({CONTINUES_TAG: continues} if continues else {})
     with signals.raise_on_signals():
         start = partial(mlflow.start_run, run_name=name, parent_run_id=parent, tags=tags, log_system_metrics=False)
         with runs.open_run(start, settings.to_texts(), settings.quiet) as run_id:
@@ -100,8 +101,13 @@ def get_ended_run(run_id: str) -> Any:
 
 
 def load_checkpoint(run_id: str) -> dict[str, np.ndarray] | None:
-    """Load the last checkpoint of a killed trial; return None if the trial has no checkpoint."""
-    return checkpoints.load_checkpoint(run_id) if checkpoints.has_checkpoint(run_id) else None
+    """Load the last checkpoint of a killed trial, or of the trial that it continued; None if there is none."""
+    found: str | None = run_id
+    while found:
+        if checkpoints.has_checkpoint(found):
+            return checkpoints.load_checkpoint(found)
+        found = get_tags(found).get(CONTINUES_TAG)
+    return None
 
 
 def find_sweep_runs(sweep: str) -> list[Any]:
