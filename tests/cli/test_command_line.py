@@ -183,6 +183,7 @@ def test_help_without_a_step_has_status_0() -> None:
         (["preprocess", "--bogus", "1"], "bogus: is not a field of preprocess"),
         (["preprocess", "stray"], "stray"),
         (["preprocess", "--data_dir"], "data_dir: must have a value, got none"),
+        (["preprocess", "--data-dir", "--seed", "1"], "data_dir: must have a value, got none$"),
         (["upscale", "--suffix", "-2x"], "got none; a value that begins with - is written --suffix=-2x"),
         (["upscale", "--"], "inputs: must be files, folders or patterns, got none"),
         (["preprocess", "--see", "1"], "see: is not a field of preprocess; did you mean seed"),

@@ -168,6 +168,7 @@ def test_sweep_file_survives_json(file):
         ("steps = 20", "step = 20", "train.step: is not a field of train; did you mean steps?"),
         ("steps = 20", "note = 'x'", "note: must not be in a sweep file; .*"),
         ("steps = 20", "threads = 4", "threads: must not be in a sweep file; .*"),
+        ("steps = 20", "'perceptron.threads' = 4", "perceptron.threads: must not be in a sweep file; .*"),
         ("steps = 20", "resume = 'x'", "resume: must not be in a sweep file; .*"),
         ("steps = 20", "'initializer=gausian.stddev' = 0.1",
          "train.initializer=gausian.stddev: the condition must be a value of initializer, got gausian"),

@@ -159,9 +159,10 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
 
 
 def _hint_at_dash(flag: str, words: list[str]) -> str:
-    """Return how to write a value that begins with a dash, if such a word follows the flag; else ""."""
+    """Return how to write a value that begins with one dash, if such a word follows the flag; else ""."""
     following = words[words.index(flag) + 1 :][:1] if flag in words else []
-    return f"; a value that begins with - is written {flag}={following[0]}" if following else ""
+    is_value = following and not following[0].startswith("--")
+    return f"; a value that begins with - is written {flag}={following[0]}" if is_value else ""
 
 
 def _normalize_flags(words: list[str], booleans: set[str], positional: bool) -> list[str]:

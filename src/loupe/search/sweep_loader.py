@@ -129,7 +129,7 @@ def _check_keys(sweep: SweepFile) -> None:
             rule = f"the condition must be a value of {condition.field}"
             raise UsageError(f"{table_key}: {rule}, got {condition.value}")
     for key in (*sweep.train, *sweep.search):
-        if parse_field(key) in RunSettings.__annotations__ or key in OPTIONS_OF_SWEEP:
+        if parse_field(key) in {*RunSettings.__annotations__, *OPTIONS_OF_SWEEP}:
             raise UsageError(f"{key}: must not be in a sweep file; `loupe sweep` sets it for the run of the sweep")
     for key, values in sweep.search.items():
         if isinstance(values, list) and (
