@@ -4,6 +4,7 @@ import functools
 import gc
 import io
 import signal
+import sys
 import tarfile
 
 import pytest
@@ -92,6 +93,12 @@ def write_tar():
         return file
 
     return write
+
+
+@pytest.fixture
+def unraisable_hook(monkeypatch):
+    """Restore the hook for errors in destructors after a test that sends a signal to its own process."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ sys.exit(main.run_step("preprocess", []))
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
+def handlers(unraisable_hook: None) -> Iterator[None]:
     """Check that the block leaves the handlers as they were."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     yield
@@ -128,6 +128,10 @@ def discard(way):
         value = Value()
         reference = weakref.ref(value, wait)
         del value
+    if way == "constructor":
+        Value.__init__ = wait
+        Value.__del__ = lambda value: value.missing
+        Value()
     if way == "except":
         try:
             wait()
@@ -144,9 +148,9 @@ sys.exit(main.run_step("preprocess", []))
 """
 
 
-@pytest.mark.parametrize("way", ["destructor", "callback", "except"])
+@pytest.mark.parametrize("way", ["destructor", "callback", "except", "constructor"])
 @pytest.mark.parametrize("then", ["continue", "end"])
-def test_a_signal_whose_exception_was_discarded_is_raised_again(way, then):
+def test_a_signal_ends_the_step_with_one_line_wherever_it_arrives(way, then):
     command = [sys.executable, "-c", DISCARD, way, then]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "working\n"

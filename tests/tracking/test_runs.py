@@ -200,6 +200,7 @@ def test_logging_to_an_ended_run_keeps_its_status(client: mlflow.MlflowClient) -
     assert mlflow.active_run() is None
 
 
+@pytest.mark.usefixtures("unraisable_hook")
 @pytest.mark.parametrize("inside", [True, False], ids=["in the run", "while it starts"])
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_closes_the_run_as_killed_with_its_params(
@@ -225,6 +226,7 @@ def test_a_signal_closes_the_run_as_killed_with_its_params(
     assert mlflow.active_run() is None
 
 
+@pytest.mark.usefixtures("unraisable_hook")
 def test_a_signal_whose_exception_a_library_replaces_closes_the_run_as_killed(client: mlflow.MlflowClient) -> None:
     def work() -> None:
         with signals.raise_on_signals(), runs.open_run(start, {}, quiet=True):

@@ -37,6 +37,9 @@ def raise_on_signals() -> Iterator[None]:
     If the exception of the first signal was discarded, the function raises it when the block exits. A signal that the
     process ignores is still ignored, such as Ctrl-C in a background job of a shell script. In a thread other than the
     main thread, the function does nothing.
+
+    After a signal, errors in destructors are no longer printed: the process is ending, and a constructor that the
+    signal interrupted has left an incomplete object.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -55,7 +58,7 @@ def raise_on_signals() -> Iterator[None]:
             raise _make_exception(number)
 
     def report_discarded(discarded: Any) -> None:
-        if not _is_signal(discarded.exc_value):
+        if not _received:
             previous_hook(discarded)
 
     previous_hook, sys.unraisablehook = sys.unraisablehook, report_discarded
@@ -66,7 +69,7 @@ def raise_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
-        sys.unraisablehook = previous_hook
+        sys.unraisablehook = _ignore if _received else previous_hook
         first = _received[:1]
         _received.clear()
         if first and not _is_signal(sys.exception()):
@@ -104,6 +107,10 @@ def defer_signals() -> Iterator[None]:
 def is_signalled() -> bool:
     """Return whether a signal is ending the step."""
     return bool(_received)
+
+
+def _ignore(discarded: Any) -> None:
+    """Print nothing about an error in a destructor."""
 
 
 def _make_exception(number: int) -> BaseException:
