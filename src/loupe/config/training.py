@@ -19,6 +19,8 @@ DATASET = (
 )
 MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
+# TensorFlow and JAX, in this order, read these variables when they create their thread pools.
+THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "NPROC")
 INTERVALS = ("decay_steps", "eval_every")  # with `flops`, their default is None until `flops` is converted to `steps`
 
 

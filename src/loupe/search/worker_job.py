@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from loupe.config.training import THREAD_VARIABLES
 from loupe.search.gpus import VARIABLE
 
 MAX_STDERR_LINES = 40  # the message about a failed worker has at most this many lines of its standard error
@@ -65,7 +66,7 @@ def start_worker(job: WorkerJob, gpus: str | None = None) -> subprocess.Popen[st
     """Start a worker process, with `gpus` as CUDA_VISIBLE_DEVICES if given. `wait_for_worker` sends the job to it."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
     if job.threads:
-        names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+        names = (*THREAD_VARIABLES, "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
         environment |= dict.fromkeys(names, str(job.threads))
     if gpus is not None:
         environment[VARIABLE] = gpus

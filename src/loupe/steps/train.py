@@ -9,7 +9,7 @@ from loupe.cli.progress import print_line, print_lines
 from loupe.config import parse_settings
 from loupe.config.base import RunSettings
 from loupe.config.fields import format_value
-from loupe.config.training import Train
+from loupe.config.training import THREAD_VARIABLES, Train
 from loupe.errors import UsageError, mask_secrets
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def run(settings: Train) -> Training:
     project_run.begin_step()
     if settings.resume:
         settings = load_resumed_settings(settings)
-    if settings.threads:  # TensorFlow reads the variable when it is imported
-        os.environ["TF_NUM_INTRAOP_THREADS"] = str(settings.threads)
+    if settings.threads:
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(settings.threads))
     from loupe.evaluation import scoring
     from loupe.tracking import dataset_inputs, models, records, training_runs
     from loupe.training.variant import build_network, describe
