@@ -149,7 +149,7 @@ def test_a_rollback_to_a_deleted_version_names_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(mlflow, "MlflowClient", lambda: SimpleNamespace(get_model_version=fail))
     with pytest.raises(UsageError) as refused:
         champions.find_previous_champion(Fraction(3, 2))
-    expected = "rollback: the previous champion, version 1 of loupe, was deleted; see --version"
+    expected = "rollback: the previous champion, version 1 of loupe, was deleted; choose the champion with --version"
     assert str(refused.value) == expected
 
 

@@ -49,7 +49,7 @@ class LabelSettings(Settings):
     )
     recompress: Quality = field(
         None,
-        "JPEG quality of labels and inputs, only for degrade=none; none: they are not compressed",
+        "JPEG quality with which labels and inputs are compressed, if they are not degraded; none: no compression",
         rule="none, or 1 to 95",
     )
     DEPENDS = {

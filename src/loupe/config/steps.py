@@ -19,8 +19,8 @@ class Register(RunSettings):
     STEP = "register"
     run: str = field(
         "best",
-        "id of a train run or trial, or an MLflow URI; best: the run with a model and the lowest validation "
-        "mae, of all finished train runs and trials with this `scale` that use the dataset of the newest of them",
+        "id of the MLflow run of a training or a trial, or an MLflow URI. best: of the finished runs for this "
+        "`scale` on the dataset of the newest one, the run with a model and the lowest validation mae",
     )
     scale: Scale = field(Fraction(3, 2), "scale factor of the model, unless `run` is an id or a URI", rule=SCALE_RULE)
     gate: Text = field(
@@ -33,7 +33,7 @@ class Register(RunSettings):
     version: Count = field(None, "make this version the champion without a comparison", rule="none or >= 1")
     include_smoke: bool = field(
         False,
-        "with run=best, the model can be one of a short test (train --smoke); such a model becomes champion only by "
+        "with run=best, also consider models of short tests (train --smoke); such a model becomes champion only by "
         "`register --version`",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
@@ -90,7 +90,8 @@ class Sweep(DatasetSettings):
     )
     timeout: Seconds = field(None, "do not start a trial after this many seconds", rule="none or > 0")
     fresh: bool = field(
-        False, "train each new trial, also if another sweep has a run with the same settings and seed"
+        False,
+        "train each new trial. Otherwise, a trial reuses the run of another sweep with the same settings and seed",
     )
     register_best: bool = field(
         True,

@@ -83,9 +83,9 @@ class GradientTrain(Train):
     )
     crop_positions: Literal["aligned", "any"] = field(
         "aligned",
-        "where training crops start in the input; in the label, they start at this position times the scale factor. "
-        "aligned: only where this product is a whole number. any: everywhere; the product is rounded down, as in the "
-        "2016 study",
+        "where training crops or patches start in the input; in the label, they start at this position times the "
+        "scale factor. aligned: only where this product is a whole number. any: everywhere; the product is rounded "
+        "down, as in the 2016 study",
     )
     activation: Literal["tanh", "sigmoid", "relu"] = field("tanh", "activation of the hidden layers")
     initializer: Literal["xavier", "gaussian", "glorot_uniform", "he_normal"] = field(
@@ -113,13 +113,14 @@ class GradientTrain(Train):
     )
     decay_rate: float = field(
         0.96,
-        "factor by which the learning rate gradually changes during `decay_steps` steps, for schedule=exponential",
+        "the learning rate is multiplied by this factor, gradually during `decay_steps` steps, for "
+        "schedule=exponential",
         gt=0,
         le=1,
     )
     decay_steps: Count = field(
         _make_step_default(lambda steps: 0.015 * steps),
-        "number of steps in which the learning rate decreases by the factor `decay_rate`",
+        "number of steps in which the learning rate is multiplied by `decay_rate`, for schedule=exponential",
         rule=">= 1; default 1.5 % of `steps`",
     )
     eval_every: Count = field(

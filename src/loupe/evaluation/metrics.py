@@ -82,14 +82,15 @@ def compute_gradient_energy(images: np.ndarray) -> np.ndarray:
 
 
 def compute_seam_errors(images: np.ndarray, labels: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the mean absolute errors of each image at the borders of blocks and inside blocks.
+    """Compute the mean absolute errors of each image at the borders of squares and inside the squares.
 
-    The error inside is NaN if all pixels are at borders.
+    A square contains the pixels of the result that a network computes from one block of its input. The error inside
+    is NaN if all pixels are at borders.
 
     Args:
         images: (n, height, width, 1).
         labels: (n, height, width, 1).
-        block: side of a block in pixels.
+        block: side of a square in pixels of the result.
     """
     error = np.abs(images.astype("float64") - labels)[..., 0]
     border_rows, border_columns = (np.isin(np.arange(side) % block, (0, block - 1)) for side in error.shape[1:])

@@ -14,7 +14,7 @@ from loupe.imaging.xmp import place_xmp, remove_links
 
 IPTC_RESOURCE = 0x0404  # number of the Photoshop resource with IPTC fields
 IPTC_TAG = 33723  # number of a TIFF tag
-IPTC_START = b"\x1c"  # first byte of an IPTC record
+IPTC_START = b"\x1c"  # first byte of an IPTC field
 RESOURCE_MARK = b"8BIM\x04\x04"  # start of the Photoshop resource with IPTC fields
 XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"  # precedes XMP in a JPEG
 MAX_DPI = 65535  # the highest resolution that a JPEG can store
@@ -46,10 +46,10 @@ class Metadata:
         xmp: the XMP packet, or b"".
         dpi: horizontal and vertical pixels per inch; None if unknown.
         texts: comments by keyword.
-        colour_chunks: the colour space as contents of PNG chunks, by chunk type, for files of any format. With `icc`,
-            only the chunk cICP is kept.
+        colour_chunks: the colour space, written as PNG chunks (type to content) also if the file is not a PNG. If
+            `icc` is given, only the chunk cICP is kept.
         duration_ms: display time of a frame.
-        iptc: the IPTC fields (IIM records), or b"".
+        iptc: the IPTC fields (format IIM), or b"".
         omitted: names of metadata that the result does not contain.
     """
 
@@ -78,7 +78,7 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
     texts = _read_texts(image)
     raw = _take_raw_profiles(texts)
     xmp, linked = remove_links(_read_xmp(image.info) or raw.get("xmp", b""))
-    # If `linked` contains the gain map, `further images` would mean the same data.
+    # Do not report a gain map twice: if `linked` names it, the attachment `further images` is the same data.
     attached = [name for name in list_attachments(image) if name != "further images" or "gain map" not in linked]
     metadata = Metadata(
         exif=tags,
@@ -118,7 +118,7 @@ def correct_info(image: Image.Image) -> None:
     """Correct `image.info` before the first call of `image.getexif`.
 
     Do the same as `remove_texts`. Add missing EXIF and ICC data from ImageMagick's texts `Raw profile type ...` of a
-    PNG. Remove EXIF data that Pillow cannot parse; `info["unreadable_tags"]` names them.
+    PNG. If Pillow cannot parse the EXIF data, remove them and name them in `info["unreadable_tags"]`.
     """
     remove_texts(image)
     if image.format == "PNG":

@@ -81,7 +81,7 @@ class Placement:
 
         Args:
             values: a point (x, y), a circle (x, y, diameter) or a rectangle (x, y, width, height); x and y are the
-                centre (EXIF 3.0, SubjectArea). The result has the same form.
+                centre (EXIF 3.0, SubjectArea). The returned values have the same form.
         """
         x, y, *sides = (float(value) for value in values)
         width, height = (sides * 2)[:2] if sides else (0, 0)

@@ -152,7 +152,7 @@ def _compress(strip: np.ndarray, sample_bytes: int) -> bytes:
 def _set_offsets(directory: bytes, position: int, offsets: list[int], layout: Layout) -> bytes:
     """Set the offsets of the strips in a directory, which begins at `position` in the file; return its bytes.
 
-    Pillow sets other offsets, as if the strips followed the directory.
+    Pillow adds the end of the directory to the offsets, as if the strips followed it. They are replaced here.
     """
     entry = layout.count_bytes
     while directory[entry : entry + 2] != struct.pack("<H", STRIP_OFFSETS):

@@ -12,7 +12,7 @@ from typing import Any
 IMAGE_SHAPES = ([None, None, None, 1], [None, None, None, 2])
 CONFIG_CLASSES = ("Zeros", "TruncatedNormal", "GlorotUniform", "HeNormal", "DTypePolicy", "__keras_tensor__")
 ACTIVATIONS = ("linear", "relu", "sigmoid", "tanh")
-# If a layer of a network of `builder` has one of these settings, the setting has the value given here.
+# `builder` always gives these settings of a layer these values.
 FIXED_VALUES = {
     "strides": (1, 1), "dilation_rate": (1, 1), "groups": 1, "padding": "valid", "data_format": "channels_last",
     "kernel_regularizer": None, "bias_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
@@ -93,7 +93,7 @@ def _validate_config(config: dict[str, Any]) -> None:
     """Check the fixed values, activation, dtype and nested classes in a layer's configuration.
 
     Raises:
-        ValueError: `builder` does not use one of these values.
+        ValueError: `builder` never uses one of the values.
     """
     for name, value in config.items():
         if name in FIXED_VALUES and (tuple(value) if isinstance(value, list) else value) != FIXED_VALUES[name]:
@@ -151,7 +151,7 @@ def _measure_fold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
 def _measure_unfold(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     (height, width, channels), p = inputs[0], _validate_count("block_size", config["block_size"])
     if channels % (p * p):
-        raise ValueError(f"block_size: the square must divide the {channels} channels, got {str(p)[:80]}")
+        raise ValueError(f"block_size: its square must divide the {channels} channels, got the size {str(p)[:80]}")
     return height * p, width * p, channels // (p * p)
 
 
@@ -159,20 +159,21 @@ def _measure_split(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape
     height, width, channels = inputs[0]
     found = config["indices_or_sections"], config["axis"], channels
     if found != (2, -1, 2):
-        raise ValueError(f"split: must be of 2 channels into 2 parts, got {str(found)[:80]}")
+        raise ValueError(f"split: sections, axis and channels must be (2, -1, 2), got {str(found)[:80]}")
     return height, width, 1
 
 
 def _measure_mean(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     found = config["axis"], config["keepdims"]
     if found not in ((-1, True), ([-1], True)):
-        raise ValueError(f"mean: must be over channels, got {str(found)[:80]}")
+        raise ValueError(f"mean: axis and keepdims must be (-1, True), got {str(found)[:80]}")
     return *inputs[0][:2], 1
 
 
 def _measure_concatenation(size: NetworkSize, config: Any, inputs: list[Shape]) -> Shape:
     if config["axis"] != -1 or inputs[0][:2] != inputs[1][:2]:
-        raise ValueError(f"concatenation: must be of channels, got axis {str(config['axis'])[:80]} of {inputs}")
+        found = f"axis {str(config['axis'])[:80]} of {inputs}"
+        raise ValueError(f"concatenation: must have the axis -1 and inputs with one height and width, got {found}")
     return *inputs[0][:2], inputs[0][2] + inputs[1][2]
 
 

@@ -59,7 +59,7 @@ class SweepItems:
         yield from _add_seeds([point for point in best if point] if self._arms else self._points, others)
 
     def _find_tuned_point(self, arm: list[Params], first: int, by_item: TrialsByItem) -> Params | None:
-        """Return the point with the lowest loss for the first seed, among the points of an arm.
+        """Return the point of an arm with the lowest loss (`SweepFile.get_loss`) for the first seed.
 
         Return None if a point of the arm has not ended, or if no complete trial satisfies the constraints.
         """

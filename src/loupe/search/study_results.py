@@ -47,10 +47,7 @@ WORKER_CRASHED = "the process of a worker ended during the training"
 
 
 def check_failures(study: SweepStudy) -> None:
-    """Raise LoupeError if a sweep has no result, and there is a cause.
-
-    It has no result if no trial is complete or pruned. The cause is a failed trial, or crashed workers of all trials.
-    """
+    """Raise LoupeError if no trial is complete or pruned, and a trial failed or the workers of all trials crashed."""
     table = study.to_frame()
     states = set(table["state"])
     if states & {"COMPLETE", "PRUNED"} or not ("FAIL" in states or states == {"ORPHANED"}):

@@ -48,14 +48,16 @@ def find_previous_champion(scale: Fraction) -> Any:
     if champion is None:
         raise UsageError(f"rollback: must not be used without a champion, and {name} has none")
     if REPLACED_TAG not in champion.tags:
-        reason = f"{name} version {champion.version}, whose alias was set without `loupe register`"
-        raise UsageError(f"rollback: must follow a promotion by `loupe register`, got {reason}; see --version")
+        reason = (
+            f"{name} version {champion.version}, whose alias was set without it; choose the champion with --version"
+        )
+        raise UsageError(f"rollback: must follow a promotion by `loupe register`, got {reason}")
     number = champion.tags[REPLACED_TAG]
     try:
         return get_version(scale, number) if number else None
     except UsageError:
         reason = f"the previous champion, version {number} of {name}, was deleted"
-        raise UsageError(f"rollback: {reason}; see --version") from None
+        raise UsageError(f"rollback: {reason}; choose the champion with --version") from None
 
 
 def promote(scale: Fraction, version: Any, evidence: str) -> str:
@@ -91,11 +93,10 @@ def move_champion(scale: Fraction, version: Any) -> str:
 def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
-    The new version contains one ONNX file per scale factor above 1:1. For `scale`, it is the file of `version`; for
-    each other scale factor, the file of its champion. Where a champion is missing, or `version` is None, it is the
-    file of the bundled network. If a version of `loupe-photo` with the same networks and commit exists, the function
-    uses that version. Otherwise, it logs the new version to the open run. Then it moves the alias `champion` of
-    `loupe-photo` to the version.
+    A version of `loupe-photo` contains one ONNX file per scale factor above 1:1: for `scale`, that of the new
+    champion `version`; for the others, those of their champions. The bundled network replaces a missing champion, also if
+    `version` is None. A version of `loupe-photo` with the same networks and commit is reused. Otherwise, a new one is
+    logged to the open run. In both cases, the alias `champion` of `loupe-photo` then points to it.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else _find_usable_champion(other) for other in scales}
