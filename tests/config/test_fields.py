@@ -3,11 +3,14 @@
 import string
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from loupe.config import parse_settings
+from loupe.config.base import SettingsError
 from loupe.config.fields import (
     LARGEST_SCALE,
     Categories,
@@ -132,3 +135,17 @@ def test_duplicates_are_removed() -> None:
     """Otherwise `preprocess` would write the inputs of a scale factor twice."""
     assert TypeAdapter(Scales).validate_python("2:1,3:2,2,1.5") == (Fraction(2), Fraction(3, 2))
     assert TypeAdapter(Sources).validate_python("b,a,b") == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    "tag", ["owner!=ana", "../x=1", "a//b=1", "/a=1", "=1", "loupe.step=train", f"{'k' * 251}=1"]
+)
+def test_a_tag_whose_key_mlflow_refuses_is_refused(tag):
+    with pytest.raises(SettingsError, match=r"^tags: must be key=value"):
+        parse_settings("train", {"tags": tag})
+
+
+def test_a_list_can_be_a_numpy_array():
+    assert parse_settings("train", {"network": "perceptron", "hidden": np.array([3, 4])}).hidden == (3, 4)
+    with pytest.raises(SettingsError, match=r"^hidden: must be widths .*, got '\[3\.5 4\. \]'"):
+        parse_settings("train", {"network": "perceptron", "hidden": np.array([3.5, 4])})

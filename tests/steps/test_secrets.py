@@ -12,6 +12,7 @@ from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.steps import train
 from loupe.tracking import runs
+from loupe.tracking.run_notes import ERROR_TAG, NOTE_TAG
 
 SECRET = "hunter2secret"
 DRIVER = """
@@ -115,6 +116,24 @@ def test_a_resumed_run_asks_for_the_url_that_it_does_not_store(field, monkeypatc
     if field == "dataset":
         settings = train.load_resumed_settings(parse_settings("train", {"resume": "1", "dataset": url}))
         assert settings.dataset == url
+
+
+def test_a_resumed_run_keeps_its_data_dir_and_its_note(monkeypatch):
+    texts = parse_settings("train", {"data_dir": "shared"}).to_texts()
+    note = "our note\n\nFailed: the disk was full"
+    tags = {
+        "loupe.step": "train",
+        runs.SETTINGS_TAG: json.dumps(texts),
+        NOTE_TAG: note,
+        ERROR_TAG: "the disk was full",
+    }
+    found = SimpleNamespace(info=SimpleNamespace(status="FAILED"), data=SimpleNamespace(tags=tags))
+    monkeypatch.setattr(runs, "get_run", lambda *_: found)
+    settings = train.load_resumed_settings(parse_settings("train", {"resume": "1"}))
+    assert (settings.data_dir, settings.note) == ("shared", "our note")
+    given = {"resume": "1", "data_dir": "moved", "note": "new"}
+    settings = train.load_resumed_settings(parse_settings("train", given))
+    assert (settings.data_dir, settings.note) == ("moved", "new")
 
 
 def test_a_resumed_run_refuses_a_default_that_it_does_not_have(monkeypatch):

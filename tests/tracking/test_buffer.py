@@ -15,10 +15,11 @@ from types import SimpleNamespace
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.rest_utils import verify_rest_response
 
-from loupe.tracking import delivery, liveness
+from loupe.cli.main import run_step
+from loupe.tracking import buffered_runs, delivery, liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS
 
@@ -168,6 +169,30 @@ def test_the_end_of_a_run_does_not_wait_for_a_server_that_answers_wrongly(
     assert len(buffer.list_unsent()) == 1  # `loupe sync` uploads it
 
 
+def test_the_end_of_a_run_waits_as_long_as_records_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "RECORD_HANDLERS", {"metrics": lambda *record: time.sleep(0.2)})
+    monkeypatch.setattr(delivery, "is_reachable", lambda: True)
+    buffer = create(tmp_path / f"run{SUFFIX}")
+    for _ in range(4):
+        buffer.append("metrics", {})
+    assert delivery.RunUploader(buffer, quiet=True).finish(0.5, extends=True)
+
+
+def test_records_that_a_reachable_server_does_not_accept_are_reported_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*record: object) -> None:
+        raise MlflowException("the disk of the server is full", INTERNAL_ERROR)
+
+    monkeypatch.setattr(delivery, "RECORD_HANDLERS", {"metrics": fail})
+    monkeypatch.setattr(delivery, "is_reachable", lambda: True)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://server")
+    uploader = delivery.RunUploader(create(tmp_path / f"run{SUFFIX}"), quiet=True)
+    assert not uploader.finish(0.3)
+    expected = "tracking: http://server did not accept all records: the disk of the server is full"
+    assert uploader.describe_failure() == expected
+
+
 @pytest.mark.parametrize("second", [MlflowException("second", INVALID_PARAMETER_VALUE), ValueError("second")])
 def test_the_end_of_a_run_raises_the_first_error_and_does_not_wait_for_records_that_always_fail(
     second: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -222,7 +247,7 @@ def test_a_run_that_another_process_uploads_is_skipped(
 
     create(tmp_path / "all" / f"run{SUFFIX}")
     monkeypatch.setitem(RECORD_HANDLERS, "metrics", upload)
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 0
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (0, 0)
     assert not (tmp_path / "all").exists()
 
 
@@ -270,9 +295,9 @@ def test_a_file_that_is_not_a_buffered_run_is_kept_and_reported(
     for name in ("photo.jpg", "run.json", "mlflow.db"):
         (tmp_path / "all" / name).write_bytes(b"not of Loupe")
     before = contents(tmp_path)
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 0
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (0, 1)
     assert contents(tmp_path) == before
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tracking: {file} is not uploaded and stays as it is: ")
 
 
@@ -282,9 +307,9 @@ def test_a_record_that_its_handler_does_not_accept_does_not_end_the_upload_of_ot
     (tmp_path / "all").mkdir()
     execute("UPDATE records SET body = '{\"values\": 3}' WHERE number = 1")(tmp_path / "all" / f"1{SUFFIX}")
     create(tmp_path / "all" / f"2{SUFFIX}").close()
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=False) == (1, 1)
     assert [file.name for file in (tmp_path / "all").iterdir()] == [f"1{SUFFIX}"]
-    assert f"1{SUFFIX} is not uploaded" in capsys.readouterr().out
+    assert f"1{SUFFIX} is not uploaded" in capsys.readouterr().err
 
 
 def test_a_run_that_was_deleted_on_the_server_does_not_end_the_upload_of_others(
@@ -296,7 +321,7 @@ def test_a_run_that_was_deleted_on_the_server_does_not_end_the_upload_of_others(
     buffer.close()
     local_store.delete_run(run_id)
     create(tmp_path / "all" / f"2{SUFFIX}").close()
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=False) == (1, 0)
     assert not (tmp_path / "all").exists()
     line, _ = capsys.readouterr().out.splitlines()
     assert line == (
@@ -312,9 +337,9 @@ def test_a_record_that_the_server_rejects_does_not_end_the_upload_of_others(
     buffer.append("tags", {"a": "c"})
     buffer.close()
     create(tmp_path / "all" / f"2{SUFFIX}").close()
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1
-    assert f"1{SUFFIX} is not uploaded completely: " in capsys.readouterr().out
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=False) == 1  # without the rejected record
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=False) == (1, 1)
+    assert f"1{SUFFIX} is not uploaded completely: " in capsys.readouterr().err
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=False) == (1, 0)  # without the rejected record
     (kept,) = [found for found in local_store.search_experiments() if found.name == "kept"]
     runs = local_store.search_runs([kept.experiment_id])
     assert sorted((run.data.metrics["mae"], run.data.tags["a"]) for run in runs) == [(0.5, "b"), (0.5, "c")]
@@ -329,7 +354,7 @@ def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_sto
     others = {"photo.jpg": b"3", "run.json": b"{}", "run/photo.jpg": b"1", "run/run.json": json.dumps({}).encode()}
     for name, content in others.items():
         (tmp_path / "all" / name).write_bytes(content)
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 2
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (2, 0)
     assert contents(tmp_path / "all") == others
     (kept,) = [found for found in local_store.search_experiments() if found.name == "kept"]
     runs = local_store.search_runs([kept.experiment_id])
@@ -339,10 +364,10 @@ def test_only_the_buffers_of_uploaded_runs_are_deleted(tmp_path: Path, local_sto
 
 def test_a_buffer_whose_process_is_alive_is_not_uploaded(tmp_path: Path, local_store: mlflow.MlflowClient) -> None:
     buffer = create(tmp_path / "all" / f"run{SUFFIX}")  # its description has no tags of a process
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 0
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (0, 0)
     assert buffer.list_unsent()
     buffer.close()
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == 1
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (1, 0)
     assert not (tmp_path / "all").exists()
 
 
@@ -358,5 +383,31 @@ def test_a_run_with_recent_heartbeats_is_uploaded_only_if_its_process_has_ended_
     if ended:
         buffer.append("end", {"status": "FINISHED", "end_time": 1})
     buffer.close()
-    assert delivery.upload_buffered_runs(tmp_path / "all", quiet=True) == uploaded
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (uploaded, 0)
     assert local_store.get_run(run_id).info.status == ("FINISHED" if ended else "RUNNING")
+
+
+def test_sync_fails_if_a_file_is_not_uploaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://server")
+    (tmp_path / f"odd{SUFFIX}").write_bytes(b"not a buffer")
+    assert run_step("sync", ["--folder", str(tmp_path), "--quiet"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"tracking: {tmp_path / 'odd'}{SUFFIX} is not uploaded")
+    assert second == f"loupe sync: error: folder: {tmp_path} contains files that were not uploaded completely: 1"
+
+
+def test_sync_refuses_a_store_that_is_not_a_server_and_a_missing_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for uri, error in (
+        (
+            "sqlite:///mlflow.db",
+            "MLFLOW_TRACKING_URI: must be the URL of the tracking server, got 'sqlite:///mlflow.db'",
+        ),
+        ("http://server", f"folder: must be an existing folder, got '{tmp_path / 'missing'}'"),
+    ):
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
+        assert run_step("sync", ["--folder", str(tmp_path / "missing")]) == 2
+        assert capsys.readouterr().err == f"loupe sync: error: {error}\n"

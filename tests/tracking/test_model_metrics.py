@@ -1,6 +1,7 @@
 """A logged model has the final metrics of its run, linked to the dataset: a search for models uses them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import mlflow
@@ -109,3 +110,16 @@ def test_scores_of_a_shard_that_is_found_damaged_in_the_background_are_not_logge
     with records.log_to_run(run_id), pytest.raises(LoupeError, match="is missing or changed"):
         training_runs.log_result(model, settings, dataset, weights, [])
     assert not mlflow.MlflowClient().get_run(run_id).data.metrics
+
+
+def test_the_image_of_a_point_is_logged_before_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run logs both if the metrics are missing."""
+    logged: list[str] = []
+    point = SimpleNamespace(step=3, metrics={"val/mae": 0.5})
+    monkeypatch.setattr(mlflow, "active_run", lambda: SimpleNamespace(info=SimpleNamespace(run_id="1")))
+    monkeypatch.setattr(training_runs.loop, "fit", lambda model, settings, splits, report, resume: report(point, {}))
+    for module, name in ((training_runs, "log_predictions"), (training_runs.records, "log_metrics")):
+        monkeypatch.setattr(module, name, lambda *values, name=name: logged.append(name))
+    monkeypatch.setattr(training_runs.checkpoints, "save_checkpoint", lambda *values: None)
+    training_runs.fit_network(None, parse_settings("train", {}), None, None, None)  # type: ignore[arg-type]
+    assert logged == ["log_predictions", "log_metrics"]

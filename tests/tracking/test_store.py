@@ -144,3 +144,12 @@ def test_servers_and_other_databases_are_not_created(tmp_path: Path, monkeypatch
         monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
         store.create_store()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_runs_is_refused_as_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("file:///old/mlruns", "mlruns"):
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
+        with pytest.raises(
+            UsageError, match=f"^MLFLOW_TRACKING_URI: must be a database, .*, got '{uri}'; MLflow prefers"
+        ):
+            store.check_store()

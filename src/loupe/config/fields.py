@@ -5,6 +5,7 @@ Each type accepts its values as text and as Python objects. Therefore `--patch 1
 """
 
 import math
+import posixpath
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -19,6 +20,7 @@ LARGEST_SCALE = 8
 MAX_SCALE_CHARACTERS = 40  # of the text of a scale factor
 LARGEST_LABEL_SIDE = 4096  # in pixels
 LARGE_NUMBER = 1e9  # a float of at least this value is formatted with an exponent
+TAG_KEY = re.compile(r"[/\w.\- :]{1,250}")  # keys of tags that MLflow accepts
 LONGEST_QUOTE = 200  # maximum number of characters of a value that an error message quotes
 
 DEVICE = (
@@ -46,7 +48,7 @@ def field(default: Any, text: str, *, rule: str = "", **bounds: float) -> Any:
 
 def format_value(value: Any) -> str:
     """Convert a value to text that the type of the field can parse: `3:2`, `2048,1024`, `1e12`, `true` or `none`."""
-    if value is None or value == ():
+    if value is None or (isinstance(value, tuple) and not value):
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -134,6 +136,8 @@ def _parse_list(parse_part: Callable[[str], Any], rule: str, empty: tuple[str, .
         if isinstance(value, str):
             text = value.strip()
             value = [] if text.lower() in empty else text.split(",")
+        elif hasattr(value, "tolist"):  # an array of NumPy
+            value = value.tolist()
         if not isinstance(value, (list, tuple)):
             value = [value]
         if not value and not empty:
@@ -201,7 +205,9 @@ def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
 
 def _parse_tag(part: Any) -> str:
     key, equals, _ = str(part).partition("=")
-    if not equals or not key or key.startswith(("loupe.", "mlflow.")):
+    if not equals or key.startswith(("loupe.", "mlflow.")) or not TAG_KEY.fullmatch(key):
+        raise ValueError
+    if posixpath.normpath(key) != key or key.startswith(("/", "..")):  # MLflow refuses such keys
         raise ValueError
     return str(part)
 
@@ -268,7 +274,10 @@ Tags = Annotated[
     tuple[str, ...],
     BeforeValidator(
         _parse_list(
-            _parse_tag, "must be key=value, comma-separated; no key may start with loupe. or mlflow.", ("none",)
+            _parse_tag,
+            "must be key=value, comma-separated; no key may start with loupe. or mlflow., or have a character that "
+            "MLflow refuses",
+            ("none",),
         )
     ),
 ]

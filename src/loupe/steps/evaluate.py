@@ -46,7 +46,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
 
     short_names = choose_names(settings)
     _validate_files(settings)
-    project_run.begin_step()
+    project_run.begin_step(settings.quiet)
     loaded = _load_model(settings, settings.model, settings.ensemble)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:

@@ -62,7 +62,7 @@ def run(settings: Register) -> Registration:
     """
     from loupe.tracking import project_run
 
-    project_run.begin_step()
+    project_run.begin_step(settings.quiet)
     result = _move_champion(settings) if settings.rollback or settings.version else _register(settings)
     print_line(str(result), settings.quiet)
     return result

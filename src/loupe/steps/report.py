@@ -70,7 +70,7 @@ def _read_table(settings: Report) -> "pd.DataFrame":
         return results.read(Path(settings.from_))
     from loupe.tracking import project_run, run_table
 
-    project_run.begin_step()
+    project_run.begin_step(settings.quiet)
     table = run_table.load_run_table()
     if table.empty:
         raise UsageError(

@@ -32,7 +32,7 @@ def run(settings: Sweep) -> str | None:
     from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs, trials
     from loupe.web import dashboard
 
-    project_run.begin_step()
+    project_run.begin_step(settings.quiet)
     if settings.dashboard:
         dashboard.check_installed()
     file = find_in_checkout(settings.sweep)

@@ -10,7 +10,7 @@ from loupe.config import parse_settings
 from loupe.config.base import RunSettings
 from loupe.config.fields import format_value
 from loupe.config.training import THREAD_VARIABLES, Train
-from loupe.errors import UsageError, mask_secrets
+from loupe.errors import UsageError, is_masked, mask_secrets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ def run(settings: Train) -> Training:
     """
     from loupe.tracking import project_run, runs
 
-    project_run.begin_step()
+    project_run.begin_step(settings.quiet)
     if settings.resume:
         settings = load_resumed_settings(settings)
     if settings.threads:
@@ -89,7 +89,7 @@ def run(settings: Train) -> Training:
 
 
 def load_resumed_settings(settings: Train) -> Train:
-    """Return the settings of the run that is resumed, but with the CHANGEABLE_FIELDS of `settings`.
+    """Return the settings and the note of the run that is resumed, but with the given CHANGEABLE_FIELDS.
 
     Raises:
         UsageError: the run does not exist or is not an interrupted train run; a setting that must not change
@@ -97,7 +97,7 @@ def load_resumed_settings(settings: Train) -> Train:
             data_dir is given.
     """
     from loupe.data import storage
-    from loupe.tracking import runs
+    from loupe.tracking import run_notes, runs
 
     run_id = str(settings.resume)
     run = runs.get_run(run_id, "resume")
@@ -116,6 +116,9 @@ def load_resumed_settings(settings: Train) -> Train:
         elif name not in PROJECT_FIELDS or given[name] != format_value(default):
             raise UsageError(f"{name}: must be {stored.get(name)} as in run {run_id}, got {given[name]}")
     fixed = {name: value for name, value in stored.items() if name not in CHANGEABLE_FIELDS}
+    fixed["note"] = run_notes.read_note(run.data.tags)  # a new generated note must not replace it
+    if not is_masked(stored.get("data_dir", "")):
+        fixed["data_dir"] = stored["data_dir"]
     return parse_settings("train", fixed | {name: given[name] for name in CHANGEABLE_FIELDS & given.keys()})
 
 

@@ -139,7 +139,7 @@ class RunBuffer:
         """Return the records that are not marked as sent, in the order of their numbers."""
         rows = self._execute(
             "SELECT number, kind, body, file_name FROM records WHERE number > ? ORDER BY number",
-            self._get_sent_number(),
+            self.sent_number,
         )
         return [Record(number, kind, _parse_object(body), name) for number, kind, body, name in rows]
 
@@ -164,7 +164,7 @@ class RunBuffer:
     def is_sent(self) -> bool:
         """Return whether all records are marked as sent."""
         (last,) = self._execute("SELECT max(number) FROM records").fetchone()
-        return bool(last <= self._get_sent_number())
+        return bool(last <= self.sent_number)
 
     def delete_old_checkpoints(self) -> None:
         """Delete all checkpoints except for the newest.
@@ -189,7 +189,9 @@ class RunBuffer:
         self._database.close()
         self._lock.close()
 
-    def _get_sent_number(self) -> int:
+    @property
+    def sent_number(self) -> int:
+        """The number of the last record that is marked as sent."""
         return int(self._execute("PRAGMA user_version").fetchone()[0])
 
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:

@@ -94,9 +94,9 @@ def register_photo_model(scale: Fraction, version: Any) -> str:
     """Register a version of `loupe-photo` with a new champion for one scale factor, and return the version's URI.
 
     A version of `loupe-photo` contains one ONNX file per scale factor above 1:1: for `scale`, that of the new
-    champion `version`; for the others, those of their champions. The bundled network replaces a missing champion, also if
-    `version` is None. A version of `loupe-photo` with the same networks and commit is reused. Otherwise, a new one is
-    logged to the open run. In both cases, the alias `champion` of `loupe-photo` then points to it.
+    champion `version`; for the others, those of their champions. The bundled network replaces a missing champion,
+    also if `version` is None. A version of `loupe-photo` with the same networks and commit is reused. Otherwise, a
+    new one is logged to the open run. In both cases, the alias `champion` of `loupe-photo` then points to it.
     """
     scales = sorted(models.REGISTERED_NAMES.keys() - {Fraction(1)})
     champions = {other: version if other == scale else _find_usable_champion(other) for other in scales}

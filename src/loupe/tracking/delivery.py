@@ -14,16 +14,14 @@ from typing import Any
 
 import mlflow
 import requests
-from mlflow.entities import LifecycleStage
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
 from loupe.cli.signals import defer_signals
 from loupe.config.steps import UNSENT_RUNS_FOLDER
-from loupe.errors import LoupeError, describe_error, mask_values
-from loupe.tracking import liveness
-from loupe.tracking.buffer import SUFFIX, RunBuffer, lock_buffer
+from loupe.errors import LoupeError, describe_error, mask_secrets, mask_values
+from loupe.tracking.buffer import SUFFIX, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS, get_time_ms
 from loupe.tracking.server import (
     PROBE_TIMEOUT_S,
@@ -34,14 +32,9 @@ from loupe.tracking.server import (
     is_wrong_answer,
     limit_requests,
 )
-from loupe.tracking.store import create_store
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0  # the pause between two attempts to send doubles each time
 SERVER_ERRORS = (MlflowException, requests.RequestException)
-# The types of the values that `_describe_run` returns, by name
-DESCRIPTION_TYPES = {
-    "run_id": str, "experiment": str, "name": str, "start_time": int, "tags": dict, "params": dict
-}  # fmt: skip
 _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploaders of open runs, by run id
 
 
@@ -82,7 +75,7 @@ def end_run(run_id: str, status: str) -> None:
         return
     buffer, is_finished = uploader.buffer, status == "FINISHED"
     try:
-        if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S):
+        if uploader.finish(MLFLOW_HTTP_REQUEST_TIMEOUT.get() if is_finished else PROBE_TIMEOUT_S, is_finished):
             _close_run(run_id, status)
             buffer.remove()
             return
@@ -97,7 +90,7 @@ def end_run(run_id: str, status: str) -> None:
     buffer.close()
     with suppress(*SERVER_ERRORS), limit_requests(), defer_signals():
         mlflow.end_run(status)  # if the server is unreachable, the run ends only in MLflow's client
-    message = f"{describe_unreachable_server()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
+    message = f"{uploader.describe_failure()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
         raise LoupeError(message)
     print_line(message, uploader.quiet)
@@ -109,69 +102,6 @@ def _close_run(run_id: str, status: str) -> None:
     # The checkpoint is removed last, because a run that is killed before it ends needs the checkpoint.
     if status == "FINISHED":
         log_record(run_id, "remove checkpoint", {})
-
-
-def upload_buffered_runs(folder: Path, quiet: bool) -> int:
-    """Upload the buffered runs of ended processes, delete their files, and return the number of runs.
-
-    A run that the server does not have is created. The file of a run that was deleted on the server is removed and
-    reported. A file that is damaged, or has a record that the server rejects, is kept and reported.
-
-    Raises:
-        LoupeError: the server is unreachable.
-        MlflowException, requests.RequestException: the server became unreachable during the upload.
-    """
-    uploaded = 0
-    for file in sorted(folder.glob(f"*{SUFFIX}")):
-        try:
-            with lock_buffer(file, wait=False) as is_locked:
-                uploaded += is_locked and _upload_buffered_run(file, quiet)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:  # a damaged record
-            print_line(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}", quiet)
-        except SERVER_ERRORS as error:
-            if is_unreachable_error(error):
-                raise
-            print_line(f"tracking: {file} is not uploaded completely: {describe_error(error)}", quiet)
-        except OSError:
-            if file.exists():  # a missing file was uploaded by another process
-                raise
-    with suppress(OSError):  # the folder is not empty
-        folder.rmdir()
-    return uploaded
-
-
-def _upload_buffered_run(file: Path, quiet: bool) -> bool:
-    """Upload a run, delete its file, and return True.
-
-    If the run is still open in a live process, or was deleted on the server, return False.
-    """
-    buffer = RunBuffer(file)
-    description, unsent = buffer.description, buffer.list_unsent()
-    for name, kind in DESCRIPTION_TYPES.items():
-        if not isinstance(description.get(name), kind):
-            raise ValueError(f"{name}: must be {kind.__name__}, got {description.get(name)!r}")
-    unknown = {record.kind for record in unsent} - RECORD_HANDLERS.keys()
-    if unknown:
-        raise ValueError(f"kind: must be one of {', '.join(RECORD_HANDLERS)}, got {min(unknown)!r}")
-    if not is_reachable():
-        raise LoupeError(f"{describe_unreachable_server()}; the runs in {file.parent} are not uploaded")
-    has_ended = any(record.kind == "end" for record in unsent)
-    run = _find_run(description["run_id"])
-    # A network file system may not show the lock of another machine. Therefore the heartbeat is also checked.
-    if run is not None and not has_ended and liveness.is_alive(run.data.tags):
-        return False
-    if run is not None and run.info.lifecycle_stage == LifecycleStage.DELETED:  # MLflow rejects all its records
-        buffer.remove()
-        run_text = f"run {run.info.run_id} ({description['name']})"
-        print_line(f"tracking: {run_text} was deleted on the server; {file} is removed", quiet)
-        return False
-    run_id = str(run.info.run_id) if run else _create_run(buffer)
-    upload_records(buffer)
-    liveness.mark_killed(run_id)  # has no effect if a record has ended the run
-    buffer.remove()
-    if unsent:
-        print_line(f"run {run_id} ({description['name']}): uploaded {len(unsent)} records", quiet)
-    return True
 
 
 def upload_records(buffer: RunBuffer) -> None:
@@ -199,6 +129,7 @@ class RunUploader:
     def __init__(self, buffer: RunBuffer, quiet: bool) -> None:
         self.buffer, self.quiet = buffer, quiet
         self._error: Exception | None = None
+        self._last_error: Exception | None = None  # the last error of the server
         self._has_wrong_answer = self._always_fails = False
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._upload, daemon=True)
@@ -210,19 +141,20 @@ class RunUploader:
         self._wake.set()
         self._raise_error()
 
-    def finish(self, seconds: float) -> bool:
+    def finish(self, seconds: float, extends: bool = False) -> bool:
         """Wait at most `seconds` for all records to be sent, stop the thread, and return whether all are sent.
 
-        After a wrong answer of the server (see `is_wrong_answer`), wait at most PROBE_TIMEOUT_S. Raise the error of a
-        record as `log_record` does.
+        If `extends`, the time starts again when records were sent. After a wrong answer of the server (see
+        `is_wrong_answer`), wait at most PROBE_TIMEOUT_S. Raise the error of a record as `log_record` does.
         """
-        start = time.monotonic()
+        start, sent = time.monotonic(), self.buffer.sent_number
         # After an error that does not come from the server, waiting is useless: the thread would fail again.
-        while (
-            not self.buffer.is_sent()
-            and time.monotonic() - start < (min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds)
-            and not self._always_fails
-        ):
+        while not self.buffer.is_sent() and not self._always_fails:
+            if extends and self.buffer.sent_number > sent:
+                start, sent = time.monotonic(), self.buffer.sent_number
+            limit = min(PROBE_TIMEOUT_S, seconds) if self._has_wrong_answer else seconds
+            if time.monotonic() - start >= limit:
+                break
             self._wake.set()
             time.sleep(0.05)
         is_sent = self.buffer.is_sent()
@@ -231,6 +163,14 @@ class RunUploader:
         self._thread.join(PROBE_TIMEOUT_S)  # the thread may be in a request that MLflow repeats for minutes
         self._raise_error()
         return is_sent
+
+    def describe_failure(self) -> str:
+        """Return a message about records that the server did not receive."""
+        if not is_reachable():
+            return describe_unreachable_server()
+        uri = mlflow.get_tracking_uri()
+        reason = f": {describe_error(self._last_error, uri)}" if self._last_error else " in time"
+        return f"tracking: {mask_secrets(uri)} did not accept all records{reason}"
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
@@ -242,13 +182,13 @@ class RunUploader:
         while not self._closing.is_set():
             self._wake.wait()
             self._wake.clear()
-            self._has_wrong_answer = self._always_fails = False
+            self._has_wrong_answer, self._always_fails, self._last_error = False, False, None
             try:
                 self.buffer.delete_old_checkpoints()
                 if not self.buffer.is_sent() and is_reachable():
                     upload_records(self.buffer)
             except Exception as error:
-                self._has_wrong_answer = is_wrong_answer(error)
+                self._last_error, self._has_wrong_answer = error, is_wrong_answer(error)
                 self._always_fails = not isinstance(error, SERVER_ERRORS)
                 if not is_unreachable_error(error):
                     self._error = self._error or error  # a later error can be a result of the first one
@@ -275,27 +215,3 @@ def _describe_run(run_id: str) -> dict[str, Any]:
         "tags": run.data.tags,
         "params": run.data.params,
     }
-
-
-def _find_run(run_id: str) -> Any:
-    """Return a run; None if the server does not have the run."""
-    create_store()
-    try:
-        return mlflow.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-    return None
-
-
-def _create_run(buffer: RunBuffer) -> str:
-    """Create the run of a buffer on the server, and return its id."""
-    description, client = buffer.description, mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(description["experiment"])
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(description["experiment"])
-    run = client.create_run(experiment_id, description["start_time"], description["tags"], description["name"])
-    run_id = str(run.info.run_id)
-    RECORD_HANDLERS["params"](run_id, description["params"], None)
-    buffer.mark_sent(0)  # the new run has no records yet, so all are unsent
-    buffer.describe(description | {"run_id": run_id})
-    return run_id

@@ -2,17 +2,23 @@
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import mlflow
 
-from loupe.tracking import liveness, run_notes, server
+from loupe.config.steps import UNSENT_RUNS_FOLDER
+from loupe.tracking import buffered_runs, liveness, run_notes, server
 from loupe.tracking.store import check_store
 
 
-def begin_step() -> None:
-    """Wait up to STARTUP_TIMEOUT_S for the server, and write the tags of this process; see `tag_project_run`.
+def begin_step(quiet: bool) -> None:
+    """Wait up to STARTUP_TIMEOUT_S for the server, write the tags of this process, and upload buffered runs.
 
-    Steps call this function before other requests, because MLflow repeats failed requests for minutes.
+    Steps call this function before other requests, because MLflow repeats failed requests for minutes, and because
+    the step may read a buffered run. For the tags, see `tag_project_run`.
+
+    Args:
+        quiet: do not print the uploaded runs.
 
     Raises:
         LoupeError: the store cannot be used.
@@ -20,6 +26,8 @@ def begin_step() -> None:
     check_store(writes=False)
     server.check_reachable(server.STARTUP_TIMEOUT_S)
     tag_project_run()
+    if server.is_server():
+        buffered_runs.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
 
 
 def tag_project_run() -> None:

@@ -23,12 +23,18 @@ def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
     return {ERROR_TAG: mask_secrets(text), NOTE_TAG: mask_secrets(note)}
 
 
+def read_note(tags: dict[str, str]) -> str:
+    """Return the note in the tags of a run, without the reason of a failure."""
+    note = tags.get(NOTE_TAG, "")
+    before, found, _ = note.rpartition(FAILED_NOTE)
+    return before.strip() if found and ERROR_TAG in tags else note
+
+
 def remove_failure_tags(run_id: str, tags: dict[str, str]) -> dict[str, str]:
     """Remove the reason of an earlier failure from the tags and the note of a run, and return the new tags."""
     if ERROR_TAG not in tags:
         return tags
-    before, found, after = tags.get(NOTE_TAG, "").rpartition(FAILED_NOTE)
-    note = (before if found else after).strip()
+    note = read_note(tags)
     mlflow.MlflowClient().delete_tag(run_id, ERROR_TAG)
     mlflow.MlflowClient().set_tag(run_id, NOTE_TAG, note)
     return {key: text for key, text in tags.items() if key != ERROR_TAG} | {NOTE_TAG: note}

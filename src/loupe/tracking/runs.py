@@ -19,7 +19,7 @@ from loupe.cli.signals import defer_signals, is_signalled
 from loupe.config.base import RunSettings, Settings
 from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, UsageError, mask_secrets
-from loupe.tracking import delivery, liveness, logged_models, run_notes, server
+from loupe.tracking import buffered_runs, delivery, liveness, logged_models, run_notes, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
 from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.project_run import tag_project_run
@@ -188,7 +188,7 @@ def open_store(quiet: bool = True) -> None:
         set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
         _chosen_experiment = os.environ.get(EXPERIMENT_VARIABLE)
     if server.is_server():
-        delivery.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
+        buffered_runs.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()
 
 

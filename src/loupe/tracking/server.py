@@ -13,7 +13,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 
 from loupe.cli.progress import print_line
-from loupe.errors import LoupeError, mask_secrets, was_raised_by_store
+from loupe.errors import LoupeError, UsageError, mask_secrets, was_raised_by_store
 from loupe.tracking.deadline import call_within
 
 Result = TypeVar("Result")
@@ -25,6 +25,13 @@ STARTUP_TIMEOUT_S = 10.0  # a starting step waits at most this time for the serv
 def is_server() -> bool:
     """Return whether the store is a server."""
     return mlflow.get_tracking_uri().startswith(("http://", "https://"))
+
+
+def require_server() -> None:
+    """Raise UsageError if the store is not a server."""
+    if not is_server():
+        uri = mask_secrets(mlflow.get_tracking_uri())
+        raise UsageError(f"MLFLOW_TRACKING_URI: must be the URL of the tracking server, got {uri!r}")
 
 
 def send_probe() -> requests.Response:

@@ -16,7 +16,9 @@ from urllib.parse import quote
 import mlflow
 import requests
 import sqlalchemy
+from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
 from mlflow.exceptions import MlflowException
+from mlflow.utils.uri import is_local_uri
 
 from loupe.errors import LoupeError, UsageError, describe_error, mask_secrets
 from loupe.imaging.atomic import publish
@@ -76,6 +78,12 @@ def check_store(seconds: float = CHECK_TIMEOUT_S, writes: bool = True) -> None:
         if scheme in SERVERS:
             requests.Request("GET", uri).prepare()
             return
+        if is_local_uri(uri) and not MLFLOW_ALLOW_FILE_STORE.get():
+            reason = "MLflow prefers an existing folder mlruns to mlflow.db, but no longer writes to it"
+            raise UsageError(
+                "MLFLOW_TRACKING_URI: must be a database, such as sqlite:///mlflow.db, or a server, got "
+                f"{masked_uri!r}; {reason}"
+            )
         if scheme.partition("+")[0] not in DATABASES:
             return  # other schemes are not checked
         url = sqlalchemy.make_url(uri)

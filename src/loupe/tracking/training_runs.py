@@ -44,9 +44,9 @@ def fit_network(
             records.log_metrics(metrics, step)
 
     def report(point: loop.Point, arrays: loop.Checkpoint) -> None:
-        log_point(point.step, point.metrics)
-        if point.step not in logged_steps:
+        if point.step not in logged_steps:  # the image comes first: a resumed run logs it if the metrics are missing
             log_predictions(model, validation, point.step)
+        log_point(point.step, point.metrics)
         checkpoints.save_checkpoint(arrays, point.step)
 
     for earlier in loop.load_points(checkpoint):
