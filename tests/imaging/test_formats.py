@@ -724,6 +724,46 @@ def test_pages_of_different_sizes_fit_only_a_tiff(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.tif"]
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif", "avif"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((1, "uint16"),) * 2, ((2, "uint16"),) * 2, ((2, "uint8"), (3, "uint8")), ((3, "uint8"), (1, "uint16")),
+     ((1, "uint8"), (2, "uint8"))],
+    ids=str,
+)  # fmt: skip
+def test_an_animation_of_pages_keeps_brightness_and_transparency(tmp_path, suffix, first, second):
+    """Pillow clips 16-bit grey at 255, and merges frames that are then equal."""
+    pages = []
+    for brightness, (bands, dtype) in ((100, first), (200, second)):
+        pixels = np.full((8, 8, bands), brightness * (257 if dtype == "uint16" else 1), dtype)
+        if bands == 2:
+            pixels[..., 1] = np.iinfo(dtype).max
+            pixels[2:6, :4, 1] = 0
+        pages.append(ImageStream((8, 8), bands, pixels.dtype, iter([pixels])))
+    write_photo(tmp_path / f"out.{suffix}", pages, 2)
+    with Image.open(tmp_path / f"out.{suffix}") as image:
+        assert image.n_frames == 2
+        for number, (brightness, bands) in enumerate(((100, first[0]), (200, second[0]))):
+            image.seek(number)
+            found = np.asarray(image.convert("RGBA")).astype(int)
+            assert np.abs(found[:, 4:] - (*[brightness] * 3, 255)).max() <= 3
+            assert (found[2:6, :4, 3] == (0 if bands == 2 else 255)).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_pages_with_different_profiles_fit_only_a_tiff(tmp_path, suffix):
+    profiles = [make_profile(ADOBE_RGB, ADOBE_GAMMA), SRGB]
+
+    def make_pages() -> list[ImageStream]:
+        strips = np.zeros((8, 8, 3), "uint8")
+        return [ImageStream((8, 8), 3, strips.dtype, iter([strips]), Metadata(icc=icc)) for icc in profiles]
+
+    with pytest.raises(PhotoError, match=r"has pages with different colour spaces, which .* cannot store; use \.tif"):
+        write_photo(tmp_path / f"large.{suffix}", make_pages(), 2)
+    write_photo(tmp_path / "large.tif", make_pages(), 2)
+    assert [page.metadata.icc for page in read_photo(tmp_path / "large.tif").images] == profiles
+
+
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_size_of_a_photo_is_upright(photo, tmp_path, orientation):
     for suffix in ("jpg", "png", "tif", "webp"):

@@ -140,7 +140,7 @@ def _write_one(file: Path, name: str, stream: ImageStream, options: EncodeOption
         with file.open("wb") as opened:
             # Pillow would write to the descriptor of a real file and ignore a full disk. `target` has no descriptor.
             target: Any = SimpleNamespace(write=opened.write)
-            _make_image(stream, name).save(target, name, **pillow_options)
+            _make_image(stream, name in DEEP_FORMATS).save(target, name, **pillow_options)
         _write_colour_space(file, name, stream.metadata)
 
 
@@ -150,10 +150,13 @@ def _write_frames(file: Path, name: str, frames: Iterable[ImageStream], loop: in
     for frame in frames:
         metadata = metadata or frame.metadata
         durations_ms.append(round(frame.metadata.duration_ms))
-        images.append(_make_image(frame, name))
+        images.append(_make_image(frame))
         if images[-1].size != images[0].size:
             raise PhotoError(f"has pages of different sizes, which {name} cannot store; use .tif")
+        if (frame.metadata.icc, frame.metadata.colour_chunks) != (metadata.icc, metadata.colour_chunks):
+            raise PhotoError(f"has pages with different colour spaces, which {name} cannot store; use .tif")
     assert metadata is not None
+    images = _match_modes(images)
     animation = _make_pillow_options(name, metadata, options) | {"loop": loop}
     if name == "PNG":
         # OP_NONE: with OP_BACKGROUND instead, Pillow would omit black frames. OP_SOURCE: each frame replaces the
@@ -182,8 +185,16 @@ def _write_colour_space(file: Path, name: str, metadata: Metadata) -> None:
         file.write_bytes(set_cicp(file.read_bytes(), chunk))
 
 
-def _make_image(stream: ImageStream, name: str) -> Image.Image:
-    deep_grey = stream.dtype == np.uint16 and stream.bands == 1 and name in DEEP_FORMATS
+def _match_modes(images: list[Image.Image]) -> list[Image.Image]:
+    """Convert frames to one mode with the colours and the transparency of all. Pillow would omit some of them."""
+    bands = {band for image in images for band in image.getbands()}
+    mode = ("RGB" if "R" in bands else "L") + ("A" if "A" in bands else "")
+    return [image if image.mode == mode else image.convert(mode) for image in images]
+
+
+def _make_image(stream: ImageStream, keeps_16_bits: bool = False) -> Image.Image:
+    """Make a Pillow image with 8 bits per band; with `keeps_16_bits`, 16-bit grey stays 16-bit grey."""
+    deep_grey = stream.dtype == np.uint16 and stream.bands == 1 and keeps_16_bits
     pixels = np.empty((stream.size[1], stream.size[0], stream.bands), "uint16" if deep_grey else "uint8")
     top = 0
     for strip in stream.strips:
