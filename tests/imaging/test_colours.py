@@ -269,6 +269,19 @@ def test_odd_declarations_of_colours_do_not_fail_and_are_named(tmp_path, chunks,
         assert next(read_photo(tmp_path / "large.avif").images).metadata.colour_chunks[b"cICP"] == chunks[b"cICP"]
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("other", ["cHRM", "gAMA", "sRGB", "iCCP"])
+def test_an_hdr_png_with_other_declarations_becomes_an_hdr_avif(tmp_path, other, bits):
+    pixels = np.tile(COLOURS, (2, 1, 1)).astype(f"uint{bits}") * (257 if bits == 16 else 1)
+    hdr = b"\x09\x10\0\1"  # BT.2020 and PQ
+    others = {b"cHRM": struct.pack(">8I", *(31_270, 32_900) * 4), b"sRGB": b"\0", **LINEAR}
+    chunks = {b"cICP": hdr} | {name: content for name, content in others.items() if name.decode() == other}
+    metadata = Metadata(icc=P3 if other == "iCCP" else b"", colour_chunks=chunks)
+    write_photo(tmp_path / "large.avif", [ImageStream((12, 2), 3, pixels.dtype, iter([pixels]), metadata)])
+    found = next(read_photo(tmp_path / "large.avif").images).metadata
+    assert (found.icc, found.colour_chunks) == (b"", {b"cICP": hdr})
+
+
 def test_the_colorimetry_of_a_bmp_is_kept(tmp_path):
     """In a BITMAPV4HEADER: the XYZ of the primaries of Display P3, and a linear curve."""
     primaries = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))

@@ -75,16 +75,18 @@ TRANSFERS: dict[int, Curve] = {
 def fit_colours(stream: ImageStream, name: str) -> ImageStream:
     """Convert an image to a colour space that the format `name` can store.
 
-    A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps a cICP chunk of full range if it is the only chunk.
-    Otherwise, all chunks are removed. If they are removed from an image without a profile, its values are converted
-    to the transfer function of sRGB, and a colour image whose primaries are not those of sRGB gets a new profile.
-    If the format cannot store the profile of an image, the values are converted to sRGB. The names of lost colour
-    information are added to `Metadata.omitted`.
+    A PNG keeps all `Metadata.colour_chunks`. An AVIF keeps only a cICP chunk of full range, which has priority over
+    the other chunks and a profile (PNG, third edition). Otherwise, all chunks are removed. If they are removed from
+    an image without a profile, its values are converted to the transfer function of sRGB, and a colour image whose
+    primaries are not those of sRGB gets a new profile. If the format cannot store the profile of an image, the values
+    are converted to sRGB. The names of lost colour information are added to `Metadata.omitted`.
     """
     metadata = stream.metadata
     chunks = metadata.colour_chunks
-    is_cicp_only = {*chunks} == {b"cICP"} and chunks[b"cICP"][3] == FULL_RANGE
-    if chunks and not (name == "PNG" or (name == "AVIF" and is_cicp_only)):
+    cicp = chunks.get(b"cICP", b"")
+    if name == "AVIF" and cicp[3:] == bytes([FULL_RANGE]) and not (metadata.icc and UNSPECIFIED in cicp[:2]):
+        metadata = replace(metadata, icc=b"", colour_chunks={b"cICP": cicp})
+    elif chunks and name != "PNG":
         metadata = replace(metadata, colour_chunks={})
         if not metadata.icc:
             table, chromaticities, losses = _interpret(chunks, stream.dtype)
