@@ -537,6 +537,20 @@ def test_an_invalid_resolution_of_a_tiff_is_not_written(horizontal, tmp_path):
     assert next(iter(read_photo(tmp_path / "small.tif").images)).metadata.dpi is None
 
 
+def test_only_pages_with_a_resolution_have_one(tmp_path):
+    """Pillow returns 1 dpi for a page without a resolution, or the resolution of the page before."""
+    tags = [{}, {282: 300.0, 283: 150.0, 296: 2}, {}, {282: 300.0, 296: 2}, {282: 4.0, 283: 3.0, 296: 1}]
+    pages = [Image.new("L", (8, 8)) for _ in tags]
+    for page, resolution in zip(pages, tags, strict=True):
+        page.encoderinfo = {"tiffinfo": resolution}
+    pages[0].save(tmp_path / "small.tif", save_all=True, append_images=pages[1:])
+    found = [page.metadata.dpi for page in read_photo(tmp_path / "small.tif").images]
+    assert found == [None, (300, 150), None, None, None]
+    upscale_job(PhotoJob(tmp_path / "small.tif", tmp_path / "large.tif"))
+    with Image.open(tmp_path / "large.tif") as large:
+        assert 282 not in large.tag_v2
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

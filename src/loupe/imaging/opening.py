@@ -16,6 +16,7 @@ from loupe.imaging.formats import READ_EXTENSIONS, is_heif, is_jpeg_xl
 
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANES, TILE_WIDTH = 259, 262, 277, 284, 322  # numbers of TIFF tags
 EXTRA_SAMPLES, SAMPLE_FORMAT, SUBFILE_TYPE, BIT_ORDER = 338, 339, 254, 266
+RESOLUTIONS = {282, 283}  # horizontal and vertical
 PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
@@ -36,7 +37,8 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
 
     def _setup(self) -> None:
         self._is_unknown = False
-        self.info.pop("icc_profile", None)  # Pillow keeps the profile of the page that was read before
+        for name in ("icc_profile", "dpi"):  # Pillow keeps the values of the page that was read before
+            self.info.pop(name, None)
         try:
             super()._setup()
         except (KeyError, SyntaxError):
@@ -47,6 +49,8 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self._is_unknown = True
             self.tile = []
             self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
+        if not RESOLUTIONS <= self.tag_v2.keys():
+            self.info.pop("dpi", None)  # Pillow's default, 1
 
     def needs_vips(self) -> bool:
         """Return whether libvips must decode the current page: Pillow may fail, or samples have more than 12 bits."""
