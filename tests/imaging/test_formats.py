@@ -474,6 +474,23 @@ def test_thumbnails_and_pyramid_levels_are_not_pages(photo, tmp_path):
         assert list_page_sizes(tmp_path / f"{name}.tif", 10) == sizes
 
 
+@pytest.mark.parametrize("kind", ["DNG", "NEF", "CR2"])
+def test_the_preview_of_a_raw_photo_is_not_upscaled(photo, tmp_path, kind):
+    """A DNG and a NEF begin with a thumbnail, and contain the raw image in a subdirectory; CR2 has a signature."""
+    tags = {"DNG": {254: 1, 50706: b"\1\4\0\0"}, "NEF": {254: 1, 330: 8}, "CR2": {}}[kind]
+    photo.convert("RGB").save(tmp_path / "photo.tif", tiffinfo=tags)
+    content = (tmp_path / "photo.tif").read_bytes()
+    if kind == "CR2":  # write the directory to the end of the file
+        start = int.from_bytes(content[4:8], "little")
+        moved = content + content[start : start + 2 + 12 * int.from_bytes(content[start : start + 2], "little") + 4]
+        content = moved[:4] + len(content).to_bytes(4, "little") + b"CR\2\0" + moved[12:]
+    (tmp_path / "photo.tif").write_bytes(content)
+    refusal = "is a raw photo of a camera, which is not supported; convert it to a TIFF or JPEG"
+    assert upscale_job(PhotoJob(tmp_path / "photo.tif", tmp_path / "large.jpg")).reason == refusal
+    with pytest.raises(PhotoError, match=refusal):
+        list_page_sizes(tmp_path / "photo.tif", 9)
+
+
 @pytest.mark.parametrize("is_big", [False, True])
 def test_pages_of_a_tiff_are_compressed_and_keep_their_metadata(tmp_path, monkeypatch, is_big):
     """Also in a BigTIFF, and with several strips per page."""

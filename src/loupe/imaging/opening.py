@@ -20,6 +20,9 @@ RESOLUTIONS = {282, 283}  # horizontal and vertical
 PIXEL_TAGS = (
     BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, BIT_ORDER, SAMPLES_PER_PIXEL, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT
 )  # fmt: skip
+SUBDIRECTORIES, DNG_VERSION = 330, 50706
+CR2_MARK = b"CR"  # at byte 8 of a raw photo of the format CR2
+RAW_PHOTO = "is a raw photo of a camera, which is not supported; convert it to a TIFF or JPEG"
 NOT_A_PAGE = 1 | 4  # bits of SUBFILE_TYPE: a thumbnail, or a mask
 MAX_SKIPPED = 5000  # maximum number of thumbnails and masks in a TIFF; opening each takes time
 WEBP_COMPRESSION = 50001  # libvips decodes pages with this compression
@@ -49,7 +52,7 @@ class TiffImage(TiffImagePlugin.TiffImageFile):
             self._is_unknown = True
             self.tile = []
             self._mode = {1: "L", 2: "LA", 3: "RGB"}.get(int(tags.get(SAMPLES_PER_PIXEL, 1)), "RGBA")
-        if not RESOLUTIONS <= self.tag_v2.keys():
+        if not self.tag_v2.keys() >= RESOLUTIONS:
             self.info.pop("dpi", None)  # Pillow's default, 1
 
     def needs_vips(self) -> bool:
@@ -98,12 +101,14 @@ def open_image(path: Path) -> Image.Image:
     Other formats are not tried, because Pillow decodes files of some of them, such as ICO, when it opens them.
 
     Raises:
-        PhotoError: the format is not supported, or its plugin is not installed.
+        PhotoError: the format is not supported, for example CR2, or its plugin is not installed.
         Exception: any other error, for example of a damaged file; see `translate_errors`.
     """
     with path.open("rb") as file:
         head = file.read(12)
     if head[:4] in TiffImagePlugin.PREFIXES:
+        if head[8:].startswith(CR2_MARK):
+            raise PhotoError(RAW_PHOTO)
         return TiffImage(path)
     Image.preinit()
     # Pillow loads all plugins when it tries a format whose plugin is not loaded. Such formats come last.
@@ -166,7 +171,8 @@ def list_pages(image: Image.Image) -> Iterator[int]:
     If a TIFF has no pages, seek to its first image and yield 0.
 
     Raises:
-        PhotoError: more than MAX_SKIPPED images are not pages.
+        PhotoError: more than MAX_SKIPPED images are not pages, or the file is a raw photo: it has no pages, but
+            subdirectories (such as NEF and ARW) or a DNG version.
     """
     number = page_count = 0
     try:
@@ -181,4 +187,6 @@ def list_pages(image: Image.Image) -> Iterator[int]:
     except EOFError:
         if not page_count:
             image.seek(0)
+            if {SUBDIRECTORIES, DNG_VERSION} & image.tag_v2.keys():  # type: ignore[attr-defined]
+                raise PhotoError(RAW_PHOTO) from None
             yield 0
