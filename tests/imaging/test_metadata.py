@@ -12,16 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from loupe.imaging.attachments import XMP_UUID, _list_boxes, read_skipped_metadata
+from loupe.imaging.attachments import C2PA_UUID, XMP_UUID, _list_boxes, list_attachments, read_skipped_metadata
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
 from loupe.imaging.grey import GreyPhoto
 from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
 from loupe.imaging.metadata import INFO_NAMES, make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
+from loupe.imaging.opening import open_image
 from loupe.imaging.pixels import make_upright
 from loupe.imaging.placement import Placement
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile, make_srgb_profile
@@ -579,6 +581,43 @@ def test_metadata_that_pillow_skips_is_kept_or_named(image, tmp_path):
         assert (result.info.get("icc_profile") == adobe) == (suffix in ("png", "jp2", "gif"))
         assert (result.info.get("xmp") == xmp) == (suffix in ("jp2", "gif"))
         assert (result.info.get("comment") == b"one\ntwo") == (suffix == "jpg")
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic"])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("alpha", []), ("depth", ["depth map"]), ("hdrgainmap", ["gain map"]), ("matte", ["auxiliary image"]),
+     ("pages", ["further images"]), ("tmap", ["gain map"]), ("uuid", ["content credentials"]),
+     ("mpvd", ["embedded video"])],
+)  # fmt: skip
+def test_other_images_of_an_avif_or_heic_are_named(tmp_path, suffix, kind, names):
+    if suffix == "heic":
+        pytest.importorskip("pi_heif")
+    pages = pyvips.Image.black(16, 32, bands=3).copy(interpretation="srgb")
+    pages.set_type(pyvips.GValue.gint_type, "page-height", 16)
+    content = pages.heifsave_buffer(compression="av1")
+    if kind == "tmap":  # the type of the second image
+        items, mark, rest = content.partition(b"iprp")
+        first, _, second = items.rpartition(b"av01")
+        content = first + b"tmap" + second + mark + rest
+    if kind not in ("pages", "tmap"):
+        stream = io.BytesIO()
+        Image.new("RGBA", (16, 16), (90, 60, 30, 100)).save(stream, "AVIF")
+        urn = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha"
+        other = {"depth": urn.replace(b"alpha", b"depth"), "matte": b"urn:com:apple:photo:2018:aux:skinmatte",
+                 "hdrgainmap": b"urn:com:apple:photo:2020:aux:hdrgainmap"}.get(kind, urn)  # fmt: skip
+        content = stream.getvalue().replace(urn, other.ljust(len(urn), b"\0"))
+    if kind == "uuid":
+        content += struct.pack(">I", 28) + b"uuid" + C2PA_UUID + b"data"
+    elif kind == "mpvd":
+        content += struct.pack(">I", 12) + b"mpvd" + b"data"
+    file = tmp_path / f"photo.{suffix}"
+    file.write_bytes(content.replace(b"ftypavif", b"ftyp" + suffix.encode(), 1))
+    with open_image(file) as opened:  # pi_heif does not decode AV1
+        read_skipped_metadata(opened, file)
+        assert list_attachments(opened) == names
+    if suffix == "avif":
+        assert [page.metadata.omitted for page in read_photo(file).images] == [tuple(names)]
 
 
 def test_exif_that_declares_adobe_rgb_becomes_a_profile(image, tmp_path):

@@ -12,16 +12,33 @@ from PIL import Image
 MAX_BOX_BYTES = 2**24  # longer boxes are read up to this number of bytes
 MAX_GIF_BYTES = 2**22  # a GIF is searched for a profile and an XMP packet only up to this position
 CREDENTIALS = "content credentials"  # data of the standard C2PA
-# Names of data by kind of box (JPEG 2000, JPEG XL); for a JPEG XL, `xml ` is read as XMP
-BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map"}
+# Names of data by kind of box (JPEG 2000, JPEG XL, AVIF, HEIF); for a JPEG XL, `xml ` is read as XMP
+BOXES = {b"xml ": "XML", b"jumb": CREDENTIALS, b"jhgm": "gain map", b"mpvd": "embedded video"}
 # Names of data by kind of the box that is compressed in a `brob` box (JPEG XL)
 COMPRESSED_BOXES = {b"Exif": "EXIF", b"xml ": "XMP", b"jumb": CREDENTIALS}
 XMP_UUID = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
-# Names of data by UUID of a JPEG 2000 box
+C2PA_UUID = bytes.fromhex("D8FEC3D61B0E483C92975828877EC481")
+# Names of data by UUID of a box
 UUIDS = {
+    C2PA_UUID: CREDENTIALS,
     b"JpgTiffExif->JP2": "EXIF",
     bytes.fromhex("33C7A4D2B81D4723A0BAF1A3E097AD38"): "IPTC",
     bytes.fromhex("B14BF8BD083D4B43A5AE8CD7D5A6CE03"): "GeoTIFF",
+}
+# Boxes whose content is read
+READ_BOXES = {
+    b"jp2h", b"colr", b"xml ", b"uuid", b"brob",
+    b"meta", b"pitm", b"iinf", b"infe", b"iref", b"thmb", b"auxl", b"dimg", b"iprp", b"ipco", b"auxC",
+}  # fmt: skip
+# Types of items that are images (HEIF). `tmap` applies a gain map to another image (ISO 21496-1).
+IMAGE_ITEMS = {b"av01", b"hvc1", b"avc1", b"jpeg", b"grid", b"iovl", b"iden"}
+# Names of auxiliary images by type; "" for alpha, which results contain
+AUXILIARY_IMAGES = {
+    b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha": "",
+    b"urn:mpeg:hevc:2015:auxid:1": "",
+    b"urn:mpeg:mpegB:cicp:systems:auxiliary:depth": "depth map",
+    b"urn:mpeg:hevc:2015:auxid:2": "depth map",
+    b"urn:com:apple:photo:2020:aux:hdrgainmap": "gain map",
 }
 TIFF_TAGS = {37724: "Photoshop layers", 52545: CREDENTIALS}  # names of data by number of a TIFF tag
 PHOTOSHOP_TAG, RESOURCES = 34377, "Photoshop resources"
@@ -114,7 +131,7 @@ def _read_boxes(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
 
 
 def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind and the content of each box; the content is b"" if `_read_boxes` does not need it."""
+    """Yield the kind and the content of each box; the content is b"" if the kind is not in READ_BOXES."""
     while len(head := file.read(8)) == 8:
         length, kind = int.from_bytes(head[:4], "big") - 8, head[4:]
         if length == -7:  # the stored length is 1: the real length follows, in 8 bytes
@@ -126,9 +143,51 @@ def _list_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         if length < 0:
             break
         end = file.tell() + length
-        is_read = kind in (b"jp2h", b"colr", b"xml ", b"uuid", b"brob")
-        yield kind, file.read(min(length, MAX_BOX_BYTES)) if is_read else b""
+        yield kind, file.read(min(length, MAX_BOX_BYTES)) if kind in READ_BOXES else b""
         file.seek(end)
+
+
+def _read_heif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
+    """Yield names for data of an AVIF or HEIF besides the primary image. Pillow does not list them for an AVIF."""
+    for kind, content in _list_boxes(file):
+        if kind == b"meta":
+            yield from _list_other_images(content)
+        elif kind == b"moov" and image.format == "HEIF":  # frames, which Loupe reads only from an AVIF
+            yield "further images"
+        elif kind == b"uuid":
+            yield UUIDS.get(content[:16], "a UUID box")
+        elif kind in BOXES:
+            yield BOXES[kind]
+
+
+def _list_other_images(meta: bytes) -> Iterator[str]:
+    """Yield names for the images in a box `meta` that are not the primary image (ISO/IEC 23008-12)."""
+    # Most of these boxes begin with a version (1 byte) and flags (3 bytes). Numbers have 2 or 4 bytes, by version.
+    boxes = dict(_list_boxes(io.BytesIO(meta[4:])))
+    primary, items, references = (boxes.get(kind, b"") for kind in (b"pitm", b"iinf", b"iref"))
+    others = set()
+    for _, item in _list_boxes(io.BytesIO(items[8 if items[:1] > b"\0" else 6 :])):
+        end = 8 if item[:1] > b"\2" else 6
+        kind = item[end + 2 : end + 6]
+        if kind == b"tmap":
+            yield "gain map"
+        elif kind in IMAGE_ITEMS:
+            others.add(int.from_bytes(item[4:end], "big"))
+    others.discard(int.from_bytes(primary[4:], "big"))
+    width = 4 if references[:1] > b"\0" else 2
+    for kind, content in _list_boxes(io.BytesIO(references[4:])):
+        positions = (0, *range(width + 2, len(content), width))
+        source, *targets = (int.from_bytes(content[at : at + width], "big") for at in positions)
+        if kind in (b"thmb", b"auxl"):
+            others.discard(source)
+        elif kind == b"dimg":  # the images from which another image is made, such as tiles
+            others.difference_update(targets)
+    properties = dict(_list_boxes(io.BytesIO(boxes.get(b"iprp", b"")))).get(b"ipco", b"")
+    for kind, content in _list_boxes(io.BytesIO(properties)):
+        if kind == b"auxC" and (name := AUXILIARY_IMAGES.get(content[4:].partition(b"\0")[0], "auxiliary image")):
+            yield name
+    if others:
+        yield "further images"
 
 
 def _read_gif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
@@ -148,5 +207,6 @@ def _read_gif(image: Image.Image, file: IO[bytes]) -> Iterator[str]:
 
 
 READERS: dict[str | None, Callable[[Image.Image, IO[bytes]], Iterator[str]]] = {
-    "PNG": _read_png, "WEBP": _read_webp, "JPEG2000": _read_boxes, "JXL": _read_boxes, "GIF": _read_gif
+    "PNG": _read_png, "WEBP": _read_webp, "JPEG2000": _read_boxes, "JXL": _read_boxes, "GIF": _read_gif,
+    "AVIF": _read_heif, "HEIF": _read_heif,
 }  # fmt: skip
