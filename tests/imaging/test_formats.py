@@ -546,6 +546,21 @@ def test_cmyk_is_converted_by_its_profile_to_srgb(photo, tmp_path, cmyk_profile)
     assert "sRGB" in described
 
 
+@pytest.mark.parametrize(
+    ("name", "mode", "named"),
+    [("a.jpg", "CMYK", "CMYK"), ("a.tif", "CMYK", "CMYK"), ("deep.tif", "CMYK", "CMYK"), ("a.tif", "LAB", "Lab"),
+     ("a.tif", "RGB", "")],
+)  # fmt: skip
+def test_cmyk_and_lab_are_named_because_results_are_rgb(photo, tmp_path, name, mode, named):
+    image = photo.convert("RGB").convert(mode) if mode != "LAB" else of_mode(photo, mode)
+    image.save(tmp_path / name, icc_profile=None)
+    if name == "deep.tif":
+        deep = np.asarray(image).astype("uint16") * 257
+        tifffile.imwrite(tmp_path / name, deep, photometric="separated", metadata=None)
+    (page,) = read_photo(tmp_path / name).images
+    assert page.metadata.omitted == ((f"{named} colours (converted to sRGB)",) if named else ())
+
+
 @pytest.mark.parametrize("horizontal", [(0, 0), (1, 0), (0, 1), (10**9, 1)], ids=str)
 def test_an_invalid_resolution_of_a_tiff_is_not_written(horizontal, tmp_path):
     tags = TiffImagePlugin.ImageFileDirectory_v2()

@@ -16,6 +16,7 @@ from loupe.imaging.profiles import is_for_grey, make_srgb_profile, open_profile
 
 # Number of colour bands for each interpretation of libvips. Further bands are alpha or masks.
 COLOUR_BANDS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb": 3, "rgb16": 3, "scrgb": 3, "lab": 3, "labs": 3, "cmyk": 4}
+REPLACED_SPACES = {CMYK: "CMYK", LAB: "Lab"}  # colour spaces that become sRGB
 PREMULTIPLIED_ALPHA, STRAIGHT_ALPHA = 1, 2  # values of the TIFF tag ExtraSamples
 
 
@@ -40,11 +41,17 @@ def read_profile(image: Image.Image) -> bytes:
     profiles for Lab.
     """
     icc = image.info.get("icc_profile") or b""
-    kind = {"CMYK": CMYK, "LAB": LAB}.get(image.mode)
-    if isinstance(image, TiffImage):
-        kind = image.get_photometric()  # the mode of a page that Pillow cannot decode is not its colour space
-    spaces = ("CMYK",) if kind == CMYK else ("RGB", "GRAY", *("Lab",) * (kind == LAB))
+    replaced = get_replaced_space(image)
+    spaces = ("CMYK",) if replaced == "CMYK" else ("RGB", "GRAY", *filter(None, (replaced,)))
     return icc if icc and open_profile(icc, *spaces) else b""
+
+
+def get_replaced_space(image: Image.Image) -> str:
+    """Return the name of the colour space that becomes sRGB, `CMYK` or `Lab`; "" for other colour spaces."""
+    if isinstance(image, TiffImage):
+        # The mode of a page that Pillow cannot decode is not its colour space.
+        return REPLACED_SPACES.get(image.get_photometric(), "")
+    return {"CMYK": "CMYK", "LAB": "Lab"}.get(image.mode, "")
 
 
 def match_profile(pixels: np.ndarray, icc: bytes) -> tuple[np.ndarray, bytes]:

@@ -22,6 +22,7 @@ from loupe.imaging.opening import TiffImage, count_images, list_pages, open_imag
 from loupe.imaging.pixels import (
     decode_by_pillow,
     decode_by_vips,
+    get_replaced_space,
     make_upright,
     match_profile,
     needs_vips,
@@ -226,6 +227,7 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     image = file.image
     exif, icc = image.getexif(), read_profile(image)
     is_unsuitable = "icc_profile" in image.info and not icc
+    replaced = get_replaced_space(image)
     stored_orientation = orientation = exif.get(ORIENTATION, 1)
     if by_vips and image.format == "HEIF":
         pixels = decode_deep_heif(file.path)
@@ -241,6 +243,8 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     metadata = _read_colours(file, matched_icc, exif)
     if is_unsuitable or matched_icc != icc:
         metadata = replace(metadata, omitted=(*metadata.omitted, "colour profile (damaged or unsuitable)"))
+    if replaced:
+        metadata = replace(metadata, omitted=(*metadata.omitted, f"{replaced} colours (converted to sRGB)"))
     if not file.strip:
         if image.format == "TIFF" and EXIF_IFD in exif:
             with file.path.open("rb") as stream:
