@@ -7,19 +7,22 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import validate_output_file, write_file
+from loupe.imaging.colour import fit_colours
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
-from loupe.imaging.image_data import ImageData
+from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.reader import read_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import Size, find_uncropped_size
 
 MAX_FIGURES = 12
 MAX_FIGURE_SIZE = 1600, 1200  # width and height, in pixels of the result
+STRIP_ROWS = 64  # rows whose colours are converted in one step
 
 # An invisible slider moves the line between photo and result. The slider is wider than the image by the width of its
 # thumb (the handle), because the centre of a thumb cannot reach the ends of a slider.
@@ -163,15 +166,15 @@ def render_figure(
     left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
     # The edges of `part` in the photo, in pixels, not rounded
     box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
-    photo = to_image(to_8_bits(before.pixels))
+    (photo, photo_icc), (result, result_icc) = map(_make_image, (before, after))
     name = escape(job.photo.name)
     return FIGURE.format(
         number=number,
         name=name,
         caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
-        large=_make_data_url(to_image(to_8_bits(part)), after.metadata.icc),
-        lanczos=_make_data_url(photo.resize(size, Image.Resampling.LANCZOS, box), before.metadata.icc),
-        small=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), before.metadata.icc),
+        large=_make_data_url(result, result_icc),
+        lanczos=_make_data_url(photo.resize(size, Image.Resampling.LANCZOS, box), photo_icc),
+        small=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), photo_icc),
     )
 
 
@@ -184,6 +187,15 @@ def _render_figure_or_error(number: int, job: PhotoJob, read: Callable[[Path], I
 
 def _get_size(image: ImageData) -> Size:
     return image.pixels.shape[1], image.pixels.shape[0]
+
+
+def _make_image(image: ImageData) -> tuple[Image.Image, bytes]:
+    """Return an image with colours that a WebP can store, and its profile."""
+    (width, height), pixels = _get_size(image), image.pixels
+    strips = (pixels[top : top + STRIP_ROWS] for top in range(0, height, STRIP_ROWS))
+    stream = ImageStream((width, height), pixels.shape[2], pixels.dtype, strips, image.metadata)
+    fitted = fit_colours(stream, "WEBP")
+    return to_image(np.concatenate([to_8_bits(strip) for strip in fitted.strips])), fitted.metadata.icc
 
 
 def _make_data_url(image: Image.Image, icc: bytes) -> str:
