@@ -206,6 +206,23 @@ def test_results_in_the_output_folder_do_not_match_a_pattern(tree, pattern, out)
     assert outs(tree, pattern, out=out) == before
 
 
+@pytest.mark.parametrize("inputs", [["."], ["*"], ["*.jpg"], ["../a"]])
+@pytest.mark.parametrize(
+    "options", [{"suffix": "_big"}, {"extension": ".webp"}, {"suffix": "_big", "extension": ".webp"}]
+)
+def test_results_next_to_their_photos_are_not_photos(tree, monkeypatch, inputs, options):
+    monkeypatch.chdir(tree / "a")
+    before = find_photos(inputs, Path(), **options).jobs
+    for job in before:
+        job.out.write_bytes(job.photo.read_bytes())
+    assert find_photos(inputs, Path(), **options).jobs == before
+
+
+def test_a_photo_is_not_taken_for_the_result_of_a_photo_in_another_folder(tree):
+    with pytest.raises(UsageError, match="out: must not replace a photo"):
+        outs(tree, "a/one.jpg", "a/b/one.jpg", out="a/b")
+
+
 def test_a_pattern_with_matches_only_in_the_output_folder_selects_them(tree):
     with pytest.raises(UsageError, match="out: must not replace a photo of the inputs"):
         outs(tree, "a/b/*.jpg", out="a/b")

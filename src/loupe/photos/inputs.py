@@ -4,7 +4,7 @@ import glob
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
@@ -90,7 +90,7 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
                 search.add_folder(path, out / path.resolve().name if len(paths) > 1 else out)
             else:
                 search.add_file(path, out / path.name)
-        found = search.found
+        found = replace(search.found, jobs=_drop_results(search.found.jobs))
     _validate_no_overwriting(found)
     return found
 
@@ -126,6 +126,17 @@ def _validate_folder(out: Path, single: bool) -> None:
         raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: must be a folder for several photos, got the file {str(out)!r}")
+
+
+def _drop_results(jobs: list[PhotoJob]) -> list[PhotoJob]:
+    """Remove photos that are the result of another photo in the same folder: results of an earlier call."""
+    paths = {job: (_resolve_folder(job.photo), _resolve_folder(job.out)) for job in jobs}
+    results = {out for photo, out in paths.values() if photo != out and photo.parent == out.parent}
+    return [job for job in jobs if paths[job][0] not in results]
+
+
+def _resolve_folder(path: Path) -> Path:
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _validate_no_overwriting(found: PhotoList) -> None:
