@@ -1,6 +1,8 @@
 """Networks of the scale factor 1:1 in the steps: train, evaluate, register, restore; `upscale` refuses them."""
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import mlflow
@@ -40,6 +42,17 @@ def folder(tmp_path_factory, photos):
 
 def restored(**given):
     return restore.run(parse_settings("restore", {"overwrite": True, "quiet": False} | given))
+
+
+def test_large_photos_masks_and_results_cause_no_warning(folder, real_crop, monkeypatch, recwarn, capsys):
+    """Pillow warns about images with more than MAX_IMAGE_PIXELS."""
+    real_crop("coffee.png", 200, 150, 40, 30).save("photo.png")
+    Image.new("L", (40, 30), 255).save("mask.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("photo.png").read_bytes())))
+    restored(inputs="-", out="clean.png", method="nlm", mask="mask.png", compare="page.html")
+    assert [*recwarn] == []
+    assert capsys.readouterr().err == ""
 
 
 def test_a_photo_is_restored_by_a_network_file(folder, real_crop, capsys):

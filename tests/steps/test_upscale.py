@@ -250,6 +250,8 @@ def test_a_photo_is_read_from_and_written_to_standard_streams(real, tmp_path):
         assert done.stderr.count(b"\n") == (1 if expected else 0)
         if expected:
             assert done.stdout == b""
+            assert b"the standard input" in done.stderr
+            assert b"stdin" not in done.stderr
         else:
             with Image.open(io.BytesIO(done.stdout)) as result:
                 assert (result.format, result.size) == ("WEBP", (90, 60))

@@ -25,6 +25,7 @@ MODEL = (
     ".keras or .onnx file"
 )
 STREAM = "-"  # the standard input or the standard output
+STREAM_FOLDER = "loupe-stream-"  # start of the name of the temporary folder for their files
 ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
 
 

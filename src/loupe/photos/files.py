@@ -1,13 +1,13 @@
 """Lists, processes and reports photos, for the steps that process photos."""
 
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.cli.progress import ProgressBar, print_error, print_line
-from loupe.config.photos import STREAM, PhotoSettings
+from loupe.config.photos import STREAM, STREAM_FOLDER, PhotoSettings
 from loupe.errors import LoupeError, UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +21,19 @@ ISOLATED_EXTENSIONS = frozenset((".webp", ".avif", ".gif", ".tif", ".tiff", ".bm
 PROGRESS_BYTES = 2_000_000  # a single photo gets a progress bar if its file is larger
 
 
-def open_streams(settings: "StepSettings") -> "AbstractContextManager[StepSettings]":
-    """Return a context manager that yields the settings, with temporary files in place of `-`."""
-    if STREAM not in (settings.out, *settings.inputs):
-        return nullcontext(settings)
-    from loupe.photos.streams import replace_streams
+@contextmanager
+def open_streams(settings: "StepSettings") -> "Iterator[StepSettings]":
+    """Yield the settings, with temporary files in place of `-`. In the block, Pillow's warnings are ignored."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # about harmless faults and large images
+        if STREAM not in (settings.out, *settings.inputs):
+            yield settings
+            return
+        from loupe.photos.streams import replace_streams
 
-    return replace_streams(settings.model_copy(update={"inputs": _replace_sample(settings.inputs)}))
+        replaced = settings.model_copy(update={"inputs": _replace_sample(settings.inputs)})
+        with replace_streams(replaced) as opened:
+            yield opened
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
@@ -51,7 +57,7 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
         validate_file(Path(settings.compare), settings.overwrite or settings.resume)
     if settings.dry_run:
         for job in found.jobs:
-            print_line(f"{job.photo} -> {job.out}", settings.quiet)
+            print_line(f"{_name_photo(job.photo)} -> {job.out}", settings.quiet)
     return found
 
 
@@ -151,11 +157,13 @@ def report_outcomes(
                 text = f"{outcome.size[0]}x{outcome.size[1]}{f', by {method}' if method else ''}"
                 print_line(f"{outcome.job.out}: {text}", settings.quiet)
             elif outcome.skipped:
-                print_line(f"{outcome.job.photo}: skipped, larger than the requested size", settings.quiet)
+                print_line(
+                    f"{_name_photo(outcome.job.photo)}: skipped, larger than the requested size", settings.quiet
+                )
             elif not outcome.reason:
                 print_line(f"{outcome.job.out}: kept, it already exists", settings.quiet)
         if failures:
-            raise LoupeError(f"{failures[0][0]}: {failures[0][1]}")
+            raise LoupeError(f"{_name_photo(failures[0][0])}: {failures[0][1]}")
     else:
         for path, reason in failures:
             print_error(f"{path}: {reason}")
@@ -177,6 +185,11 @@ def report_outcomes(
         if not outcomes:
             raise LoupeError(f"no photos in {', '.join(settings.inputs)}")
     return [outcome.job.out for outcome in done]
+
+
+def _name_photo(path: Path) -> str:
+    """Return the name of a photo for messages."""
+    return "the standard input" if path.parent.name.startswith(STREAM_FOLDER) else str(path)
 
 
 def _replace_sample(inputs: Sequence[str]) -> tuple[str, ...]:

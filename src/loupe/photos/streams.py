@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from loupe.cli.streams import write_output
-from loupe.config.photos import STREAM, PhotoSettings
+from loupe.config.photos import STREAM, STREAM_FOLDER, PhotoSettings
 from loupe.errors import UsageError
 from loupe.imaging.decoder import PhotoError, translate_errors
 from loupe.imaging.formats import READ_EXTENSIONS, choose_extension
@@ -35,7 +35,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     if len(inputs) != 1 or inputs[0].is_dir():
         rule = f"must be a single file if inputs or out is {STREAM!r}"
         raise UsageError(f"inputs: {rule}, got {', '.join(settings.inputs)}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=STREAM_FOLDER) as folder:
         changes: dict[str, object] = {}
         photo = inputs[0]
         if STREAM in settings.inputs:
