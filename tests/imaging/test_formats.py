@@ -385,6 +385,16 @@ def test_tiffs_that_pillow_rejects_are_read_or_refused_with_the_reason(photo, tm
             assert (pixels[:, 10:, -1] == 255).all(), name
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("value", "got"), [(np.nan, "NaN"), (np.inf, r".* to inf"), (-np.inf, r"-inf to .*")])
+def test_a_tiff_with_nan_or_infinite_pixels_is_refused(tmp_path, value, got, whole):
+    pixels = np.full((8, 9, 3), value if whole else 0.5, "float32")
+    pixels[3, 4, 1] = value
+    tifffile.imwrite(tmp_path / "floats.tif", pixels, photometric="rgb")
+    with pytest.raises(PhotoError, match=f"^floats must be from 0 to 1, got {got}$"):
+        next(read_photo(tmp_path / "floats.tif").images)
+
+
 def make_bmp(masks: tuple[int, ...], pixels: np.ndarray) -> bytes:
     """Encode a BMP with 16 bits per pixel and bit fields; pixels: uint16 (height, width), with an even width."""
     info = struct.pack("<IiiHHIIiiII", 40, pixels.shape[1], pixels.shape[0], 1, 16, 3, 0, 0, 0, 0, 0)

@@ -1,6 +1,7 @@
 """Decodes an opened image to pixels and their colour profile, with Pillow or libvips (see `needs_vips`)."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def decode_by_vips(file: Image.Image, path: Path, icc: bytes) -> tuple[np.ndarra
         image = _open_by_vips(path, file)
         if image.format == "float" and image.interpretation != "lab":
             statistics = _open_by_vips(path, file).stats()  # row 0 is for all bands
-            low, high = (statistics(column, 0)[0] for column in (0, 1))
+            low, high, total = (statistics(column, 0)[0] for column in (0, 1, 2))
+            if math.isnan(total):
+                raise PhotoError("floats must be from 0 to 1, got NaN")
             if not 0 <= low <= high <= 1:
                 raise PhotoError(f"floats must be from 0 to 1, got {low:g} to {high:g}")
             image = (image * 65535).rint().cast("ushort")
