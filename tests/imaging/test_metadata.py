@@ -20,6 +20,7 @@ from loupe.imaging.attachments import C2PA_UUID, XMP_UUID, _list_boxes, list_att
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.exif import place_exif
 from loupe.imaging.grey import GreyPhoto
+from loupe.imaging.isolated_reader import open_readers
 from loupe.imaging.maker_note import EXIF_IFD, MAKER_NOTE, PlacedExif
 from loupe.imaging.metadata import INFO_NAMES, make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
@@ -581,6 +582,21 @@ def test_metadata_that_pillow_skips_is_kept_or_named(image, tmp_path):
         assert (result.info.get("icc_profile") == adobe) == (suffix in ("png", "jp2", "gif"))
         assert (result.info.get("xmp") == xmp) == (suffix in ("jp2", "gif"))
         assert (result.info.get("comment") == b"one\ntwo") == (suffix == "jpg")
+
+
+def test_tags_that_are_too_long_are_omitted_and_named(image, tmp_path):
+    """ImageJ stores its metadata in the tags 0xc696 (numbers) and 0xc697 (bytes)."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[315] = "Nobody"
+    tags[50839], tags.tagtype[50839] = b"j" * 5_000_000, 1
+    tags[50838], tags.tagtype[50838] = tuple(range(600_000)), 4
+    tags[50840], tags.tagtype[50840] = b"k" * 1_000_000, 1
+    image.save(tmp_path / "photo.tif", tiffinfo=tags)
+    with open_readers(1) as (reader,):
+        (page,) = reader.open(tmp_path / "photo.tif", 300_000_000).images
+    assert page.metadata.omitted == ("EXIF tag 0xc697 (too long)", "EXIF tag 0xc696 (too long)")
+    assert page.metadata.exif[315] == "Nobody"
+    assert len(page.metadata.exif[50840]) == 1_000_000
 
 
 @pytest.mark.parametrize("suffix", ["avif", "heic"])

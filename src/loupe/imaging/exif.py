@@ -30,6 +30,8 @@ STRUCTURE_TAGS = frozenset(
 POINTER_TAGS = frozenset({273, 279, 288, 289, 324, 325, 330, 513, 514})
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value, by type
 ENTRY_BYTES = 12  # an entry of a directory: tag, type, number of values, value or position
+MAX_EXIF_BYTES = 4_000_000  # parsing EXIF takes up to 18 times its size in memory
+NUMBER_BYTES = 8  # maximum bytes of a number
 MAX_DIRECTORIES = 3  # the first directory, EXIF and GPS
 MAKER_NOTE_NAME = "the camera's maker note"
 # Start of an image description that contains the size of the image: OME-XML, ImageJ and tifffile
@@ -109,6 +111,7 @@ def read_exif(image: Image.Image, exif: Image.Exif) -> tuple[Image.Exif | None, 
         del exif.get_ifd(EXIF_IFD)[MAKER_NOTE]
         omitted.append(MAKER_NOTE_NAME)
     try:
+        omitted += _remove_long_tags(exif)
         for tags in _get_directories(exif):
             _use_raw_text(tags)
         content = exif.tobytes()
@@ -171,6 +174,24 @@ def _use_raw_text(tags: Any) -> None:
     for tag, value in list(tags.items()):
         if isinstance(value, str) and not value.isascii():
             tags[tag] = RawText(value)
+
+
+def _remove_long_tags(exif: Image.Exif) -> list[str]:
+    """Remove the longest tags until the others take at most MAX_EXIF_BYTES; return the names of removed tags."""
+    lengths = [
+        (len(value) * (1 if isinstance(value, (bytes, str)) else NUMBER_BYTES) + ENTRY_BYTES, tag, tags)
+        for tags in _get_directories(exif)
+        for tag, value in tags.items()
+        if isinstance(value, (bytes, str, tuple))
+    ]
+    removed, total = [], sum(length for length, _, _ in lengths)
+    for length, tag, tags in sorted(lengths, key=lambda entry: entry[0], reverse=True):
+        if total <= MAX_EXIF_BYTES:
+            break
+        del tags[tag]
+        removed.append(f"EXIF tag {tag:#06x} (too long)")
+        total -= length
+    return removed
 
 
 def _remove_unreadable(exif: Image.Exif) -> list[str]:

@@ -15,6 +15,7 @@ from PIL import Image
 from loupe.imaging.child_process import Connection
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import LIBRARY_BYTES
+from loupe.imaging.exif import MAX_EXIF_BYTES
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.limits import limit_process, read_data_bytes, return_freed_blocks
 from loupe.imaging.reader import Photo, read_photo
@@ -23,7 +24,7 @@ from loupe.imaging.reader import Photo, read_photo
 # Photos take up to 0.1 s per megapixel.
 BASE_CPU_S, CPU_S_PER_MEGAPIXEL = 10, 0.2
 LARGE_BLOCK_BYTES = 2**18  # freed blocks of at least this size return to the system
-MAX_EXIF_BYTES, MAX_METADATA_BYTES = 4_000_000, 64_000_000  # parsing EXIF takes up to 18 times its size in memory
+MAX_METADATA_BYTES = 64_000_000
 
 
 def serve(connections: list[Connection]) -> None:
