@@ -297,6 +297,12 @@ def add_layer(config, kind, **values):
                                        "inbound_nodes": []})  # fmt: skip
 
 
+def rename(config, old, new):
+    name = config["config"]["name"]
+    assert old in name
+    config["config"]["name"] = name.replace(old, new)
+
+
 def double_channels(config, times):
     """Concatenate the image with itself repeatedly."""
     first = find_layer(config, "Concatenate")
@@ -337,6 +343,12 @@ CONFIGS = {
     "Lambda": lambda config: add_layer(config, "Lambda"),
     "many layers": lambda config: config["config"].update(layers=config["config"]["layers"] * 1000),
     "geometry": lambda config: config["config"].update(name="loupe.q1.p9999.side4.halo4.rec601"),
+    "smaller scale factor in the name": lambda config: rename(config, "q2.p3", "q2.p2"),
+    "larger scale factor in the name": lambda config: rename(config, "q2.p3", "q2.p4"),
+    "result of another layer": lambda config: config["config"].update(
+        output_layers=[find_layer(config, "SpaceToDepth")["name"], 0, 0]
+    ),
+    "two results": lambda config: config["config"].update(output_layers=[config["config"]["output_layers"]] * 2),
 }  # fmt: skip
 
 

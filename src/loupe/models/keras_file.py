@@ -61,14 +61,19 @@ def _validate_network(file: Path, config: object) -> None:
 
 
 def validate_size(config: object, max_bytes: int = MAX_BYTES[WEIGHTS]) -> int:
-    """Return the number of weights of a network; raise ValueError if it is larger than `load` accepts.
+    """Return the number of weights of a network, after a check of its sizes.
 
     Args:
         config: the configuration of the network, as in `config.json`.
         max_bytes: a further limit of the size of the weights.
+
+    Raises:
+        ValueError: the network is larger than `load` accepts, or its result does not match the scale factor in its
+            name.
     """
     geometry = Geometry.from_name(config["config"]["name"])  # type: ignore[index] # callers handle the TypeError
-    size = measure_network(config, compute_largest_input(geometry))
+    side = compute_largest_input(geometry)
+    size = measure_network(config, side)
     limit = min(MAX_BYTES[WEIGHTS], max_bytes)
     if 4 * size.weights > limit:
         raise ValueError(f"must have at most {limit} bytes of weights, got {4 * size.weights}")
@@ -77,4 +82,7 @@ def validate_size(config: object, max_bytes: int = MAX_BYTES[WEIGHTS]) -> int:
             f"must need at most {MAX_INTERMEDIATE_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
             f"got {4 * size.largest} and {size.products}"
         )
+    expected = (side * geometry.p // geometry.q,) * 2 + (1,)
+    if size.result != expected:
+        raise ValueError(f"must return {expected} for {(side, side, geometry.channels)}, got {size.result}")
     return size.weights

@@ -31,11 +31,13 @@ class NetworkSize:
         weights: the number of weights.
         largest: the number of values of the largest intermediate result for one image.
         products: the number of multiplications for one image.
+        result: the shape of the result for one image.
     """
 
     weights: int = 0
     largest: int = 0
     products: int = 0
+    result: Shape = (0, 0, 0)
 
 
 def measure_network(model: Any, side: int) -> NetworkSize:
@@ -74,7 +76,16 @@ def measure_network(model: Any, side: int) -> NetworkSize:
             raise ValueError(f"input_shape: must have {inputs[0][2]} channels, got {str(declared[-1])[:80]}")
         shapes[layer["name"]] = shape
         size.largest = max(size.largest, math.prod(shape))
+    size.result = shapes[_find_output(model["config"]["output_layers"])]
     return size
+
+
+def _find_output(outputs: Any) -> str:
+    """Return the name of the layer whose result is that of the network. Keras stores one output also as a list."""
+    outputs = outputs if isinstance(outputs[0], list) else [outputs]
+    if len(outputs) != 1:
+        raise ValueError(f"output_layers: must be 1, got {len(outputs)}")
+    return str(outputs[0][0])
 
 
 def _list_inputs(layer: Any) -> list[str]:
