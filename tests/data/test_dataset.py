@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import psutil
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -396,17 +397,40 @@ def test_a_folder_that_is_not_a_dataset_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 0.5, 0.99])
-def test_a_damaged_manifest_is_refused(copy, keep):
+def test_a_cut_manifest_is_refused(copy, keep):
     content = (copy / MANIFEST).read_bytes()
     (copy / MANIFEST).write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(UsageError, match="must be a prepared dataset"):
-        Dataset(copy)
+    refuse_manifest(copy, lambda: Dataset(copy))
+
+
+@pytest.mark.parametrize("column", ["split", "row", "path", "sha256"])
+def test_a_changed_byte_in_a_column_of_the_manifest_is_refused_when_it_is_read(copy, column):
+    with pyarrow.parquet.ParquetFile(copy / MANIFEST) as file:
+        chunk = file.metadata.row_group(0).column(file.schema_arrow.names.index(column))
+        last_byte = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size - 1
+    content = bytearray((copy / MANIFEST).read_bytes())
+    content[last_byte] ^= 1
+    (copy / MANIFEST).write_bytes(content)
+    refuse_manifest(copy, lambda: Dataset(copy).rows)
+
+
+@pytest.mark.parametrize("key", [b'"train_labels": ', b'"digest": "'])
+def test_changed_metadata_of_the_manifest_are_refused(copy, key):
+    table = pyarrow.parquet.read_table(copy / MANIFEST)
+    metadata = table.schema.metadata
+    changed = metadata | {b"loupe": metadata[b"loupe"].replace(key, key + b"1")}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(changed), copy / MANIFEST)
+    refuse_manifest(copy, lambda: Dataset(copy))
+
+
+def refuse_manifest(folder, read):
+    with pytest.raises(LoupeError, match=r"^dataset: .*manifest\.parquet.* is damaged: ") as caught:
+        read()
+    assert not isinstance(caught.value, UsageError)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_parquet_file_of_another_program_is_refused(tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
     pyarrow.parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / MANIFEST)
     with pytest.raises(UsageError, match="must be a prepared dataset"):
         Dataset(tmp_path)

@@ -1,6 +1,5 @@
 """Opens a prepared dataset: its manifest, and the inputs and labels in its shards (files with many images)."""
 
-import json
 import mmap
 import threading
 from collections import deque
@@ -16,7 +15,7 @@ import numpy as np
 from loupe.config.fields import format_value, parse_scale
 from loupe.data import storage
 from loupe.data.array_files import map_array
-from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows
+from loupe.data.manifest import INDEX_COLUMNS, MANIFEST, ManifestRows, open_manifest, read_metadata
 from loupe.data.manifest_check import find_fault
 from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
@@ -49,12 +48,10 @@ class Dataset:
 
     Raises:
         UsageError: the location is not a prepared dataset.
-        LoupeError: the object store of the URL cannot be read.
+        LoupeError: the object store of the URL or the manifest cannot be read, or the manifest is damaged.
     """
 
     def __init__(self, location: str | Path) -> None:
-        import pyarrow.parquet
-
         location = str(location)
         folder = storage.get_local_folder(location)
         try:
@@ -62,8 +59,8 @@ class Dataset:
                 raise FileNotFoundError
             if not (folder / MANIFEST).is_file():  # opening a FIFO would block
                 raise FileNotFoundError
-            with pyarrow.parquet.ParquetFile(folder / MANIFEST) as file:
-                metadata = json.loads(file.schema_arrow.metadata[b"loupe"])
+            with open_manifest(folder / MANIFEST) as file:
+                metadata = read_metadata(file)
                 fault = find_fault(file, metadata)
                 # With threads, pyarrow would keep memory that it no longer needs.
                 self._index: Any = None if fault else file.read(INDEX_COLUMNS, use_threads=False)

@@ -4,10 +4,12 @@ The manifest is a Parquet file with one row per label, and one row per skipped p
 """
 
 import bisect
+import hashlib
 import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +18,12 @@ from typing import Any, overload
 import numpy as np
 
 from loupe.data import storage
+from loupe.errors import LoupeError, describe_error
 from loupe.imaging.jpeg_quality import MAX_QUALITY
 
 MANIFEST = "manifest.parquet"
+# Keys of the metadata of the file. Parquet has checksums of pages, but not of metadata.
+METADATA, METADATA_CHECKSUM = b"loupe", b"loupe.sha256"
 SPLITS = {"train": 0.75, "validation": 0.875, "test": 1.0}  # a `_hash_fraction` below 0.75 means train
 SMALL_COLLECTION = 200  # with fewer hashes, splits by hash can be far from 75, 12.5 and 12.5 %
 ROWS_PER_GROUP = 1 << 16
@@ -76,9 +81,9 @@ class ManifestRows(Sequence[dict[str, Any]]):
 
     def read_jpeg_qualities(self) -> np.ndarray | None:
         """Return the JPEG quality of each input (100: no compression); None if the inputs are not degraded."""
-        import pyarrow.parquet
-
-        if QUALITY_COLUMN not in pyarrow.parquet.read_schema(self._file).names:
+        with open_manifest(self._file) as file:
+            names = file.schema_arrow.names
+        if QUALITY_COLUMN not in names:
             return None
         column = self._read([QUALITY_COLUMN])[QUALITY_COLUMN]
         qualities: np.ndarray = column.fill_null(MAX_QUALITY).to_numpy()
@@ -96,10 +101,9 @@ class ManifestRows(Sequence[dict[str, Any]]):
     def _read(self, columns: list[str] | None) -> Any:
         """Read columns of these rows; None reads all columns. Row groups without these rows are not read."""
         import pyarrow as pa
-        import pyarrow.parquet
 
         tables, start = [], 0
-        with pyarrow.parquet.ParquetFile(self._file) as file:
+        with open_manifest(self._file) as file:
             tables.append(file.schema_arrow.empty_table().select(columns or file.schema_arrow.names))
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
@@ -109,6 +113,48 @@ class ManifestRows(Sequence[dict[str, Any]]):
                     tables.append(row_group.take(self._numbers[first:last] - start))
                 start = stop
         return pa.concat_tables([table.replace_schema_metadata() for table in tables])
+
+
+@contextmanager
+def open_manifest(file: Path) -> Iterator[Any]:
+    """Open a manifest, and verify the checksums of all pages that the block reads.
+
+    Yields:
+        The `ParquetFile`.
+
+    Raises:
+        LoupeError: the file is unreadable or damaged, also if the block detects it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as manifest:
+            yield manifest
+    except (OSError, pa.ArrowException) as error:  # pyarrow raises OSError for damaged pages
+        raise LoupeError(
+            f"dataset: {str(file)!r} cannot be read or is damaged: {describe_error(error)}; if it is damaged, remove "
+            "the dataset and prepare it again"
+        ) from None
+
+
+def read_metadata(manifest: Any) -> Any:
+    """Return the metadata that `write_manifest` stored in an open `ParquetFile`.
+
+    Raises:
+        KeyError, TypeError, ValueError or RecursionError: the file has no valid metadata of Loupe.
+        OSError: they differ from their checksum. Older versions did not write the checksum.
+    """
+    found = manifest.schema_arrow.metadata
+    text = found[METADATA]
+    if METADATA_CHECKSUM in found and found[METADATA_CHECKSUM] != _compute_checksum(text):
+        raise OSError("the metadata differ from their checksum")
+    return json.loads(text)
+
+
+def _compute_checksum(content: bytes) -> bytes:
+    """Return the SHA-256 as text."""
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
@@ -191,9 +237,13 @@ def write_manifest(location: str, tables: list[Any], metadata: dict[str, Any]) -
     import pyarrow.parquet
 
     metadata = metadata | {"counts": _count_labels(tables), "skip_reasons": _count_reasons(tables)}
-    schema = tables[0].schema.with_metadata({"loupe": json.dumps(metadata, sort_keys=True)})
+    text = json.dumps(metadata, sort_keys=True)
+    schema = tables[0].schema.with_metadata({METADATA: text, METADATA_CHECKSUM: _compute_checksum(text.encode())})
     remaining = iter(tables)
-    with storage.create_file(location, MANIFEST) as path, pyarrow.parquet.ParquetWriter(path, schema) as file:
+    with (
+        storage.create_file(location, MANIFEST) as path,
+        pyarrow.parquet.ParquetWriter(path, schema, write_page_checksum=True) as file,
+    ):
         while group := list(itertools.islice(remaining, TABLES_PER_WRITE)):
             file.write_table(pa.concat_tables(group).replace_schema_metadata(schema.metadata), ROWS_PER_GROUP)
 
