@@ -4,13 +4,19 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from fractions import Fraction
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from jobs import build_env, list_runs, loupe, open_store
 from PIL import Image
 
+from loupe.config import parse_settings
+from loupe.data import preparation
+from loupe.steps import evaluate, main, train
+from loupe.tracking import runs
 from loupe.upscalers import bundled
 
 pytestmark = pytest.mark.xdist_group("main")  # one process: the tests share one finished main job
@@ -43,6 +49,18 @@ def test_main_prints_scores_and_the_next_commands(finished_main):
     assert "models:/loupe/1" in decision
     assert "of the bundled network small of 3:2 on 2 photos of sample-" in decision
     assert Image.open(finished_main / "upscaled.png").size == (900, 600)  # 600x400 by 3:2
+
+
+def test_main_scores_the_baselines_on_the_photos_of_the_networks(monkeypatch):
+    monkeypatch.setattr(preparation, "find_dataset", lambda *names: "data/photos")
+    monkeypatch.setattr(runs, "open_step_run", lambda *arguments: nullcontext())
+    monkeypatch.setattr(train, "run", lambda settings: train.Training("0" * 32, settings.network, 1.0, 0.1, {}))
+    monkeypatch.setattr(evaluate, "run", (evaluate_calls := Mock(side_effect=InterruptedError)))
+    with pytest.raises(InterruptedError):
+        main.run(parse_settings("main", {"smoke": True}))
+    (settings,) = evaluate_calls.call_args.args
+    assert settings.split == "test"
+    assert settings.limit is None  # train scores networks on the whole test split
 
 
 def test_train_run_has_settings_dataset_curves_scores_and_images(finished_main):

@@ -47,6 +47,7 @@ def run(settings: Main) -> None:
         trainings = [train.run(parse_settings("train", variant | train_fields)) for variant in VARIANTS]
         best = min(trainings, key=lambda training: training.validation_mae)
         evaluate_fields = shared | {"model": f"runs:/{best.run_id}/model", "dataset": location, "quiet": True}
+        evaluate_fields["limit"] = None  # train scores each network on the whole test split, also with --smoke
         summary = evaluate.run(parse_settings("evaluate", evaluate_fields))
         register_fields = {"run": best.run_id, "quiet": True, "data_dir": settings.data_dir}
         registration = register.run(parse_settings("register", register_fields))
