@@ -3,20 +3,26 @@
 import json
 import shutil
 from fractions import Fraction
+from unittest.mock import Mock
 
 import mlflow
+import numpy as np
 import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.data import dataset as data
 from loupe.data import sources
+from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare
 from loupe.errors import LoupeError, UsageError
-from loupe.evaluation import protocols
+from loupe.evaluation import figures, protocols
 from loupe.steps import evaluate
+from loupe.tracking import records
 from loupe.upscalers import bundled
-from loupe.upscalers.baselines import compute_filter_weights
+from loupe.upscalers.baselines import FilterUpscaler, build_classical, compute_filter_weights
+from loupe.upscalers.geometry import Geometry
+from loupe.upscalers.tiling import upscale
 
 BASELINES = {"nearest", "bilinear", "bicubic", "lanczos", "ridge"}
 
@@ -60,6 +66,35 @@ def test_models_with_the_same_file_name_have_separate_rows_and_metrics(folder):
     }
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 0
+
+
+class Seams:
+    """Doubles images and darkens the left half of each block, so that the result depends on `recompose`."""
+
+    geometry = Geometry(4, 8, 4, 0, "rec601")
+
+    def __call__(self, images):
+        large = images.repeat(2, axis=1).repeat(2, axis=2)
+        return large - 0.5 * (np.arange(large.shape[2]) % 8 < 4)[:, None]
+
+
+@pytest.mark.parametrize("recompose", ["concatenate", "gaussian"])
+@pytest.mark.parametrize(
+    ("name", "title"), [("network", "network"), ("lanczos", "lanczos (model)"), ("ridge", "ridge (model)")]
+)
+def test_the_sheet_shows_the_scored_results_of_the_model_and_the_baselines(name, title, recompose, monkeypatch):
+    labels = np.random.default_rng(0).integers(0, 256, (1, 32, 32), "uint8")
+    pairs = Pairs.from_images([{"sha256": "0"}], labels[:, ::2, ::2], labels, Fraction(2))
+    methods = {"model": Seams(), **build_classical(pairs.scale), "ridge": FilterUpscaler("bicubic", pairs.scale)}
+    monkeypatch.setattr(records, "log_figure", Mock())
+    monkeypatch.setattr(figures, "save_figure", (save := Mock()))
+    settings = parse_settings("evaluate", {"sheet": "sheet.png", "recompose": recompose})
+    evaluate._draw_figures(settings, methods, name, pairs)
+    inputs, labels = next(pairs.batches(1))
+    maes = {key: np.abs(upscale(method, inputs, recompose) - labels).mean() for key, method in methods.items()}
+    columns = {"nearest": "nearest", "lanczos": "lanczos", "ridge": "ridge", title: "model"}
+    expected = ["input", *(f"{column}\nmae {maes[key]:.4f}" for column, key in columns.items()), "label"]
+    assert [axes.get_title() for axes in save.call_args.args[0].axes] == expected
 
 
 @pytest.mark.slow

@@ -166,15 +166,15 @@ def plot_comparison(methods: Mapping[str, UpscalingModel], pairs: Pairs | WholeP
     return figure
 
 
-def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs) -> Figure:
+def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs, recompose: str = "concatenate") -> Figure:
     """Plot the most detailed crop of each of the SHEET_ROWS photos with the sharpest edges.
 
     Each row shows the input, the result of each method, and the label. The titles are the keys of `methods` and the
-    mae of the whole result.
+    mae of the whole result. `recompose` is as in `upscale`.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
     inputs, labels = next(sample.batches(SHEET_ROWS))
-    results = {name: upscale(method, inputs) for name, method in methods.items()}
+    results = {name: upscale(method, inputs, recompose) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), len(results) + 2, squeeze=False)
     for number, axes_row in enumerate(grid):

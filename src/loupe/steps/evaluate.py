@@ -237,7 +237,8 @@ def _draw_figures(
     if settings.sheet:
         assert isinstance(pairs, Pairs)
         columns = {key: method for key, method in methods.items() if key not in OMITTED_COLUMNS}
-        figure = figures.plot_sheet(columns | {name: methods["model"]}, pairs)
+        title = f"{name} (model)" if name in columns else name  # a file can have the name of a baseline
+        figure = figures.plot_sheet(columns | {title: methods["model"]}, pairs, settings.recompose)
         figures.save_figure(figure, Path(settings.sheet))
 
 
