@@ -22,7 +22,7 @@ from loupe.tracking import records
 from loupe.upscalers import bundled
 from loupe.upscalers.baselines import FilterUpscaler, build_classical, compute_filter_weights
 from loupe.upscalers.geometry import Geometry
-from loupe.upscalers.tiling import upscale
+from loupe.upscalers.tiling import SelfEnsemble, upscale
 
 BASELINES = {"nearest", "bilinear", "bicubic", "lanczos", "ridge"}
 
@@ -95,6 +95,17 @@ def test_the_sheet_shows_the_scored_results_of_the_model_and_the_baselines(name,
     columns = {"nearest": "nearest", "lanczos": "lanczos", "ridge": "ridge", title: "model"}
     expected = ["input", *(f"{column}\nmae {maes[key]:.4f}" for column, key in columns.items()), "label"]
     assert [axes.get_title() for axes in save.call_args.args[0].axes] == expected
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_self_ensemble_is_used_for_all_networks(ensemble):
+    given = {"model": "tiny", "others": ["small", "bicubic"], "ensemble": ensemble}
+    settings = parse_settings("evaluate", given)
+    names = evaluate.choose_names(settings)
+    others = evaluate._load_others(settings, settings.scale, names)
+    networks = [evaluate._load_model(settings, "tiny"), *others.values()]
+    assert len(networks) == 2
+    assert [isinstance(network.model, SelfEnsemble) for network in networks] == [ensemble] * 2
 
 
 @pytest.mark.slow

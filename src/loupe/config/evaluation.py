@@ -44,7 +44,7 @@ class Evaluate(DatasetSettings, LabelSettings):
         rule="numbers from 1 to 100, comma-separated",
     )
     recompose: Recompose = field("concatenate", RECOMPOSE)
-    ensemble: bool = field(False, ENSEMBLE)
+    ensemble: bool = field(False, f"for `model` and `others`: {ENSEMBLE}")
     device: Device = field("auto", DEVICE)
     out: Text = field(None, "write the scores to this JSON file", rule="none or a path")
     sheet: Text = field(

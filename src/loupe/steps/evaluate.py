@@ -47,7 +47,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
     short_names = choose_names(settings)
     _validate_files(settings)
     project_run.begin_step(settings.quiet)
-    loaded = _load_model(settings, settings.model, settings.ensemble)
+    loaded = _load_model(settings, settings.model)
     scale = loaded.model.geometry.scale
     if "scale" in settings.model_fields_set and settings.scale != scale:
         got = format_value(settings.scale)
@@ -121,9 +121,7 @@ def _validate_files(settings: Evaluate) -> None:
         raise UsageError(f"photos: must be a folder, tar file or image that exists, got {settings.photos!r}")
 
 
-def _load_model(
-    settings: Evaluate, name: str, ensemble: bool = False, scale: Fraction | None = None
-) -> "LoadedModel":
+def _load_model(settings: Evaluate, name: str, scale: Fraction | None = None) -> "LoadedModel":
     """Load a model by its name.
 
     If the name selects networks with several scale factors, load the network for `scale`, or for `settings.scale`
@@ -132,7 +130,7 @@ def _load_model(
     from loupe.tracking.resolver import ResolveOptions, resolve_model
 
     options = ResolveOptions(
-        ensemble, keras=True, threads=0, data_dir=settings.data_dir, device=settings.device, restore=None
+        settings.ensemble, keras=True, threads=0, data_dir=settings.data_dir, device=settings.device, restore=None
     )
     networks = resolve_model(name, options)
     return networks.get(networks.scales[0] if len(networks.scales) == 1 else scale or settings.scale)
@@ -150,7 +148,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
             if scale == 1:
                 raise UsageError(f"others: must be models of scale 1:1, got {name}")
             continue
-        loaded = _load_model(settings, name, scale=scale)
+        loaded = _load_model(settings, name, scale)
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(
