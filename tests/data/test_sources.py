@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.data import sources
+from loupe.data import sources, storage
 from loupe.data.preparation import choose_crop
 from loupe.data.sources import list_photos
 from loupe.errors import UsageError
@@ -40,6 +40,33 @@ def refused(listed, *sources, **choice):
         listed(*sources, **choice)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_prepared_dataset_is_not_used_as_photos(listed, photo_folder):
+    (photo_folder / "manifest.parquet").touch()
+    message = "source: must be photos, got the prepared dataset"
+    assert refused(listed, photo_folder) == f"{message} '{photo_folder}'; train and evaluate read it with --dataset"
+
+
+def test_prepared_datasets_of_an_object_store_are_not_used_as_photos(listed, monkeypatch):
+    names = ["a.jpg", "photos-1.jpg", "photos-1/figure.png", "photos-1/manifest.parquet", "photos-1/more/figure.png"]
+    monkeypatch.setattr(storage, "list_files", lambda url: dict.fromkeys(names, 1))
+    monkeypatch.setattr(storage, "read_range", lambda url, offset, size: b"x")
+    assert [photo.path for photo in listed("s3://bucket/photos")] == ["a.jpg", "photos-1.jpg"]
+    monkeypatch.setattr(storage, "list_files", lambda url: {"a.jpg": 1, "manifest.parquet": 1})
+    message = "source: must be photos, got the prepared dataset 's3://***@bucket/photos'"
+    assert refused(listed, "s3://user:word@bucket/photos").startswith(message)
+
+
+def test_a_folder_whose_path_is_nearly_too_long_is_listed(listed, photo_folder, monkeypatch):
+    before = facts(listed(photo_folder))
+    monkeypatch.chdir(photo_folder)
+    length = 4090  # bytes of the path of the last folder; a path has at most 4095
+    rest = length - len(str(photo_folder))
+    for part in ["d" * 200] * (rest // 201) + ["e" * (rest % 201 - 1)]:
+        os.mkdir(part)
+        os.chdir(part)
+    assert facts(listed(photo_folder)) == before
 
 
 def test_the_sample_consists_of_bundled_photos_and_needs_no_network(listed, monkeypatch):

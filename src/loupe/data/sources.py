@@ -157,6 +157,8 @@ def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
 
     Subfolders that Loupe and MLflow write are omitted: prepared datasets, and `mlruns` next to a store.
     """
+    if _is_dataset(root):
+        raise _refuse_dataset(root)
     files: dict[Path, str] = {}  # the reason for skipping each file, or ""
     folders = [root]
     while folders:  # os.walk fails at a thousand nested folders and ignores errors
@@ -177,7 +179,7 @@ def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
                 files[file] = f"cannot be read: {error.strerror}"
                 continue
             if stat.S_ISDIR(mode):
-                if not ((file / MANIFEST).exists() or (file.name == "mlruns" and (folder / "mlflow.db").exists())):
+                if not (_is_dataset(file) or (file.name == "mlruns" and (folder / "mlflow.db").exists())):
                     folders.append(file)
             else:
                 files[file] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
@@ -190,6 +192,16 @@ def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
         yield SourcePhoto(source, "/".join(parts), category, location, reason=reason)
 
 
+def _is_dataset(folder: Path) -> bool:
+    """Return whether a folder is a prepared dataset. If the path of the manifest is too long, return False."""
+    return os.path.exists(folder / MANIFEST)
+
+
+def _refuse_dataset(location: Path | str) -> UsageError:
+    hint = "train and evaluate read it with --dataset"
+    return UsageError(f"source: must be photos, got the prepared dataset {str(location)!r}; {hint}")
+
+
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
     """Return why a file is skipped, or "". A link can lead out of the source; a FIFO can block forever."""
     if is_link:
@@ -200,11 +212,14 @@ def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
 
 
 def _list_url(source: str) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder or tar in an object store, without hidden files and folders."""
+    """Yield the files of a folder or tar in an object store, without hidden ones and prepared datasets."""
     files = storage.list_files(source)
     if list(files) == [""]:
         return _list_tar(source, source)
-    paths = {path: _split_path(path) for path in sorted(files)}
+    if MANIFEST in files:
+        raise _refuse_dataset(source)
+    datasets = tuple(path.removesuffix(MANIFEST) for path in files if path.endswith(f"/{MANIFEST}"))
+    paths = {path: _split_path(path) for path in sorted(files) if not path.startswith(datasets)}
     paths = {path: parts for path, parts in paths.items() if not any(part.startswith(".") for part in parts)}
     if not any(_is_image(path) for path in paths):
         raise UsageError(f"source: must contain an image, got {source!r}")
