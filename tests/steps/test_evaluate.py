@@ -97,6 +97,15 @@ def test_the_sheet_shows_the_scored_results_of_the_model_and_the_baselines(name,
     assert [axes.get_title() for axes in save.call_args.args[0].axes] == expected
 
 
+@pytest.mark.parametrize(("protocol", "per_photo"), [("study-patches", 1), ("labels", 2)])
+def test_the_number_of_images_is_that_of_the_scored_labels(protocol, per_photo, folder, monkeypatch):
+    monkeypatch.setattr(evaluate, "_load_ridge", lambda *_: None)
+    crop = {"crop": "random", "labels_per_photo": 2, "label_size": 30}
+    summary = summarised(model="tiny", protocol=protocol, **crop)
+    assert summary["photos"] > 1
+    assert summary["images"] == per_photo * summary["photos"]
+
+
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_the_self_ensemble_is_used_for_all_networks(ensemble):
     given = {"model": "tiny", "others": ["small", "bicubic"], "ensemble": ensemble}

@@ -150,6 +150,11 @@ def count_photos(table: pd.DataFrame) -> int:
     return int(table["photo"].nunique() if "photo" in table else table["photos"].iloc[0])
 
 
+def count_images(table: pd.DataFrame) -> int:
+    """Return the number of images of a table of scores; `score_patches` uses one image per photo."""
+    return int(table["image"].nunique()) if "image" in table else count_photos(table)
+
+
 def compute_intervals(values: np.ndarray, photos: np.ndarray) -> list[list[float] | None]:
     """Compute 95 % intervals of means with Student's t; the images of a photo are one observation.
 

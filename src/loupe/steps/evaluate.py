@@ -65,17 +65,17 @@ def run(settings: Evaluate) -> dict[str, Any]:
         table = protocols.score_images(settings, methods, pairs)
         if images.dataset:
             images.dataset.finish_verification()
-        photos = scoring.count_photos(table)
+        photos, image_count = scoring.count_photos(table), scoring.count_images(table)
         dataset_inputs.log_images(images, photos)
         _draw_figures(settings, methods, short_names[settings.model], pairs)
         records.log_table(table, "scores.json")
         scores, text = _log_scores(settings, table, [*networks], images.link_metrics(loaded.model_id))
         summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
-        summary |= {"photos": photos, "images": len(pairs)} | scores
+        summary |= {"photos": photos, "images": image_count} | scores
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    counts = f"{len(pairs)} images of {scoring.format_photos(photos)}"
+    counts = f"{image_count} images of {scoring.format_photos(photos)}"
     print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
