@@ -1,11 +1,15 @@
 """The sheet of crops: which crops it shows, and in which order."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 
 from loupe.data.pairs import Pairs
+from loupe.errors import UsageError
 from loupe.evaluation import figures
 from loupe.upscalers.baselines import FilterUpscaler
 
@@ -45,6 +49,18 @@ def test_the_sheet_shows_each_photo_once(pairs: Pairs) -> None:
         rows, [pairs[index][0] for index in range(6)], [pairs[index][1] for index in range(6)], pairs.scale
     )
     assert len(figures.plot_sheet({}, twice).axes) == 2 * 2  # two photos, input and label
+
+
+@pytest.mark.parametrize("extension", [*FigureCanvasBase.get_supported_filetypes(), "", "PNG", "doc"])
+def test_a_sheet_is_written_or_its_format_is_refused(extension: str, tmp_path: Path) -> None:
+    file = tmp_path / f"sheet.{extension}"
+    if extension in ("pgf", "doc"):  # pgf needs LaTeX
+        with pytest.raises(UsageError, match=r"^sheet: must end in one of avif, .*, png, .*, got "):
+            figures.validate_format(file)
+    else:
+        figures.validate_format(file)
+        figures.save_figure(Figure(figsize=(0.1, 0.1)), file)
+        assert file.stat().st_size
 
 
 @pytest.mark.parametrize("sides", [(30, 90), (90, 30), (1, 7), (2, 2), (31, 64)])
