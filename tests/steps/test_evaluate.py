@@ -195,6 +195,27 @@ def test_photos_that_do_not_exist_are_refused():
         evaluated(photos="nowhere", model="tiny")
 
 
+@pytest.mark.parametrize("protocol", ["labels", "classical"])
+@pytest.mark.parametrize("content", ["folder", "file"])
+def test_photos_without_an_image_are_refused_by_the_name_of_the_field(content, protocol, tmp_path):
+    if content == "file":
+        (tmp_path / "photos").write_text("no tar", encoding="utf-8")
+    else:
+        (tmp_path / "photos").mkdir()
+    settings = parse_settings("evaluate", {"photos": str(tmp_path / "photos"), "protocol": protocol})
+    with pytest.raises(UsageError, match=r"^photos: must (contain an image|be a complete, uncompressed tar), got "):
+        protocols.open_images(settings, Fraction(3, 2), "rec601")
+
+
+def test_inputs_smaller_than_the_patches_of_the_study_are_refused():
+    labels = np.zeros((1, 6, 6), "uint8")
+    pairs = Pairs.from_images([{"sha256": "0"}], labels[:, :4, :4], labels, Fraction(3, 2))
+    settings = parse_settings("evaluate", {"protocol": "study-patches"})
+    got = "study-patches for patches of 10 pixels and inputs of 4 pixels"
+    with pytest.raises(UsageError, match=f"^protocol: must be labels if the patches are .*, got {got}$"):
+        protocols.score_images(settings, build_classical(pairs.scale), pairs)
+
+
 @pytest.mark.parametrize(
     ("model", "others", "labels"),
     [

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,7 +18,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.pairs import Pairs
 from loupe.data.sources import list_photos, name_sources
 from loupe.data.whole_photos import WholePhotos
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.evaluation import qualities, scoring
 from loupe.upscalers.tiling import UpscalingModel
 
@@ -56,9 +57,19 @@ class Images:
 
 def open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
     """Open the images that the settings select; `luminance` is the default formula for photos."""
-    shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if scale == 1:
         _validate_restoration(settings)
+    try:
+        return _open_images(settings, scale, luminance)
+    except LoupeError as error:
+        if settings.photos is None:
+            raise
+        # `source` is a field of preprocess.
+        raise type(error)(re.sub("^source:", "photos:", str(error))) from None
+
+
+def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
+    shared = {name: getattr(settings, name) for name in ("limit", "seed", "data_dir", "quiet")}
     if settings.protocol == "classical":
         photos = list_photos(parse_settings("preprocess", {"source": _list_sources(settings)} | shared))
         whole = WholePhotos(photos, scale, settings.quiet)

@@ -11,6 +11,7 @@ from loupe.config.networks import DEFAULT_PATCHES
 from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.data.whole_photos import WholePhotos
+from loupe.errors import UsageError
 from loupe.evaluation import metrics
 from loupe.imaging.conversion import from_floats, to_floats
 from loupe.upscalers.baselines import build_classical
@@ -80,9 +81,15 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     Returns:
         Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw
         and method.
+
+    Raises:
+        UsageError: the patches are larger than the inputs.
     """
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
+    if side > pairs.sides[0]:
+        got = f"study-patches for patches of {side} pixels and inputs of {pairs.sides[0]} pixels"
+        raise UsageError(f"protocol: must be labels if the patches are larger than the inputs, got {got}")
     patches = Patches(pairs.select_first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
