@@ -219,6 +219,15 @@ def test_batches_contain_all_pairs_in_order_as_floats(prepared):
         assert np.array_equal(labels[index, ..., 0], to_floats(pairs[index][1]))
 
 
+def test_batches_of_large_labels_are_smaller(prepared, monkeypatch):
+    pairs = Dataset(prepared).load_pairs("all", Fraction(2))
+    for pixels, expected in ((3 * 24**2, 3), (24**2 - 1, 1), (100 * 24**2, 4)):
+        monkeypatch.setattr("loupe.data.pairs.MAX_BATCH_PIXELS", pixels)
+        batches = list(pairs.batches(4))
+        assert max(len(labels) for _, labels in batches) == expected
+        np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), pairs.load_floats()[1])
+
+
 def test_subsample_keeps_inputs_and_labels_together(prepared):
     pairs = Dataset(prepared).load_pairs("all", Fraction(2))
     few = pairs.subsample(5)

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from fractions import Fraction
@@ -11,6 +12,7 @@ import pytest
 
 from loupe.config import parse_settings
 from loupe.data import dataset as data
+from loupe.data.pairs import Pairs
 from loupe.data.preparation import prepare
 from loupe.errors import LoupeError
 from loupe.upscalers import ridge
@@ -22,6 +24,21 @@ SCALE = Fraction(3, 2)
 def dataset(photo_folder, tmp_path):
     settings = {"source": str(photo_folder), "label_size": "30", "data_dir": str(tmp_path / "data"), "quiet": "true"}
     return prepare(parse_settings("preprocess", settings))
+
+
+@pytest.mark.parametrize("scale", [Fraction(2), Fraction(3, 2), Fraction(1)])
+def test_the_memory_of_a_fit_does_not_grow_with_the_images(scale, monkeypatch):
+    labels = np.random.default_rng(0).integers(0, 256, (2, 240, 240), "uint8")
+    side = int(240 / scale)
+    pairs = Pairs.from_images([{}, {}], labels[:, :side, :side], labels, scale)
+    expected = ridge.fit(pairs)
+    monkeypatch.setattr(ridge, "MAX_BLOCKS", 1000)
+    tracemalloc.start()
+    weights = ridge.fit(pairs)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    assert peak_bytes < 5e6  # with all blocks in one matrix: more than 10 MB
 
 
 def make_zip():

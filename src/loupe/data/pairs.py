@@ -12,6 +12,8 @@ from loupe.data.manifest import ManifestRows
 from loupe.imaging.conversion import compress_jpeg, to_floats
 from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 
+MAX_BATCH_PIXELS = 2**23  # of the labels of a batch
+
 
 class Pairs:
     """Inputs with their labels, in stacks: arrays of images, or memory maps of shards.
@@ -112,15 +114,22 @@ class Pairs:
         return None if qualities is None else compute_strength(qualities).astype("float32")
 
     def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield inputs and labels of up to `size` pairs, float32 in [-1, 1], (n, side, side, 1).
+        """Yield inputs and labels of up to `size` pairs, as `load_floats` returns them.
+
+        MAX_BATCH_PIXELS limits the number of large labels, to at least 1.
+        """
+        size = min(size, max(1, MAX_BATCH_PIXELS // self.sides[1] ** 2))
+        for start in range(0, len(self), size):
+            yield self.load_floats(slice(start, start + size))
+
+    def load_floats(self, numbers: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and labels of the pairs `numbers`, by default all, float32 in [-1, 1], (n, side, side, 1).
 
         If `strengths` is not None, it is the second channel of the inputs.
         """
-        for start in range(0, len(self), size):
-            numbers = slice(start, start + size)
-            inputs, labels = self.copy_to_memory(numbers)
-            strengths = None if self.strengths is None else self.strengths[numbers]
-            yield add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
+        inputs, labels = self.copy_to_memory(numbers)
+        strengths = None if self.strengths is None else self.strengths[numbers]
+        return add_strengths(to_floats(inputs), strengths), to_floats(labels)[..., None]
 
     def with_strengths(self, wanted: bool) -> "Pairs":
         """Return a copy of the pairs. Its `strengths` is an array if `wanted`, otherwise None.

@@ -127,7 +127,7 @@ def plot_predictions(model: UpscalingModel, pairs: Pairs) -> Figure:
     sample = pairs.subsample(PREDICTION_ROWS)
     figure = Figure(figsize=(6, 2.1 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), 3, squeeze=False)
-    inputs, labels = next(sample.batches(PREDICTION_ROWS))
+    inputs, labels = sample.load_floats()
     columns = {"Dataset": inputs, "Label": labels, "Predicted": upscale(model, inputs)}
     for number, axes_row in enumerate(grid):
         for axes, (title, images) in zip(axes_row, columns.items(), strict=True):
@@ -173,7 +173,7 @@ def plot_sheet(methods: Mapping[str, UpscalingModel], pairs: Pairs, recompose: s
     mae of the whole result. `recompose` is as in `upscale`.
     """
     sample = _select_detailed_pairs(pairs.select_first_per_photo().subsample(SHEET_CANDIDATES), SHEET_ROWS)
-    inputs, labels = next(sample.batches(SHEET_ROWS))
+    inputs, labels = sample.load_floats()
     results = {name: upscale(method, inputs, recompose) for name, method in methods.items()}
     figure = Figure(figsize=(1.9 * (len(results) + 2), 2.2 * len(sample)), layout="constrained")
     grid = figure.subplots(len(sample), len(results) + 2, squeeze=False)

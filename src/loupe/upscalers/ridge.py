@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from loupe.upscalers.geometry import Geometry
 ALPHA = 0.01  # default weight of the L2 penalty
 FIT_IMAGES = 2048  # enough: these images have millions of blocks, and a result pixel has only 100 weights (q = 2)
 
+MAX_BLOCKS = 2**17  # blocks per product of matrices, about 160 MB at 3:2
+
 
 def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     """Fit a ridge regression without an intercept on all blocks of up to FIT_IMAGES evenly spaced pairs.
 
     Per block, X has one row of input pixels, and Y has one row of label pixels. The normal equations
-    (X'X + alpha I) W = X'Y are summed over batches, so that the memory does not grow with the number of images.
+    (X'X + alpha I) W = X'Y are summed over parts of the blocks, so that the memory does not grow with the number of
+    images or their size.
 
     Args:
         pairs: the images to fit on.
@@ -38,17 +42,24 @@ def fit(pairs: Pairs, alpha: float = ALPHA) -> np.ndarray:
     squares = alpha * np.eye(window * window)
     products = np.zeros((window * window, p * p))
     for inputs, labels in pairs.subsample(FIT_IMAGES).batches(16):
-        rows, columns = (side // q * q for side in inputs.shape[1:3])
-        x = extract_windows(inputs[:, :rows, :columns], q)
-        large = labels[:, : rows * p // q, : columns * p // q, 0]
-        y = large.reshape(len(large), rows // q, p, columns // q, p).transpose(0, 1, 3, 2, 4).reshape(-1, p * p)
-        x = x.reshape(-1, window * window).astype("float64")
-        squares += x.T @ x
-        products += x.T @ y
+        for x, y in _split_blocks(inputs, labels, q, p):
+            squares += x.T @ x
+            products += x.T @ y
     try:
         return np.linalg.solve(squares, products).astype("float32")
     except np.linalg.LinAlgError:  # a singular matrix: alpha=0 and nearly equal images
         return np.linalg.lstsq(squares, products, rcond=None)[0].astype("float32")
+
+
+def _split_blocks(inputs: np.ndarray, labels: np.ndarray, q: int, p: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield X, float64, and Y of `fit` for some rows of blocks: up to MAX_BLOCKS blocks, but at least one row."""
+    count, rows, columns = len(inputs), inputs.shape[1] // q, inputs.shape[2] // q
+    windows = _view_windows(inputs[:, : rows * q, : columns * q], q)
+    blocks = labels[:, : rows * p, : columns * p].reshape(count, rows, p, columns, p).transpose(0, 1, 3, 2, 4)
+    step = max(1, MAX_BLOCKS // (count * columns))
+    for start in range(0, rows, step):
+        x, y = (part[:, start : start + step] for part in (windows, blocks))
+        yield x.reshape(-1, x.shape[3] * x.shape[4]).astype("float64"), y.reshape(-1, p * p)
 
 
 def load_or_fit(dataset: Dataset, scale: Fraction) -> np.ndarray:
@@ -94,10 +105,15 @@ def extract_windows(images: np.ndarray, q: int) -> np.ndarray:
     Returns:
         (n, h/q, w/q, window * window), where window = q + 2 MARGIN.
     """
+    windows = _view_windows(images, q)
+    return windows.reshape(*windows.shape[:3], -1)
+
+
+def _view_windows(images: np.ndarray, q: int) -> np.ndarray:
+    """Return the windows of `extract_windows` without copies, (n, h/q, w/q, window, window)."""
     side = q + 2 * MARGIN
     padded = np.pad(images[..., 0], ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), mode="symmetric")
-    views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))[:, ::q, ::q]
-    return views.reshape(*views.shape[:3], side * side)
+    return np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(1, 2))[:, ::q, ::q]
 
 
 class RidgeUpscaler:
