@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,14 +19,16 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.data import preparation
+from loupe.data import preparation, reservations
+from loupe.data import shards as shard_module
 from loupe.data.dataset import Dataset
 from loupe.data.labels import shrink_label
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, prepare_in_memory, reopen
-from loupe.data.shards import PixelSums, hash_file
+from loupe.data.shards import PixelSums, hash_file, prepare_shard
 from loupe.data.sources import SourcePhoto, list_photos
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging import grey
 from loupe.imaging.atomic import create_partial
 from loupe.imaging.grey import GreyPhoto
 
@@ -237,6 +241,35 @@ def test_large_photos_have_more_labels_and_are_in_smaller_shards(
     shards_of = {size: {row["shard"] for row in rows if row["category"] == size} for size in "ls"}
     assert len(shards_of["l"]) >= 3
     assert len(shards_of["s"]) <= 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"label_size": 120, "crop": "random", "labels_per_photo": 300, "degrade": "jpeg"},
+        {"label_size": 120, "crop": "random", "labels_per_photo": 300, "recompress": 90},
+        {"label_size": 600, "crop": "centre", "degrade": "camera", "noise_levels": "10,10"},
+        {"label_size": 600, "crop": "centre", "degrade": "camera", "noise_levels": "10,10", "scales": "1:1"},
+        {"label_size": 600, "crop": "centre", "degrade": "jpeg", "luminance": "relative"},
+    ],
+)
+def test_the_memory_of_labels_and_of_their_degradation_is_reserved(
+    given, preprocess, real_crop, tmp_path, monkeypatch
+):
+    side = int(given["label_size"])
+    real_crop("coffee.png", 0, 0, 400, 400).resize((side, side)).save(tmp_path / "photo.png")
+    settings = preprocess(source=str(tmp_path / "photo.png"), **({"scales": "2:1"} | given))
+    sizes = []
+    monkeypatch.setattr(reservations, "reserve", lambda: nullcontext(sizes.append))
+    for module in (grey, shard_module):
+        monkeypatch.setattr(
+            module, "OPENING_BYTES", 2 * 10**6
+        )  # for Python's objects; the default hides small photos
+    tracemalloc.start()
+    prepare_shard(0, list_photos(settings), given["crop"], str(tmp_path), settings)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < max(sizes) < 8 * peak_bytes
 
 
 def test_labels_per_megapixel_is_refused_without_random_crops(preprocess):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from loupe.config.datasets import Preprocess
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
 from loupe.imaging.memory import get_default_budget
@@ -20,6 +21,10 @@ UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
 PROCESS_BYTES = 150 * 10**6  # memory of a worker without photos
 SPARE_BYTES = 64 * 10**6  # allowed in addition to a reservation, for strips, libraries and threads
 LARGE_BLOCK_BYTES = 2**22  # freed blocks of at least this size are returned to the system
+# Peak memory while a label is converted to grey, and copies of the label while its inputs are made: bytes per pixel
+# and band of the label
+GREY_LABEL_BYTES, COPY_BYTES = 10, 2
+INPUT_BYTES = {"none": 3, "jpeg": 10, "camera": 26}  # peak memory for degrading an input: bytes per pixel and band
 
 _semaphore: Any = None  # each unit is UNIT_BYTES of free memory; None if the process is not a local worker
 _waiting_lock: Any = None  # only one worker at a time waits for units: two could block each other
@@ -34,6 +39,22 @@ def get_budget() -> int:
     """
     budget = get_default_budget()
     return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
+
+
+def estimate_label_bytes(settings: Preprocess, crop: str, bands: int) -> int:
+    """Estimate the memory for the labels of a photo and for making their inputs, in bytes.
+
+    Memory that is proportional to the photo's pixels is not included.
+
+    Args:
+        settings: the settings of the preparation.
+        crop: how labels are cut; see `cut_labels`.
+        bands: the bands of a label.
+    """
+    count = settings.labels_per_photo if crop == "random" and settings.labels_per_megapixel is None else 1
+    copies = 1 if settings.recompress is None else 2
+    input_bytes = COPY_BYTES + INPUT_BYTES[settings.degrade] / float(min(settings.scales)) ** 2
+    return int(settings.label_size**2 * bands * (count * copies + max(GREY_LABEL_BYTES, input_bytes)))
 
 
 def create_memory_locks(context: Any) -> tuple[Any, Any]:

@@ -121,8 +121,11 @@ def cut_photo(
         luminance, bands = (settings.luminance, 1) if settings.degrade == "none" else (None, COLOURS)
         # Memory for the labels, in bytes per pixel and band of the photo
         label_bytes = (settings.labels_per_megapixel or 0) * settings.label_size**2 / 1e6
-        result_bytes = bands * (GREY_BYTES[crop] + math.ceil(label_bytes))
-        image = GreyPhoto(_read_verified(photo, reserve_bytes), reserve_bytes, result_bytes)
+        copies = 1 if settings.recompress is None else 2
+        result_bytes = bands * (GREY_BYTES[crop] + copies * math.ceil(label_bytes) + copies - 1)
+        work_bytes = reservations.estimate_label_bytes(settings, crop, bands)
+        content = _read_verified(photo, reserve_bytes)
+        image = GreyPhoto(content, lambda size: reserve_bytes(size + work_bytes), result_bytes)
         row = replace(row, width=image.width, height=image.height)
         small = image.shrink(SIDE)
         size = settings.label_size
