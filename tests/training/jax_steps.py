@@ -1,6 +1,7 @@
 """Steps in compiled calls equal single steps of Keras. `test_jax.py` runs this module on the JAX backend."""
 
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from loupe.data.pairs import Pairs
 from loupe.data.patches import Patches
 from loupe.errors import UsageError
 from loupe.models import builder
+from loupe.models.onnx_export import export
 from loupe.training import batches, compiled_steps, optimization
 from loupe.training.compiled_steps import CompiledSteps
 from loupe.training.steps import SingleSteps
@@ -122,3 +124,9 @@ def test_a_compiled_upscaler_gives_the_results_of_the_model_with_its_present_wei
         expected = keras.ops.convert_to_numpy(model(image, training=False))
         np.testing.assert_allclose(builder.KerasUpscaler(model)(image), expected, atol=1e-5)
     assert builder._compile(model)._cache_size() == 1
+
+
+def test_a_network_is_exported_to_onnx(tmp_path: Path) -> None:
+    """TensorFlow converts it in another process."""
+    model = builder.build(parse_settings("train", SETTINGS["perceptron, sgd"]), 24, "rec601")
+    assert export(model, Geometry.from_name(model.name), tmp_path / "model.onnx") < 1e-5

@@ -1,10 +1,15 @@
 """Exports a Keras model to ONNX and compares the results of both."""
 
 import itertools
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import keras
 import numpy as np
 
 from loupe.errors import LoupeError
@@ -12,6 +17,14 @@ from loupe.models.builder import KerasUpscaler
 from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.onnx import OnnxUpscaler
 
+# The program of the process that exports a model with TensorFlow; its arguments are a .keras file and an ONNX file.
+EXPORT = """
+import sys
+from pathlib import Path
+from loupe.models import builder, keras_file, onnx_export
+model = keras_file.load(Path(sys.argv[1]))
+onnx_export.export(model, builder.KerasUpscaler(model).geometry, Path(sys.argv[2]))
+"""
 MAX_DIFFERENCE = 1e-4  # maximum difference of two results, which have pixel values from -1 to 1
 # The node types that tf2onnx writes for a symmetric padding. The first list is for a padding inside the network, the
 # second list for a padding of the input.
@@ -21,27 +34,23 @@ PADDING_CHAINS = [
 ]
 
 
-def export(model: object, geometry: Geometry, file: Path) -> float:
+def export(model: Any, geometry: Geometry, file: Path) -> float:
     """Write a Keras model as ONNX, with its geometry in the metadata, and compare both models on a noise image.
 
     Returns:
         The largest absolute difference of the results.
 
     Raises:
-        LoupeError: the results differ by more than MAX_DIFFERENCE, or in their shapes.
+        LoupeError: the results differ by more than MAX_DIFFERENCE, or in their shapes; or another process, which
+            converts the model with TensorFlow if Keras has another backend, fails.
     """
-    import onnx
-
     side = 3 * geometry.min_side
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side + geometry.q, geometry.channels)).astype("float32")
     expected = KerasUpscaler(model)(noise)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # from NumPy
-        model.export(file, format="onnx", verbose=False)  # type: ignore[attr-defined]
-    network = _merge_padding(onnx.load(file))
-    _drop_leading_axes(network)
-    onnx.helper.set_model_props(network, {"loupe": geometry.name})
-    onnx.save(network, file)
+    if keras.backend.backend() == "tensorflow":
+        _convert(model, geometry, file)
+    else:
+        _convert_with_tensorflow(model, file)
     actual = OnnxUpscaler(file)(noise)
     if actual.shape != expected.shape:
         raise LoupeError(f"ONNX: must have the result shape of Keras, {expected.shape}, got {actual.shape}")
@@ -49,6 +58,36 @@ def export(model: object, geometry: Geometry, file: Path) -> float:
     if not difference <= MAX_DIFFERENCE:
         raise LoupeError(f"ONNX: must differ from Keras by at most {MAX_DIFFERENCE}, got {difference}")
     return difference
+
+
+def _convert(model: Any, geometry: Geometry, file: Path) -> None:
+    """Write a Keras model, which must have been called, as ONNX, with its geometry in the metadata."""
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # from NumPy
+        model.export(file, format="onnx", verbose=False)
+    network = _merge_padding(onnx.load(file))
+    _drop_leading_axes(network)
+    onnx.helper.set_model_props(network, {"loupe": geometry.name})
+    onnx.save(network, file)
+
+
+def _convert_with_tensorflow(model: Any, file: Path) -> None:
+    """Call `export` in another process, with TensorFlow. Keras needs further packages to convert with JAX."""
+    with TemporaryDirectory() as folder:
+        saved = Path(folder) / "model.keras"
+        model.save(saved)
+        found = subprocess.run(
+            [sys.executable, "-c", EXPORT, saved, file],
+            env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        raise LoupeError(f"onnx: TensorFlow could not convert the network: {reason}")
 
 
 def _merge_padding(network: Any) -> Any:
