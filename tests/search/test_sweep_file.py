@@ -707,30 +707,6 @@ def test_find_runs_adds_defaults_of_fields_that_an_old_run_lacks(write):
     assert found_arms.find_runs(sweep, pd.DataFrame([other, unknown])).empty
 
 
-def test_find_runs_uses_old_runs_in_seconds_until_there_are_as_many_runs_in_flops(write):
-    sweep = write(GRID.replace("steps = 20", "flops = 1e12").replace("[1e-4, 1e-3, 1e-2]", "[1e-4]"))
-    tanh, relu = sweep.iterate_points()
-
-    def make_old_row(point, seed, seconds):
-        row = row_of(sweep, point, seed, 0.5, "2020-01-01T00:00:00", **{"settings.seconds": seconds})
-        return row | {"run_id": f"old {seed}", "settings.flops": None}
-
-    old = [make_old_row(point, seed, "10.0") for point in (tanh, relu) for seed in (0, 1)]
-    old += [make_old_row(tanh, 2, "25.0"), make_old_row(tanh, 2, "7.0")]  # other budgets
-    new = [row_of(sweep, point, seed, 0.4, "2020-01-02T00:00:00") for point in (tanh, relu) for seed in (0, 1)]
-    for count in range(len(new) + 1):
-        found = found_arms.find_runs(sweep, pd.DataFrame(old + new[:count]))
-        old_count = sum(run_id.startswith("old") for run_id in found["run_id"])
-        assert (len(found), old_count) == (4, 0 if count == len(new) else 4)
-
-
-@pytest.mark.parametrize(("seconds", "count"), [("none", 1), ("30.0", 0)])
-def test_find_runs_uses_no_old_runs_with_an_unknown_budget_in_seconds(seconds, count, write):
-    sweep = write(GRID)
-    row = row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00", **{"settings.seconds": seconds})
-    assert len(found_arms.find_runs(sweep, pd.DataFrame([row]))) == count
-
-
 def test_find_runs_needs_the_first_seed_of_a_tuned_arm(write):
     sweep = write(TUNED)
     first = next(sweep.iterate_points())

@@ -27,7 +27,7 @@ def create_incomplete_model(run_id: str) -> str:
 
 
 def log_model(run_id: str) -> None:
-    name = Geometry(q=1, p=2, min_side=1, halo=0, luminance="rec601").name
+    name = Geometry(q=1, p=1, min_side=1, halo=0, luminance="rec601").name
     with records.log_to_run(run_id):
         records.log_record("input", DATASET)
         records.log_metrics({"val/best_mae": 0.1})

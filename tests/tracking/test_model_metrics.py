@@ -24,7 +24,7 @@ MAES = (0.5, 0.2, 0.1, 0.3)  # of validation, at steps 0, 10, 20, 30
 def log(run_id: str, maes: tuple[float, ...], final: dict[str, float]) -> None:
     """Log the records of a training with these validation scores and final metrics."""
     points = [{"step": 10 * number, "metrics": {"val/mae": mae}} for number, mae in enumerate(maes)]
-    name = Geometry(q=1, p=2, min_side=1, halo=0, luminance="rec601").name
+    name = Geometry(q=1, p=1, min_side=1, halo=0, luminance="rec601").name
     image = keras.Input((None, None, 1))
     model = keras.Model(image, keras.layers.Conv2D(1, 1)(image), name=name)
     with records.log_to_run(run_id):
