@@ -140,19 +140,16 @@ def format_arm(arm: dict[str, str]) -> str:
 
 def format_budget(runs: pd.DataFrame) -> str:
     """Format the training budgets of runs, those in FLOPs with the median time, such as `1e12 FLOPs (12 s)`."""
-    names = ("settings.flops", "settings.seconds", "settings.steps", "metrics.training_seconds")
+    names = ("settings.flops", "settings.steps", "metrics.training_seconds")
     columns = (runs.get(name, pd.Series(index=runs.index)) for name in names)
     times: dict[tuple[int, float, str], list[float]] = {}  # keys: the unit's rank, the number and the text
-    for flops, seconds, steps, time in zip(*columns, strict=True):
+    for flops, steps, time in zip(*columns, strict=True):
         if not pd.isna(flops) and flops != "none":
             key = (0, float(flops), f"{flops} FLOPs")
-        # Delete this branch when docs/results.parquet has no run with a budget in seconds.
-        elif not pd.isna(seconds) and seconds != "none":
-            key, time = (1, float(seconds), f"{float(seconds):g} s of one core"), math.nan
         elif not pd.isna(steps):
-            key, time = (2, float(steps), f"{int(steps):,} steps"), math.nan
+            key, time = (1, float(steps), f"{int(steps):,} steps"), math.nan
         else:
-            key, time = (3, 0.0, "closed form"), math.nan
+            key, time = (2, 0.0, "closed form"), math.nan
         times.setdefault(key, []).append(time)
     parts = []
     for key in sorted(times):

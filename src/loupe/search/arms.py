@@ -17,10 +17,6 @@ from loupe.config.fields import format_value
 from loupe.search import constraints
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, SweepFile
 
-# Old runs have budgets in seconds. They count as runs of points with these FLOPs. Delete this table and
-# `_split_budgets` when docs/results.parquet has no budget in seconds.
-SECONDS_TO_FLOPS = {"10.0": "1e12", "15.0": "1.5e12", "25.0": "3e12", "60.0": "1e13"}
-
 
 class _Candidate(NamedTuple):
     """A point with its runs, one per seed, and the loss with the first seed (infinite if it is missing)."""
@@ -40,38 +36,23 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The newest run per point and seed of the sweep file, with the columns of `table`, a column `seed`, and a
         column per key of [search] (None if the condition of the key does not hold). Further seeds, which other sweeps
-        may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset, with
-        budgets in one unit: FLOPs, or seconds (old runs). The dataset and unit with the most runs are chosen; in a
-        tie, those with the most runs of this sweep. With `tune`, the table contains only the best point of each arm,
-        without the run with the first seed. The best point has the lowest loss with the first seed, among the points
-        whose run with this seed satisfies the constraints. If the sweep is not a grid, the table is empty.
+        may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset: that
+        with the most runs or, in a tie, with the most runs of this sweep. With `tune`, the table contains only the
+        best point of each arm, without the run with the first seed. The best point has the lowest loss with the first
+        seed, among the points whose run with this seed satisfies the constraints. If the sweep is not a grid, the
+        table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
     rows = table[(table["kind"] == "trial") & (table["state"] == "COMPLETE")]
     rows = rows.assign(_key=[_make_run_key(row) for _, row in rows.iterrows()])
     rows = rows.sort_values("started", ascending=False)
-    parts = [part for _, runs in rows.groupby("dataset", dropna=False) for part in _split_budgets(runs)]
-    selections = [_select_runs(sweep, part) for part in parts]
+    selections = [_select_runs(sweep, runs) for _, runs in rows.groupby("dataset", dropna=False)]
 
     def count_runs(runs: pd.DataFrame) -> tuple[int, int]:
         return len(runs), int((runs["sweep"] == sweep.name).sum()) if len(runs) else 0
 
     return max(selections, key=count_runs, default=pd.DataFrame())
-
-
-def _split_budgets(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return two tables: the runs without a budget in seconds, and the runs without a budget in FLOPs.
-
-    A claim must not compare a budget in seconds with a budget in FLOPs. Runs with neither budget are in both tables.
-    """
-    return [rows[_read_setting(rows, name).isna()] for name in ("seconds", "flops")]
-
-
-def _read_setting(rows: pd.DataFrame, name: str) -> pd.Series:
-    """Return the texts of a setting. `none` becomes a missing value (`isna`)."""
-    texts = rows.get(f"settings.{name}", pd.Series(index=rows.index, dtype=object))
-    return texts.where(texts != "none")
 
 
 def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
@@ -131,11 +112,6 @@ def _make_run_key(row: pd.Series) -> str:
 def _make_key(texts: frozenset[tuple[str, str]]) -> str:
     """Return the key of a run's settings, with the defaults of missing fields."""
     fields = dict(texts)
-    seconds = fields.pop("seconds", "none")
-    if seconds in SECONDS_TO_FLOPS:
-        fields["flops"] = SECONDS_TO_FLOPS[seconds]
-    elif seconds != "none":  # a run with this budget must not have the key of a run without a budget
-        fields["seconds"] = seconds
     try:
         return _join_settings(parse_settings("train", fields).to_texts())
     except SettingsError:  # an old run can have a field or a value that no longer exists
