@@ -28,7 +28,7 @@ ALLOWED = {
     "cli/streams.py:write": "opens /dev/null",
     "data/download.py:_append": "continues an incomplete file, which gets its final name in `download`",
     "tracking/photo_model.py:_upscale": "receives its folder, a temporary one",
-    "models/onnx_export.py:export": "register calls it with a path in a temporary folder",
+    "models/onnx_export.py:_convert": "register calls it with a path in a temporary folder",
     "imaging/file_locks.py:lock_file": "a lock file without content",
 }
 
