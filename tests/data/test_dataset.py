@@ -409,7 +409,7 @@ def test_a_folder_that_is_not_a_dataset_is_refused(tmp_path):
 def test_a_cut_manifest_is_refused(copy, keep):
     content = (copy / MANIFEST).read_bytes()
     (copy / MANIFEST).write_bytes(content[: int(len(content) * keep)])
-    refuse_manifest(copy, lambda: Dataset(copy))
+    assert "manifest.parquet" in get_refusal(lambda: Dataset(copy))
 
 
 @pytest.mark.parametrize("column", ["split", "row", "path", "sha256"])
@@ -420,7 +420,7 @@ def test_a_changed_byte_in_a_column_of_the_manifest_is_refused_when_it_is_read(c
     content = bytearray((copy / MANIFEST).read_bytes())
     content[last_byte] ^= 1
     (copy / MANIFEST).write_bytes(content)
-    refuse_manifest(copy, lambda: Dataset(copy).rows)
+    assert "manifest.parquet" in get_refusal(lambda: Dataset(copy).rows)
 
 
 @pytest.mark.parametrize("key", [b'"train_labels": ', b'"digest": "'])
@@ -429,14 +429,16 @@ def test_changed_metadata_of_the_manifest_are_refused(copy, key):
     metadata = table.schema.metadata
     changed = metadata | {b"loupe": metadata[b"loupe"].replace(key, key + b"1")}
     pyarrow.parquet.write_table(table.replace_schema_metadata(changed), copy / MANIFEST)
-    refuse_manifest(copy, lambda: Dataset(copy))
+    assert "differ from their checksum" in get_refusal(lambda: Dataset(copy))
 
 
-def refuse_manifest(folder, read):
-    with pytest.raises(LoupeError, match=r"^dataset: .*manifest\.parquet.* is damaged: ") as caught:
+def get_refusal(read):
+    """Return the error about a damaged dataset that `read` raises."""
+    with pytest.raises(LoupeError, match=r"^dataset: .* is damaged: ") as caught:
         read()
     assert not isinstance(caught.value, UsageError)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_a_parquet_file_of_another_program_is_refused(tmp_path):
