@@ -429,7 +429,14 @@ def test_changed_metadata_of_the_manifest_are_refused(copy, key):
     metadata = table.schema.metadata
     changed = metadata | {b"loupe": metadata[b"loupe"].replace(key, key + b"1")}
     pyarrow.parquet.write_table(table.replace_schema_metadata(changed), copy / MANIFEST)
-    assert "differ from their checksum" in get_refusal(lambda: Dataset(copy))
+    assert "no valid checksum" in get_refusal(lambda: Dataset(copy))
+
+
+def test_a_manifest_without_a_checksum_of_its_metadata_is_refused(copy):
+    table = pyarrow.parquet.read_table(copy / MANIFEST)
+    without = {b"loupe": table.schema.metadata[b"loupe"]}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(without), copy / MANIFEST)
+    assert "no valid checksum" in get_refusal(lambda: Dataset(copy))
 
 
 def get_refusal(read):

@@ -17,7 +17,6 @@ from loupe.data.labels import FILTERS
 from loupe.data.manifest import DEGRADATION_COLUMNS
 from loupe.data.patches import Patches
 from loupe.data.preparation import prepare
-from loupe.errors import UsageError
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.jpeg_quality import compute_strength
 
@@ -160,17 +159,3 @@ def test_labels_in_colour_give_nearly_the_labels_in_grey(photo_folder, preproces
 def test_settings_without_effect_or_out_of_range_are_refused(given, text):
     with pytest.raises(SettingsError, match=text):
         settings(**given)
-
-
-def test_a_degraded_dataset_without_the_columns_is_refused(photo_folder, preprocess):
-    import json
-
-    import pyarrow.parquet as pq
-
-    folder = prepare(preprocess(source=str(photo_folder))).folder
-    table = pq.read_table(folder / "manifest.parquet")
-    facts = json.loads(table.schema.metadata[b"loupe"])
-    facts["settings"]["degrade"] = "jpeg"
-    pq.write_table(table.replace_schema_metadata({"loupe": json.dumps(facts)}), folder / "manifest.parquet")
-    with pytest.raises(UsageError, match=r"the columns must be .*jpeg_quality"):
-        Dataset(folder)

@@ -1,5 +1,6 @@
 """Parquet files that are not manifests, and shards that are not files, are refused in one line."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -37,7 +38,9 @@ def rewrite(dataset, metadata=None, **columns):
     kept = json.loads(dataset.table.schema.metadata[b"loupe"])
     new = metadata if not isinstance(metadata, dict) else kept | metadata
     text = json.dumps(kept if metadata is None else new)
-    pq.write_table(table.replace_schema_metadata({"loupe": text}), dataset.folder / "manifest.parquet")
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    table = table.replace_schema_metadata({"loupe": text, "loupe.sha256": checksum})
+    pq.write_table(table, dataset.folder / "manifest.parquet")
     return dataset.folder
 
 
@@ -62,6 +65,11 @@ def test_other_columns_are_refused(dataset):
         with pytest.raises(UsageError, match=r"^dataset: must be a prepared dataset, got "):
             load(rewrite(dataset, **{name: values}))
     load(rewrite(dataset))
+
+
+def test_a_degraded_dataset_without_the_columns_is_refused(dataset):
+    with pytest.raises(UsageError, match=r"the columns must be .*jpeg_quality"):
+        load(rewrite(dataset, {"settings": dataset.settings | {"degrade": "jpeg"}}))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from loupe.search.gpus import group_gpus
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import OWNER, RUN
-from loupe.tracking import liveness, runs, trials
+from loupe.tracking import liveness, store, trials
 
 SWEEP = {
     "study": {"name": "made-up", "metric": "val/mae", "sampler": "grid"},
@@ -163,7 +163,7 @@ def test_worker_prints_each_trial_and_waits_for_a_restarted_database(job, monkey
         run_trial=lambda trial, study, job: study.complete_trial(trial, TrialState.COMPLETE, [0.1]),
     )
     monkeypatch.setitem(sys.modules, "loupe.search.trial", code)  # this module imports TensorFlow
-    monkeypatch.setattr(runs, "connect", lambda *given: None)
+    monkeypatch.setattr(store, "connect", lambda *given: None)
     monkeypatch.setattr(liveness, "is_running", lambda run_id: True)
     monkeypatch.setattr(worker, "IDLE_TIMEOUT_S", 0.0)
     monkeypatch.setattr(worker, "POLL_INTERVAL_S", 0.0)

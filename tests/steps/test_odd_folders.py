@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from loupe.errors import UsageError
 from loupe.search import study_storage
-from loupe.tracking import locations, runs
+from loupe.tracking import locations, runs, store
 
 NAMES = ["a b", "a?b", "a#b", "a%20b", "100%", "ü", "a'b\"c", "a\nb", "a;b&c=d", "a\\b", "a:b", "a[b]*", "$HOME", "~"]
 WORST = " ?#%20ü'\"\n;&=\\:[*$"
@@ -72,9 +72,9 @@ def test_store_artifacts_and_journal_are_in_the_working_folder(tmp_path, monkeyp
         runs.open_store()
         with mlflow.start_run() as run:
             mlflow.log_text("text", "notes/a.txt")
-        runs.connect(*runs.locate_run(run.info.run_id))
+        store.connect(*store.locate_run(run.info.run_id))
         assert Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/notes/a.txt")).read_text() == "text"
-        optuna.create_study(storage=study_storage.open_storage(str(runs.get_store_folder() / "optuna.journal")))
+        optuna.create_study(storage=study_storage.open_storage(str(store.get_store_folder() / "optuna.journal")))
     finally:
         mlflow.set_tracking_uri(before)
     check_folder(folder, {"mlflow.db", "mlruns", "optuna.journal", "s.png", "s.toml"})

@@ -143,12 +143,12 @@ def read_metadata(manifest: Any) -> Any:
 
     Raises:
         KeyError, TypeError, ValueError or RecursionError: the file has no valid metadata of Loupe.
-        OSError: they differ from their checksum. Older versions did not write the checksum.
+        OSError: they differ from their checksum, or have none.
     """
     found = manifest.schema_arrow.metadata
     text = found[METADATA]
-    if METADATA_CHECKSUM in found and found[METADATA_CHECKSUM] != _compute_checksum(text):
-        raise OSError("the metadata differ from their checksum")
+    if found.get(METADATA_CHECKSUM) != _compute_checksum(text):
+        raise OSError("the metadata have no valid checksum")
     return json.loads(text)
 
 

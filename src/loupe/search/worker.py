@@ -30,7 +30,7 @@ def main(parent_pid: int) -> None:
     from loupe.search.study_storage import RETRY_TIMEOUT_S, open_storage, retry_database
     from loupe.search.sweep_file import SweepFile
     from loupe.search.worker_job import WorkerJob
-    from loupe.tracking import liveness, runs
+    from loupe.tracking import liveness, store
 
     watcher = ParentWatcher(parent_pid)
     job = WorkerJob(**json.load(sys.stdin))
@@ -40,7 +40,7 @@ def main(parent_pid: int) -> None:
     from loupe.search.trial import open_dataset, run_trial  # this import takes seconds, so the check precedes it
 
     sweep = SweepFile.model_validate(job.sweep)
-    runs.connect(job.tracking_uri, job.experiment_id)
+    store.connect(job.tracking_uri, job.experiment_id)
     storage = open_storage(job.storage, RETRY_TIMEOUT_S)
     study = retry_database(lambda: SweepStudy(sweep, storage, job.digest, job.parent))
     # Opening the dataset can take minutes, so it precedes the first claim: heartbeats must start soon after a claim.

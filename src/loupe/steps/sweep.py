@@ -29,7 +29,7 @@ def run(settings: Sweep) -> str | None:
     from loupe.search import study_results, worker_pool
     from loupe.search.study import SweepStudy
     from loupe.search.sweep_loader import load_sweep
-    from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs, trials
+    from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs, store, trials
     from loupe.web import dashboard
 
     project_run.begin_step(settings.quiet)
@@ -37,7 +37,7 @@ def run(settings: Sweep) -> str | None:
         dashboard.check_installed()
     file = find_in_checkout(settings.sweep)
     sweep = load_sweep(file, settings)
-    location = settings.storage or str(runs.get_store_folder() / "optuna.journal")
+    location = settings.storage or str(store.get_store_folder() / "optuna.journal")
     # Count the workers before any file is written, because this call fails if the scheduler does not answer.
     default_workers = worker_pool.count_workers(settings.scheduler, sweep)
     workers, total = settings.workers or default_workers, sweep.count_trials()
@@ -151,9 +151,9 @@ def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
 def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset") -> "WorkerJob":
     from loupe.data import storage
     from loupe.search.worker_job import WorkerJob
-    from loupe.tracking import runs
+    from loupe.tracking import store
 
-    uri, experiment = runs.locate_run(study.parent)
+    uri, experiment = store.locate_run(study.parent)
     return WorkerJob(
         sweep=study.sweep.to_json(),
         storage=storage.make_absolute(location),

@@ -21,7 +21,6 @@ from loupe.config.steps import UNSENT_RUNS_FOLDER
 from loupe.errors import LoupeError, UsageError, mask_secrets
 from loupe.tracking import buffered_runs, delivery, liveness, logged_models, run_notes, server
 from loupe.tracking.context_tags import list_masked_tags, mask_tags
-from loupe.tracking.locations import get_sqlite_file, make_sqlite_uri
 from loupe.tracking.project_run import tag_project_run
 from loupe.tracking.store import (
     MISSING_CODES,
@@ -190,26 +189,6 @@ def open_store(quiet: bool = True) -> None:
     if server.is_server():
         buffered_runs.upload_buffered_runs(Path(UNSENT_RUNS_FOLDER), quiet)
     liveness.close_orphaned_runs()
-
-
-def connect(tracking_uri: str, experiment_id: str) -> None:
-    """Use the store and experiment that another process got from `locate_run`."""
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_experiment(experiment_id=experiment_id)
-
-
-def locate_run(run_id: str) -> tuple[str, str]:
-    """Return the absolute URI of the store, and the id of the run's experiment."""
-    uri = mlflow.get_tracking_uri()
-    file = get_sqlite_file(uri)
-    absolute = make_sqlite_uri(file.resolve()) if file else uri
-    return absolute, str(mlflow.get_run(run_id).info.experiment_id)
-
-
-def get_store_folder() -> Path:
-    """Return the folder of an SQLite store; the current folder for other stores."""
-    file = get_sqlite_file(mlflow.get_tracking_uri())
-    return file.resolve().parent if file else Path.cwd()
 
 
 def read_settings(run: Any, *required: str) -> dict[str, str]:

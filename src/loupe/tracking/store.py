@@ -1,4 +1,4 @@
-"""Checks the store of the tracking URI, searches its runs, and chooses the experiment.
+"""Checks and locates the store of the tracking URI, searches its runs, and chooses the experiment.
 
 An SQLite file is created completely or not at all.
 """
@@ -137,6 +137,26 @@ def describe_failure(error: BaseException) -> str:
 def is_file() -> bool:
     """Return whether the store is an SQLite file."""
     return get_sqlite_file(mlflow.get_tracking_uri()) is not None
+
+
+def connect(tracking_uri: str, experiment_id: str) -> None:
+    """Use the store and experiment that another process got from `locate_run`."""
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_experiment(experiment_id=experiment_id)
+
+
+def locate_run(run_id: str) -> tuple[str, str]:
+    """Return the absolute URI of the store, and the id of the run's experiment."""
+    uri = mlflow.get_tracking_uri()
+    file = get_sqlite_file(uri)
+    absolute = make_sqlite_uri(file.resolve()) if file else uri
+    return absolute, str(mlflow.get_run(run_id).info.experiment_id)
+
+
+def get_store_folder() -> Path:
+    """Return the folder of an SQLite store; the current folder for other stores."""
+    file = get_sqlite_file(mlflow.get_tracking_uri())
+    return file.resolve().parent if file else Path.cwd()
 
 
 def _check_file(file: Path, seconds: float, writes: bool) -> None:
