@@ -86,6 +86,14 @@ def test_the_runs_of_a_sweep_are_on_the_dataset_with_the_most_of_its_runs(table)
     assert set(found["dataset"]) == {"other-1"}
 
 
+@pytest.mark.parametrize(("best_rate", "grid_ends"), [(3e-4, "3 of 3"), (1e-3, "0 of 3"), (3e-3, "3 of 3")])
+def test_arms_whose_best_learning_rate_is_at_an_end_of_the_grid_are_counted(table, best_rate, grid_ends):
+    rates = table["settings.learning_rate"].astype(float)
+    table = table.assign(**{"metrics.val/best_mae": 0.03 + abs(rates - best_rate)})
+    assert make_report(table, [SWEEPS / "dropout.toml"]).grid_ends == grid_ends
+    assert make_report(table, []).grid_ends == "0 of 0"
+
+
 def test_only_the_seeds_of_the_sweep_file_count():
     sweep = sweep_loader.load_sweep(FILES[0])
     table = make_table([FILES[0]], seeds=len(sweep.seeds) + 3)

@@ -17,6 +17,7 @@ from loupe.report.trends import compute_trend
 from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
 
 STEPS = "metrics.training_steps"
+DRAWS, TEST_PHOTOS = "draw_difference", "metrics.test/photo_count"
 STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
 
@@ -71,6 +72,8 @@ def build_report(
         run_count=len({run_id for each in claims if len(each.arms) for run_id in each.arms["run_id"]}),
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
+        draw_photos=_format_range([each.arms for each in claims if DRAWS in each.claim.metric], TEST_PHOTOS),
+        grid_ends=_count_grid_ends({each.sweep_file: each.arms for each in claims}),
         claims=_check_claims(claims),
         best_network=_describe_run(best),
         best_scores=read_scores(best) | read_pre_upscaled_scores(rows),
@@ -149,6 +152,16 @@ def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:
     values = [pd.to_numeric(table[column], errors="coerce") for table in tables if column in table]
     numbers = sorted({float(number) for series in values for number in series if number > 0})
     return " to ".join(f"{number:,.0f}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or DASH
+
+
+def _count_grid_ends(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Count the arms whose best learning rate is the lowest or the highest one of their grid: `3 of 5`."""
+    columns = [
+        table.loc[table["seed"] == table["seed"].min(), "at_grid_end"].dropna()
+        for table in tables.values()
+        if "at_grid_end" in table
+    ]
+    return f"{sum(int(column.sum()) for column in columns)} of {sum(map(len, columns))}"
 
 
 def _describe_run(run: pd.Series | None) -> str:

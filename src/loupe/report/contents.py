@@ -61,6 +61,9 @@ class ReportContents:
         steps: smallest and largest number of steps of the claims' runs, as text.
         curve_images: smallest and largest `eval_images` (maximum number of images per validation) of the claims'
             runs, as text.
+        draw_photos: number of test photos in the random draws of patches, as text.
+        grid_ends: number of arms whose best learning rate is the lowest or the highest one of their grid, such as
+            `3 of 5`.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
         best_scores: scores of the best network, and the scores of `read_pre_upscaled_scores`, as texts.
@@ -74,6 +77,8 @@ class ReportContents:
     run_count: int
     steps: str
     curve_images: str
+    draw_photos: str
+    grid_ends: str
     claims: tuple[ClaimResult, ...]
     best_network: str
     best_scores: dict[str, str]

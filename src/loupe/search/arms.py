@@ -39,8 +39,9 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset: that
         with the most runs or, in a tie, with the most runs of this sweep. With `tune`, the table contains only the
         best point of each arm, without the run with the first seed. The best point has the lowest loss with the first
-        seed, among the points whose run with this seed satisfies the constraints. If the sweep is not a grid, the
-        table is empty.
+        seed, among the points whose run with this seed satisfies the constraints. The column `at_grid_end` then shows
+        whether the learning rate is the lowest or the highest one of the arm (None if all are equal). If the sweep is
+        not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -88,8 +89,15 @@ def _select_points(
         ]
         best = min(with_first_seed, key=lambda candidate: candidate.loss, default=None)
         # The loss with the first seed is a minimum over points, so an arm with more points would have an advantage.
-        candidates = [best._replace(runs=best.runs.drop(index=first))] if best else []
+        runs = best.runs.drop(index=first).assign(at_grid_end=_is_at_grid_end(best, candidates)) if best else None
+        candidates = [best._replace(runs=runs)] if best else []
     yield from ((candidate.params, candidate.runs) for candidate in candidates)
+
+
+def _is_at_grid_end(best: _Candidate, candidates: list[_Candidate]) -> bool | None:
+    """Return whether the learning rate of the best point is the lowest or the highest one; None if all are equal."""
+    rates = [float(each.runs["settings.learning_rate"].iloc[0] or "nan") for each in (best, *candidates)]
+    return rates[0] in (min(rates), max(rates)) if len(set(rates[1:])) > 1 else None
 
 
 def _is_feasible(sweep: SweepFile, candidate: _Candidate, seed: str) -> bool:
