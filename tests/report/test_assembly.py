@@ -86,6 +86,13 @@ def test_the_runs_of_a_sweep_are_on_the_dataset_with_the_most_of_its_runs(table)
     assert set(found["dataset"]) == {"other-1"}
 
 
+def test_runs_of_arms_that_no_claim_compares_are_not_counted():
+    file = SWEEPS / "schedule.toml"
+    arms = sweep_arms.find_runs(sweep_loader.load_sweep(file), make_table([file], seeds=3))
+    assert set(arms["schedule"]) == {"constant", "cosine", "exponential"}
+    assert make_report(make_table([file], seeds=3), [file]).run_count == (arms["schedule"] != "cosine").sum() == 4
+
+
 @pytest.mark.parametrize(("best_rate", "grid_ends"), [(3e-4, "3 of 3"), (1e-3, "0 of 3"), (3e-3, "3 of 3")])
 def test_arms_whose_best_learning_rate_is_at_an_end_of_the_grid_are_counted(table, best_rate, grid_ends):
     rates = table["settings.learning_rate"].astype(float)

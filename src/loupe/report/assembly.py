@@ -69,7 +69,7 @@ def build_report(
     best, study_run = find_best_run(rows), find_study_run(table, datasets)
     return ReportContents(
         datasets=tuple(sorted(datasets)),
-        run_count=len({run_id for each in claims if len(each.arms) for run_id in each.arms["run_id"]}),
+        run_count=_count_runs(claims),
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
         draw_photos=_format_range([each.arms for each in claims if DRAWS in each.claim.metric], TEST_PHOTOS),
@@ -154,8 +154,14 @@ def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:
     return " to ".join(f"{number:,.0f}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or DASH
 
 
+def _count_runs(claims: Iterable[ClaimRuns]) -> int:
+    """Count the runs of the arms that the claims compare."""
+    runs = (rows for each in claims if len(each.arms) for rows in select_runs(each.claim, each.arms).values())
+    return len({run_id for rows in runs for run_id in rows["run_id"]})
+
+
 def _count_grid_ends(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Count the arms whose best learning rate is the lowest or the highest one of their grid: `3 of 5`."""
+    """Count the arms whose best learning rate is the lowest or the highest of at least three: `3 of 5`."""
     columns = [
         table.loc[table["seed"] == table["seed"].min(), "at_grid_end"].dropna()
         for table in tables.values()

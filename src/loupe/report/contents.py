@@ -57,12 +57,12 @@ class ReportContents:
 
     Args:
         datasets: names of the datasets of the runs.
-        run_count: number of runs that the claims use.
+        run_count: number of runs that the claims compare.
         steps: smallest and largest number of steps of the claims' runs, as text.
         curve_images: smallest and largest `eval_images` (maximum number of images per validation) of the claims'
             runs, as text.
         draw_photos: number of test photos in the random draws of patches, as text.
-        grid_ends: number of arms whose best learning rate is the lowest or the highest one of their grid, such as
+        grid_ends: number of arms whose best learning rate is the lowest or the highest of at least three, such as
             `3 of 5`.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
