@@ -64,3 +64,13 @@ def test_a_method_is_compared_with_the_baselines_image_by_image():
     assert over["nearest"]["gain"] == pytest.approx(0.9 / 0.8)
     assert over["nearest"]["baseline_wins"] == 0.5  # one photo of two
     assert over["nearest"]["interval"] is None
+
+
+def test_the_text_has_the_column_gain_only_for_whole_images():
+    whole = scoring.summarise(scored({"model": [0.1, 0.2], "nearest": [0.2, 0.4]}, ["a", "b"]))
+    header, *_, model, last = scoring.format_scores(whole).split("\n")
+    assert (header.split()[-1], model.split()[-1], last) == ("nearest", "2.00x", "means over the images of 2 photos")
+    draws = pd.DataFrame([{"draw": 0, "method": "model", "photos": 3} | dict.fromkeys(metrics.SCORES, 0.1)])
+    header, model, last = scoring.format_scores(scoring.summarise(draws)).split("\n")
+    assert (header.split()[-1], len(model)) == ("ssim", len(header))
+    assert last == "means over 3 photos, 20 patches per photo"

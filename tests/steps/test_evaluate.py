@@ -211,8 +211,8 @@ def test_inputs_smaller_than_the_patches_of_the_study_are_refused():
     labels = np.zeros((1, 6, 6), "uint8")
     pairs = Pairs.from_images([{"sha256": "0"}], labels[:, :4, :4], labels, Fraction(3, 2))
     settings = parse_settings("evaluate", {"protocol": "study-patches"})
-    got = "study-patches for patches of 10 pixels and inputs of 4 pixels"
-    with pytest.raises(UsageError, match=f"^protocol: must be labels if the patches are .*, got {got}$"):
+    rule = "must not be study-patches for inputs smaller than a patch of 10x10 pixels"
+    with pytest.raises(UsageError, match=f"^protocol: {rule}, got inputs of 4x4 pixels$"):
         protocols.score_images(settings, build_classical(pairs.scale), pairs)
 
 

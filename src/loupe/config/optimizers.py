@@ -7,7 +7,7 @@ from loupe.config.fields import field
 
 
 class Optimizer(Settings):
-    """The fields that an optimizer adds to the settings: arguments of the Keras class whose name is KERAS."""
+    """The fields that an optimizer adds to the settings: the arguments of the Keras class with the path KERAS."""
 
     KERAS: ClassVar[str] = ""
 
@@ -30,7 +30,7 @@ class Adadelta(Optimizer):
 
 
 class Rmsprop(Optimizer):
-    """RMSProp. The defaults are the values of the 2016 study."""
+    """RMSProp. The defaults, except `learning_rate`, are the values of the 2016 study."""
 
     KERAS = "keras.optimizers.RMSprop"
     rho: float = field(0.9, "decay rate of the mean of squared gradients", ge=0, lt=1)

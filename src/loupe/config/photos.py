@@ -83,7 +83,9 @@ class PhotoSettings(Settings):
     keep_times: bool = field(False, "give results the modification time and the permissions of the photos")
     dry_run: bool = field(False, "only print which files would be written")
     compare: Text = field(
-        None, "write an HTML page that compares the first 12 photos with their results", rule="none or an .html file"
+        None,
+        "write an HTML page that compares the first 12 photos with their results",
+        rule="none or an .html or .htm file",
     )
 
     @model_validator(mode="after")

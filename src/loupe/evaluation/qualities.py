@@ -27,7 +27,7 @@ def score_qualities(
 
 
 def summarise_qualities(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return the summaries of the scores by quality; see `summarise`."""
+    """Return the summaries of the scores by quality; see `scoring.summarise`."""
     return {str(quality): scoring.summarise(rows) for quality, rows in table.groupby("quality", sort=False)}
 
 

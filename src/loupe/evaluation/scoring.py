@@ -88,8 +88,8 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     first = next(iter(methods.values())).geometry
     side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
     if side > pairs.sides[0]:
-        got = f"study-patches for patches of {side} pixels and inputs of {pairs.sides[0]} pixels"
-        raise UsageError(f"protocol: must be labels if the patches are larger than the inputs, got {got}")
+        rule = f"must not be study-patches for inputs smaller than a patch of {side}x{side} pixels"
+        raise UsageError(f"protocol: {rule}, got inputs of {pairs.sides[0]}x{pairs.sides[0]} pixels")
     patches = Patches(pairs.select_first_per_photo(), side, "any", augment=False, seed=seed)
     rows = []
     for draw in range(DRAWS):
@@ -111,7 +111,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         it also contains:
 
         interval: the 95 % interval of each mean, [low, high]; None with fewer than MIN_PHOTOS photos.
-        over: comparisons with nearest and lanczos, or at 1:1 with the input. `gain` is the mae of the baseline
+        over: comparisons with nearest and lanczos; at 1:1, with the input. `gain` is the mae of the baseline
             divided by the mae of the method. `mae` is the mae of the method minus the mae of the baseline, and
             `interval` is the interval of this difference. `baseline_wins` is the share of photos on which the
             baseline is better.
@@ -194,17 +194,19 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
     """Format a summary as a text table with the highest mae first; `seconds` are training times by method."""
     width = max(16, 1 + max(map(len, summary)))
     first = next(iter(summary.values()))
-    simplest = next(iter(first.get("over", {})), "nearest")
-    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'psnr of mse':>13}{'ssim':>9}{f'gain over {simplest}':>20}"
+    simplest = next(iter(first.get("over", {})), None)  # None for scores from `score_patches`
+    header = f"{'method':<{width}}{'mae':>9}{'psnr':>9}{'psnr of mse':>13}{'ssim':>9}"
+    header += f"{f'gain over {simplest}':>20}" if simplest else ""
     lines = [header + (f"{'training':>12}" if seconds else "")]
     for name, means in sorted(summary.items(), key=lambda item: -item[1]["mae"]):
-        gain = means.get("over", {}).get(simplest, {}).get("gain")
         line = f"{name:<{width}}{means['mae']:>9.4f}{means['psnr']:>9.2f}{means['psnr_of_mse']:>13.2f}"
-        line += f"{means['ssim']:>9.4f}" + (f"{gain:>19.2f}x" if gain is not None else f"{'':>20}")
+        line += f"{means['ssim']:>9.4f}" + (f"{means['over'][simplest]['gain']:>19.2f}x" if simplest else "")
         if seconds:
             line += f"{seconds[name]:>10.1f} s" if name in seconds else f"{'-':>12}"
         lines.append(line)
-    return "\n".join([*lines, f"means over the images of {format_photos(first['photos'])}"])
+    photos = format_photos(first["photos"])
+    items = f"the images of {photos}" if "over" in first else f"{photos}, {DRAWS} patches per photo"
+    return "\n".join([*lines, f"means over {items}"])
 
 
 def format_photos(count: int) -> str:
@@ -223,6 +225,7 @@ def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]
 def to_metric_name(name: str) -> str:
     """Replace each sequence of characters other than ASCII letters, digits, `_`, `.`, `-` and spaces by a hyphen.
 
-    MLflow refuses many other characters in the names of metrics. A slash separates the parts of such a name.
+    MLflow refuses many other characters in the names of metrics. It allows a slash, but here a slash separates the
+    parts of such a name.
     """
     return re.sub(r"[^\w. -]+", "-", name, flags=re.ASCII)

@@ -21,7 +21,8 @@ from loupe.imaging.memory import MemoryBudget
 from loupe.imaging.metadata import Metadata
 from loupe.imaging.reader import Photo, read_photo
 
-# JPEG and PNG files within these limits are decoded in this process, because starting a child takes 60 ms.
+# JPEG and PNG files within these limits, except animations, are decoded in this process, because starting a child
+# takes 60 ms.
 MAX_DIRECT_PIXELS = 50_000_000
 MAX_DIRECT_BYTES = 16_000_000  # a file with many small chunks takes 1 s per megabyte
 MAX_DIRECT_SCANNED_PIXELS = 500_000_000  # pixels times scans of a JPEG; decoding takes 5 s at this limit
@@ -39,7 +40,7 @@ def open_readers(count: int, process: ChildProcess | None = None) -> "Iterator[l
 
 
 def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int = 2) -> ImageData:
-    """Read the first image of a file, without metadata except the colour space.
+    """Read the first image of a file, without metadata except the colour space and the display time.
 
     Args:
         reader: reads the file.
@@ -56,8 +57,8 @@ def read_first_image(reader: "PhotoReader", path: Path, memory: int, copies: int
         photo = reader.open(path, opening_bytes, strip=True)
         try:
             width, height = photo.size
-            pixels = width * height * photo.pixel_bytes
-            needed = max(photo.decoding_bytes, (1 + copies) * pixels)
+            image_bytes = width * height * photo.pixel_bytes
+            needed = max(photo.decoding_bytes, (1 + copies) * image_bytes)
             reserve_bytes(needed, f"an image of {width}x{height} pixels")
             return next(photo.images)
         finally:
@@ -87,12 +88,12 @@ class PhotoReader:
         if process := self._process:
             process.process.kill()
 
-    def open(self, path: Path, memory: int, strip: bool = False) -> Photo:
+    def open(self, path: Path, opening_bytes: int, strip: bool = False) -> Photo:
         """Open an image file. Its images are decoded on demand.
 
         Args:
             path: the file.
-            memory: maximum bytes for opening the file in the child process; see `estimate_opening`.
+            opening_bytes: maximum memory for opening the file in the child process; see `estimate_opening`.
             strip: as in `read_photo`.
 
         Raises:
@@ -103,7 +104,7 @@ class PhotoReader:
             return read_photo(path, strip)
         if self._process is None or self._process.process.poll() is not None:
             self._process = ChildProcess(READER)
-        self._send({"path": str(path.absolute()), "strip": strip, "opening_bytes": memory})
+        self._send({"path": str(path.absolute()), "strip": strip, "opening_bytes": opening_bytes})
         fields, _ = self._receive()
         self._is_open = True
         fields |= {"size": tuple(fields["size"]), "page_sizes": tuple(map(tuple, fields["page_sizes"]))}
@@ -134,19 +135,19 @@ class PhotoReader:
         try:
             self._process.connections[0].send(value)
         except EOFError:
-            raise self._describe_end() from None
+            raise self._remove_process() from None
 
     def _receive(self) -> tuple[dict[str, Any], list[bytearray]]:
         assert self._process is not None
         try:
             fields, parts = self._process.connections[0].receive()
         except EOFError:
-            raise self._describe_end() from None
+            raise self._remove_process() from None
         if "error" in fields:
             raise PhotoError(fields["error"])
         return fields, parts
 
-    def _describe_end(self) -> PhotoError:
+    def _remove_process(self) -> PhotoError:
         """Remove the ended child process, and return the error."""
         assert self._process is not None
         process, self._process = self._process, None

@@ -42,8 +42,8 @@ def count_cores() -> int:
 def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run tasks in one thread per core, and yield the results in the order of the tasks.
 
-    To limit the memory for results, at most about two tasks per core are submitted before the next result is yielded.
-    If a task raises an exception, the iteration raises it, and tasks that have not started are cancelled.
+    With n cores, at most 2n + 1 submitted tasks have results that are not yielded yet. This limits the memory for
+    results. If a task raises an exception, the iteration raises it, and tasks that have not started are cancelled.
 
     Args:
         tasks: functions that release the GIL, as functions of numpy, Pillow, zlib and onnxruntime do.

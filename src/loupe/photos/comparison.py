@@ -80,9 +80,9 @@ FIGURE = """<figure class="compared">
 <label><input type="radio" name="method{number}" value="pixels" autocomplete="off">original pixels</label>
 </fieldset>
 <div class="images" style="--at: 50%">
-<img class="after" alt="{name} by Loupe" src="{large}">
+<img class="after" alt="{name} by Loupe" src="{result}">
 <img class="before" data-method="lanczos" alt="{name} by Lanczos" src="{lanczos}">
-<img class="before" data-method="pixels" alt="{name}, original pixels" src="{small}">
+<img class="before" data-method="pixels" alt="{name}, original pixels" src="{pixels}">
 <span class="left" data-method="lanczos">Lanczos</span>
 <span class="left" data-method="pixels">original pixels</span>
 <span class="right">Loupe</span>
@@ -100,7 +100,7 @@ def validate_file(file: Path, overwrite: bool) -> None:
     A path that `validate_output_file` refuses also raises this error.
     """
     if file.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"compare: must be an .html file, got {str(file)!r}")
+        raise UsageError(f"compare: must be an .html or .htm file, got {str(file)!r}")
     validate_output_file("compare", file)
     if file.exists() and not overwrite:
         raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
@@ -163,18 +163,18 @@ def render_figure(
     width, height = _get_size(before)
     full = find_uncropped_size((width, height), (large_width, large_height))
     across, down = width / full[0], height / full[1]
-    left, top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
+    full_left, full_top = left + (full[0] - large_width) // 2, top + (full[1] - large_height) // 2
     # The edges of `part` in the photo, in pixels, not rounded
-    box = left * across, top * down, (left + size[0]) * across, (top + size[1]) * down
+    box = full_left * across, full_top * down, (full_left + size[0]) * across, (full_top + size[1]) * down
     (photo, photo_icc), (result, result_icc) = map(_make_image, (before, after))
     name = escape(job.photo.name)
     return FIGURE.format(
         number=number,
         name=name,
         caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
-        large=_make_data_url(result, result_icc),
+        result=_make_data_url(result, result_icc),
         lanczos=_make_data_url(photo.resize(size, Image.Resampling.LANCZOS, box), photo_icc),
-        small=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), photo_icc),
+        pixels=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), photo_icc),
     )
 
 

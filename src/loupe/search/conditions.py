@@ -41,7 +41,7 @@ def parse_field(key: str) -> str:
 def is_met(condition: Condition, given: Mapping[str, Any]) -> bool:
     """Return whether a condition holds; a field that is not in `given` has its default.
 
-    Different texts of a value are equal, such as 1.5 and 3:2 for `scale`.
+    Values are compared after parsing: for `scale`, 1.5 is equal to 3:2.
     """
     network = to_text(given.get("network", Train.model_fields["network"].default))
     optimizer = to_text(given["optimizer"]) if "optimizer" in given else None
@@ -82,7 +82,7 @@ def _list_types(annotation: Any) -> list[Any]:
 
 
 def is_possible(condition: Condition) -> bool:
-    """Return whether a network and optimizer exist with which the field can have the value of the condition."""
+    """Return whether the field of a condition can have its value with some network and optimizer."""
     classes = (build_train_class(network, optimizer) for network in NETWORKS for optimizer in (None, *OPTIMIZERS))
     return any(
         condition.field in found.model_fields and _normalise(found, condition.field, condition.value) is not None

@@ -71,7 +71,10 @@ class TrialContext:
 
     @property
     def resumed_run(self) -> str | None:
-        """If this trial replaces a trial whose worker crashed, the id of the run of that trial; otherwise None."""
+        """The id of the newest run of the trials that this trial replaces, or None.
+
+        A trial replaces the trials of its item whose workers crashed. A worker can crash before it opens a run.
+        """
         run_id: str | None = self.trial.user_attrs.get(RESUMED_RUN)
         return run_id
 
@@ -88,8 +91,8 @@ class TrialLostError(SystemExit):
 def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
     """Run a claimed trial until it is complete, pruned, failed or lost (see TrialLostError).
 
-    After the errors below, and after unexpected errors, the trial stays open. The sweep ends it as ORPHANED, and
-    enqueues a new trial, which continues from the last checkpoint.
+    After the errors below, and after unexpected errors, the trial stays open. The sweep ends it as ORPHANED. Unless
+    the item is given up (see `items`), the sweep enqueues a new trial, which continues from the last checkpoint.
 
     Raises:
         KeyboardInterrupt or Terminated: the worker is interrupted.
@@ -103,6 +106,7 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         existing_run = _find_result(context)
         state, value = _reuse_result(context, existing_run) if existing_run else _train(context)
         if not study.complete_trial(trial, state, value) and existing_run is None:
+            # The sweep counted this worker as crashed, and ended the trial. The result must not be used.
             trials.discard_result(trial.user_attrs[RUN])
     except TrialLostError:
         return
@@ -119,9 +123,9 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
 def _find_result(context: TrialContext) -> Any:
     """Return the run whose result the trial can reuse, or None.
 
-    This is `resumed_run` if its trial is complete or pruned, or else the newest run of an equal complete trial. With
-    `fresh`, equal trials are not used. With `initial_weights`, they are not used either, because the network that it
-    names can have changed.
+    This is `resumed_run` if this run is finished and its tag STATE_TAG is COMPLETE or PRUNED. Otherwise, it is the
+    newest run of an equal complete trial. With `fresh`, equal trials are not used. With `initial_weights`, they are
+    not used either, because the network that it names can have changed.
     """
     if context.resumed_run and (ended := trials.get_ended_run(context.resumed_run)):
         return ended
@@ -158,9 +162,9 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
     trial, study, settings = context.trial, context.study, context.settings
     checkpoint = trials.load_checkpoint(context.resumed_run) if context.resumed_run else None
     # MLflow's table of runs shows about 14 characters of a name: the number comes first, because it is unique.
-    name = f"{trial.number} {_name_point(study.sweep, trial.params) or describe(settings)} ({study.sweep.name})"
+    name = f"{trial.number} {_format_params(study.sweep, trial.params) or describe(settings)} ({study.sweep.name})"
     tags = {trials.SWEEP_TAG: study.sweep.name, trials.TRIAL_TAG: str(trial.number), trials.KEY_TAG: context.key}
-    values_text = ", ".join(f"{name}={value}" for name, value in trial.params.items())
+    values_text = ", ".join(f"{key}={value}" for key, value in trial.params.items())
     note = f"Trial {trial.number} of the sweep {study.sweep.name}: {values_text}."
     tags |= {trials.CODE_TAG: hash_training_code(), run_notes.NOTE_TAG: mask_secrets(note)}
     continued = context.resumed_run if checkpoint else None
@@ -196,7 +200,7 @@ def _train(context: TrialContext) -> tuple[TrialState, list[float] | None]:
     return state, values
 
 
-def _name_point(sweep: SweepFile, params: dict[str, Any]) -> str:
+def _format_params(sweep: SweepFile, params: dict[str, Any]) -> str:
     """Return the parameters of a trial as text, with the seed if the sweep has several seeds."""
     values = [params[key] for key in sweep.order_keys() if key in params]
     texts = [f"{value:.3g}" if isinstance(value, float) else format_value(value) for value in values]

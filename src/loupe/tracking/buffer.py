@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS records (
 )
 """
 LOCK_TIMEOUT_S = 60.0  # maximum wait for a locked SQLite database
-MAX_LOCK_ATTEMPTS = 1000  # an attempt fails if another process removes the folder of the lock file at the same time
+MAX_LOCK_FILE_ATTEMPTS = 1000  # an attempt fails if another process removes the folder at the same time
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RunBuffer:
             # Threads can share the connection: each transaction is a single statement.
             self._database = sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             if self._execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-                raise ValueError(f"{file.name} is not a buffered run")
+                raise ValueError(f"{file.name} is not a run buffer")
             # Refuse damaged records and a damaged description now.
             self.list_unsent()
             self.description  # noqa: B018
@@ -86,16 +86,17 @@ class RunBuffer:
 
         Raises:
             OSError: the file cannot be written.
+            ValueError: the file exists, and its records are damaged.
         """
         lock = ExitStack()
-        for attempt in range(MAX_LOCK_ATTEMPTS):
+        for attempt in range(MAX_LOCK_FILE_ATTEMPTS):
             with suppress(FileNotFoundError, FileExistsError):
                 file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.enter_context(lock_buffer(file))
                 break
             except FileNotFoundError:
-                if attempt == MAX_LOCK_ATTEMPTS - 1:
+                if attempt == MAX_LOCK_FILE_ATTEMPTS - 1:
                     raise
         try:
             with closing(sqlite3.connect(file, LOCK_TIMEOUT_S, isolation_level=None)) as database:

@@ -15,12 +15,13 @@ THREADS = 8  # number of curves that are requested at the same time
 
 
 def load_run_table() -> pd.DataFrame:
-    """Load all finished train runs, trials and evaluations of the store, except runs with smoke=true.
+    """Load all finished train runs, trials and evaluations of the store whose tag `loupe.smoke` is `false`.
 
     Returns:
         One row per run, newest first: run_id, name, kind (trial, train, evaluate), sweep (name), state (COMPLETE,
         PRUNED), started (ISO, UTC), dataset (name), digest, code (hash of the training code), commit;
-        settings.<field> (texts); metrics.<name> (last values); curve.step and curve.val/mae (lists).
+        settings.<field> (texts); metrics.<name> (last values, without system metrics); curve.step and curve.val/mae
+        (lists).
     """
     create_store()
     client = mlflow.MlflowClient()

@@ -95,7 +95,7 @@ def find_finished_run(key: str) -> Any:
 
 
 def get_ended_run(run_id: str) -> Any:
-    """Return a run if its trial is complete or pruned, otherwise None."""
+    """Return a run if it is finished and has the tag STATE_TAG, otherwise None."""
     run = mlflow.get_run(run_id)
     return run if run.info.status == "FINISHED" and STATE_TAG in run.data.tags else None
 
