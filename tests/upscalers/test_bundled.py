@@ -45,9 +45,9 @@ def sample() -> dict[Fraction, Pairs]:
     }
 
 
-def test_the_package_contains_all_sizes_at_3_2_small_to_3_1_and_base_at_1_1() -> None:
-    names = {file.stem for file in FILES}
-    assert names == {f"{size}-3x2" for size in BUNDLED_SIZES} | {"small-1x1", "base-1x1", "small-2x1", "small-3x1"}
+def test_the_package_contains_all_sizes_at_3_2_and_small_and_base_at_further_scales() -> None:
+    further = {"small-1x1", "small-2x1", "small-3x1", "base-1x1", "base-2x1"}
+    assert {file.stem for file in FILES} == {f"{size}-3x2" for size in BUNDLED_SIZES} | further
     others = {file.name for file in bundled.FOLDER.iterdir()} - {file.name for file in FILES}
     assert others == {"LICENCE.md", "credits.csv"}
     assert bundled.DEFAULT_SIZE == "small"
