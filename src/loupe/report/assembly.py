@@ -14,7 +14,7 @@ from loupe.report.contents import ClaimResult, ReportContents, ReportImage
 from loupe.report.formatting import DASH, format_estimate, format_number
 from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
 from loupe.report.trends import compute_trend
-from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
+from loupe.report.verdicts import ClaimVerdict, check_claim, format_arm, format_budget, select_runs
 
 STEPS = "metrics.training_steps"
 DRAWS, TEST_PHOTOS = "draw_difference", "metrics.test/photo_count"
@@ -73,7 +73,6 @@ def build_report(
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
         draw_photos=_format_range([each.arms for each in claims if DRAWS in each.claim.metric], TEST_PHOTOS),
-        grid_ends=_count_grid_ends({each.sweep_file: each.arms for each in claims}),
         claims=_check_claims(claims),
         best_network=_describe_run(best),
         best_scores=read_scores(best) | read_pre_upscaled_scores(rows),
@@ -115,7 +114,9 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
         verdict, runs = check_claim(claim, arms), select_runs(claim, arms)
         groups = f"seeds and {claim.worst_over}" if claim.worst_over else "seeds"
         chart = charts.draw_curves(f"curves-{claim.number}", runs, groups)
-        result = ClaimResult(claim_runs.sweep_file, verdict, chart, compute_trend(verdict, arms))
+        result = ClaimResult(
+            claim_runs.sweep_file, verdict, chart, compute_trend(verdict, arms), _is_at_grid_end(verdict, runs)
+        )
         results[claim.number] = _add_surprise(result, runs)
     return tuple(results.values())
 
@@ -160,14 +161,11 @@ def _count_runs(claims: Iterable[ClaimRuns]) -> int:
     return len({run_id for rows in runs for run_id in rows["run_id"]})
 
 
-def _count_grid_ends(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Count the arms whose best learning rate is the lowest or the highest of at least three: `3 of 5`."""
-    columns = [
-        table.loc[table["seed"] == table["seed"].min(), "at_grid_end"].dropna()
-        for table in tables.values()
-        if "at_grid_end" in table
-    ]
-    return f"{sum(int(column.sum()) for column in columns)} of {sum(map(len, columns))}"
+def _is_at_grid_end(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> bool:
+    """Return whether the weakest comparison has an arm whose best learning rate is at an end of its grid."""
+    weakest = verdict.weakest
+    arms = [runs[name] for name in (weakest.name, weakest.other) if name in runs] if weakest else []
+    return any("at_grid_end" in rows and rows["at_grid_end"].eq(True).any() for rows in arms)
 
 
 def _describe_run(run: pd.Series | None) -> str:

@@ -26,6 +26,7 @@ class ClaimResult:
         verdict: verdict of the claim.
         chart: validation mae of the arms during the training, or None.
         trend: change of the weakest comparison during the training, or None.
+        at_grid_end: whether this comparison has an arm whose best learning rate is at an end of its grid.
         surprise: text of a surprising result, or "".
         figure: figure of the surprising result, or None.
     """
@@ -34,6 +35,7 @@ class ClaimResult:
     verdict: ClaimVerdict
     chart: ReportImage | None = None
     trend: Trend | None = None
+    at_grid_end: bool = False
     surprise: str = ""
     figure: ReportImage | None = None
 
@@ -62,8 +64,6 @@ class ReportContents:
         curve_images: smallest and largest `eval_images` (maximum number of images per validation) of the claims'
             runs, as text.
         draw_photos: number of test photos in the random draws of patches, as text.
-        grid_ends: number of arms whose best learning rate is the lowest or the highest of at least three, such as
-            `3 of 5`.
         claims: results of the claims, ordered by number.
         best_network: description of the best network, or "".
         best_scores: scores of the best network, and the scores of `read_pre_upscaled_scores`, as texts.
@@ -78,7 +78,6 @@ class ReportContents:
     steps: str
     curve_images: str
     draw_photos: str
-    grid_ends: str
     claims: tuple[ClaimResult, ...]
     best_network: str
     best_scores: dict[str, str]
