@@ -229,6 +229,25 @@ def test_claiming_a_trial_of_a_database_is_atomic(tmp_path, monkeypatch):
     assert sorted(trial.number for trial in taken) == [0, 1]
 
 
+@pytest.mark.parametrize("failing_call", ["set_trial_user_attr", "get_trial"])
+def test_an_error_after_a_trial_got_its_owner_does_not_lose_the_trial(tmp_path, monkeypatch, failing_call):
+    study = opened(f"sqlite:///{tmp_path / 'study.db'}")
+    study.enqueue_missing()
+    storage, errors = study._storage, [optuna.exceptions.StorageInternalError("restart")]
+    call = getattr(storage, failing_call)
+
+    def fail_once_with_owner(trial_id, *given):
+        result = call(trial_id, *given)
+        if errors and OWNER in study.optuna_study.get_trials()[0].user_attrs:
+            raise errors.pop()
+        return result
+
+    monkeypatch.setattr(storage, failing_call, fail_once_with_owner)
+    monkeypatch.setattr(study_storage, "RETRY_INTERVAL_S", 0.0)
+    trial = study.claim_trial(HERE)
+    assert (trial.number, trial.user_attrs[OWNER], errors) == (0, HERE, [])
+
+
 def test_claimed_trial_has_owner_parent_and_point(journal):
     study = opened(journal, parent="mine")
     study.enqueue_missing()

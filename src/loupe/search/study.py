@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import optuna
 import pandas as pd
@@ -22,6 +23,7 @@ from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
 from loupe.search import constraints, sampling
 from loupe.search.items import SweepItems, TrialsByItem
+from loupe.search.study_storage import retry_database
 from loupe.search.sweep_file import SweepFile
 from loupe.search.trial_attributes import (
     FAILURE,
@@ -167,14 +169,19 @@ class SweepStudy:
             try:
                 if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                     continue
-                self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
-                self._storage.set_trial_user_attr(trial_id, OWNER, owner)
+                # Without retries, an error after the commit of the owner would leave a trial that never ends: it
+                # runs, and its owner is alive, but claims another trial.
+                return retry_database(partial(self._own_trial, trial_id, waiting.number, owner))
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue  # the trial has ended: another worker was faster, or this claim exceeded CLAIM_TIMEOUT_S
-            # The sampler's seed derives from the trial's number, so that it does not depend on the worker.
-            self.optuna_study.sampler = sampling.create_sampler(self.sweep, waiting.number)
-            return Trial(self.optuna_study, trial_id)
         return None
+
+    def _own_trial(self, trial_id: int, number: int, owner: dict[str, str]) -> Trial:
+        self._storage.set_trial_user_attr(trial_id, PARENT, self.parent)
+        self._storage.set_trial_user_attr(trial_id, OWNER, owner)
+        # The sampler's seed derives from the trial's number, so that it does not depend on the worker.
+        self.optuna_study.sampler = sampling.create_sampler(self.sweep, number)
+        return Trial(self.optuna_study, trial_id)
 
     def complete_trial(self, trial: Trial, state: TrialState, values: list[float] | None) -> bool:
         """End a trial as complete with a value per objective, or as pruned; return False if it had already ended.
