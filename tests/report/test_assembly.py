@@ -101,6 +101,15 @@ def test_claims_show_whether_a_learning_rate_is_at_an_end_of_its_grid(table, bes
     assert [claim.at_grid_end for claim in claims] == [at_end] * len(claims)
 
 
+def test_a_grid_without_learning_rates_has_no_ends(tmp_path):
+    file = tmp_path / "ridge.toml"
+    study = '[study]\nname = "ridge"\nrepeats = 3\ntune = ["alpha"]\n'
+    file.write_text(study + '[train]\nnetwork = "ridge"\n[search]\nalpha = [0.1, 1]\n', encoding="utf-8")
+    arms = sweep_arms.find_runs(sweep_loader.load_sweep(file), make_table([file]))
+    assert len(arms) == 2
+    assert arms["at_grid_end"].isna().all()
+
+
 def test_only_the_seeds_of_the_sweep_file_count():
     sweep = sweep_loader.load_sweep(FILES[0])
     table = make_table([FILES[0]], seeds=len(sweep.seeds) + 3)

@@ -40,8 +40,8 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
         with the most runs or, in a tie, with the most runs of this sweep. With `tune`, the table contains only the
         best point of each arm, without the run with the first seed. The best point has the lowest loss with the first
         seed, among the points whose run with this seed satisfies the constraints. The column `at_grid_end` then shows
-        whether the learning rate is the lowest or the highest one of the arm (None if all are equal). If the sweep is
-        not a grid, the table is empty.
+        whether the learning rate is the lowest or the highest one of the arm (None if the arm does not have different
+        ones). If the sweep is not a grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -97,10 +97,14 @@ def _select_points(
 def _is_at_grid_end(best: _Candidate, candidates: list[_Candidate]) -> bool | None:
     """Return whether the learning rate of the best point is the lowest or the highest one.
 
-    None if all points have the same learning rate.
+    None if the points do not have different learning rates.
     """
-    rates = [float(each.runs["settings.learning_rate"].iloc[0] or "nan") for each in (best, *candidates)]
-    return rates[0] in (min(rates), max(rates)) if len(set(rates)) > 1 else None
+
+    def read_rate(candidate: _Candidate) -> float:
+        return float(candidate.runs.iloc[0].get("settings.learning_rate") or math.nan)
+
+    rates = {rate for rate in map(read_rate, candidates) if not math.isnan(rate)}
+    return read_rate(best) in (min(rates), max(rates)) if len(rates) > 1 else None
 
 
 def _is_feasible(sweep: SweepFile, candidate: _Candidate, seed: str) -> bool:

@@ -7,7 +7,6 @@ not used, because they do not support a journal file, the default storage.
 
 import heapq
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -19,12 +18,11 @@ import pandas as pd
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from loupe.config.fields import quote_value
 from loupe.errors import UsageError, mask_secrets
 from loupe.search import constraints, sampling
 from loupe.search.items import SweepItems, TrialsByItem
 from loupe.search.study_storage import retry_database
-from loupe.search.sweep_file import SweepFile
+from loupe.search.sweep_file import SweepFile, describe_difference
 from loupe.search.trial_attributes import (
     FAILURE,
     ITEM,
@@ -95,7 +93,7 @@ class SweepStudy:
         elif existing != space:
             raise UsageError(
                 f"study.name: {self.sweep.name!r} is a study with another search space"
-                f"{_describe_difference(existing, space)}; choose another name"
+                f"{describe_difference(existing, space)}; choose another name"
             )
 
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
@@ -294,17 +292,3 @@ class SweepStudy:
         for trial in self._list_trials():
             by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
         return by_item
-
-
-def _describe_difference(existing: str | None, space: str) -> str:
-    """Return in brackets the first difference between two results of `SweepFile.describe_space`; "" without one."""
-    try:
-        old, new = json.loads(existing or ""), json.loads(space)
-        for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):
-            for key in sorted(old_table.keys() | new_table.keys()):
-                if old_table.get(key) != new_table.get(key):
-                    values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
-                    return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
-    except (ValueError, AttributeError):  # the text in the study is missing, or another program wrote it
-        pass
-    return ""

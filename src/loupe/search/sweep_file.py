@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loupe.config import parse_settings
-from loupe.config.fields import format_value
+from loupe.config.fields import format_value, quote_value
 from loupe.errors import UsageError, mask_values
 from loupe.report.claims import Claim
 from loupe.search.conditions import is_float, is_met, parse_condition, parse_field, to_text
@@ -254,3 +254,17 @@ class SweepFile(BaseModel):
         study = self.study.model_dump(include=names, mode="json")
         search = {key: value if isinstance(value, list) else value.model_dump() for key, value in self.search.items()}
         return json.dumps(mask_values([study, self.train | {"dataset": digest}, search]), sort_keys=True)
+
+
+def describe_difference(existing: str | None, space: str) -> str:
+    """Return in brackets the first difference between two results of `SweepFile.describe_space`; "" without one."""
+    try:
+        old, new = json.loads(existing or ""), json.loads(space)
+        for name, old_table, new_table in zip(("study", "train", "search"), old, new, strict=True):
+            for key in sorted(old_table.keys() | new_table.keys()):
+                if old_table.get(key) != new_table.get(key):
+                    values = (quote_value(str(table.get(key, "none"))) for table in (old_table, new_table))
+                    return " ({}.{}: {} in the study, {} in the sweep file)".format(name, key, *values)
+    except (ValueError, AttributeError):  # the text in the study is missing, or another program wrote it
+        pass
+    return ""
