@@ -338,8 +338,11 @@ def test_training_lowers_the_loss(loss: str, photos: dict[str, Pairs]) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(photos: dict[str, Pairs]) -> None:
-    given = CONVOLUTIONAL | {"filters": 8, "steps": 40, "eval_every": 40}
+@pytest.mark.parametrize("given", [CONVOLUTIONAL | {"filters": 8}, PERCEPTRON], ids=["convolutional", "perceptron"])
+def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(
+    given: dict[str, Any], photos: dict[str, Pairs]
+) -> None:
+    given = given | {"steps": 40, "eval_every": 40}
     exact, rounded = (Run(photos, given | {"precision": precision}) for precision in ("float32", "bfloat16"))
     assert exact.points[0].metrics == rounded.points[0].metrics  # computed in float32 before the first step
     losses = [run.points[1].metrics["train/patch_loss"] for run in (exact, rounded)]

@@ -37,9 +37,6 @@ class Convolutional(GradientTrain):
     condition: Literal["none", "jpeg"] = field(
         "none", "second input of the network; jpeg: the JPEG quality of the photo"
     )
-    precision: Literal["float32", "bfloat16"] = field(
-        "float32", "number format during the training; bfloat16 is faster on some processors"
-    )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop_size": 16}
 

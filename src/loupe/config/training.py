@@ -135,6 +135,9 @@ class GradientTrain(Train):
     devices: Devices = field(
         1, "number of GPUs that share each batch, for KERAS_BACKEND=jax", rule="all, or 1 to 1024"
     )
+    precision: Literal["float32", "bfloat16"] = field(
+        "float32", "number format during the training; bfloat16 is faster on some processors"
+    )
     augment: bool = field(True, "flip and rotate training images at random")
     DEPENDS = {
         "stddev": {"initializer": "gaussian"},
