@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 # The functions return Any, because this module imports the types of their results only when a step runs.
 
 
-def prepare(**fields: Any) -> Any:
+def preprocess(**fields: Any) -> Any:
     """Prepare or open a dataset, as `loupe preprocess`.
 
     Returns:
