@@ -19,6 +19,7 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.utils.rest_utils import verify_rest_response
 
 from loupe.cli.main import run_step
+from loupe.errors import LoupeError
 from loupe.tracking import buffered_runs, delivery, liveness
 from loupe.tracking.buffer import SUFFIX, RunBuffer
 from loupe.tracking.record_handlers import RECORD_HANDLERS
@@ -299,6 +300,13 @@ def test_a_file_that_is_not_a_buffered_run_is_kept_and_reported(
     assert contents(tmp_path) == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"tracking: {file} is not uploaded and stays as it is: ")
+
+
+def test_the_error_names_the_damaged_buffer_of_a_resumed_run(tmp_path: Path) -> None:
+    file = tmp_path / f"run{SUFFIX}"
+    execute("UPDATE records SET body = '{' WHERE number = 1")(file)
+    with pytest.raises(LoupeError, match=rf"tracking: {file} is damaged \(.*\); move it to another folder"):
+        RunBuffer.create(file, DESCRIPTION)
 
 
 def test_a_record_that_its_handler_does_not_accept_does_not_end_the_upload_of_others(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loupe.errors import LoupeError
 from loupe.imaging.file_locks import lock_file
 
 SUFFIX = ".run.sqlite"
@@ -86,7 +87,7 @@ class RunBuffer:
 
         Raises:
             OSError: the file cannot be written.
-            ValueError: the file exists, and its records are damaged.
+            LoupeError: the file exists, and its records are damaged.
         """
         lock = ExitStack()
         for attempt in range(MAX_LOCK_FILE_ATTEMPTS):
@@ -109,7 +110,11 @@ class RunBuffer:
                 database.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise OSError(f"{file}: {error}") from None
-        buffer = cls(file)
+        try:
+            buffer = cls(file)
+        except ValueError as error:
+            lock.close()
+            raise LoupeError(f"tracking: {file} is damaged ({error}); move it to another folder") from None
         buffer._lock = lock
         return buffer
 
