@@ -10,6 +10,7 @@ from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.report import assembly, study_numbers
 from loupe.report.claims import Surprise
+from loupe.report.contents import SharedRuns
 from loupe.report.formatting import DASH
 from loupe.report.verdicts import NOT_RUN, check_claim
 from loupe.search import arms as sweep_arms
@@ -91,6 +92,25 @@ def test_runs_of_arms_that_no_claim_compares_are_not_counted():
     arms = sweep_arms.find_runs(sweep_loader.load_sweep(file), make_table([file], seeds=3))
     assert set(arms["schedule"]) == {"constant", "cosine", "exponential"}
     assert make_report(make_table([file], seeds=3), [file]).run_count == (arms["schedule"] != "cosine").sum() == 4
+
+
+def test_the_shared_runs_are_those_of_most_claims(table):
+    report = make_report(table, FILES)
+    arms = sweep_arms.find_runs(sweep_loader.load_sweep(FILES[0]), table)
+    is_shared = (arms["activation"] == "tanh") & (arms["output_activation"] == "linear")
+    assert report.shared_runs == SharedRuns(is_shared.sum(), ("6", "7", "8b"))
+
+
+def test_claims_show_whether_a_run_is_worse_than_nearest(table):
+    arms = sweep_arms.find_runs(sweep_loader.load_sweep(FILES[0]), table)
+    run_id = arms[arms["activation"] == "relu"]["run_id"].iloc[0]
+    assert not any(claim.loses_to_nearest for claim in make_report(table, FILES).claims)
+    table = table.assign(
+        **{"metrics.val/nearest/mae": table["metrics.val/nearest/mae"].where(table["run_id"] != run_id, 0)}
+    )
+    claims = make_report(table, FILES).claims
+    assert {claim.verdict.claim.number for claim in claims if claim.loses_to_nearest} <= {"7", "8a", "8b"}
+    assert any(claim.loses_to_nearest for claim in claims)
 
 
 @pytest.mark.parametrize(("best_rate", "at_end"), [(3e-4, True), (1e-3, False), (3e-3, True)])

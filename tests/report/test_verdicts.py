@@ -223,6 +223,12 @@ def test_budget_contains_all_runs() -> None:
     assert check(arms, **BEATS).budget == "1e12 FLOPs (30 s); 4,000 steps; closed form"
 
 
+def test_budget_shows_the_median_times_of_the_fastest_and_the_slowest_arm() -> None:
+    arms = two([0.1, 0.1, 0.1], [0.2, 0.2, 0.2])
+    arms["metrics.training_seconds"] = [100, 10, 11, 30, math.nan, 34]
+    assert check(arms, **BEATS).budget == "1e12 FLOPs (11 to 32 s)"
+
+
 @pytest.mark.parametrize(
     ("arm", "name"),
     [

@@ -1,6 +1,7 @@
 """Builds the contents of a report from the table of runs and the claims."""
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,11 @@ import pandas as pd
 from loupe.errors import UsageError
 from loupe.report import charts
 from loupe.report.claims import Claim, format_full_name
-from loupe.report.contents import ClaimResult, ReportContents, ReportImage
+from loupe.report.contents import ClaimResult, ReportContents, ReportImage, SharedRuns
 from loupe.report.formatting import DASH, format_estimate, format_number
 from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
 from loupe.report.trends import compute_trend
-from loupe.report.verdicts import ClaimVerdict, check_claim, format_arm, format_budget, select_runs
+from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
 
 STEPS = "metrics.training_steps"
 DRAWS, TEST_PHOTOS = "draw_difference", "metrics.test/photo_count"
@@ -67,9 +68,11 @@ def build_report(
     datasets = {str(name) for each in claims if len(each.arms) for name in each.arms["dataset"]}
     datasets.add(str(rows["dataset"].iloc[0]))
     best, study_run = find_best_run(rows), find_study_run(table, datasets)
+    users = _list_users(claims)
     return ReportContents(
         datasets=tuple(sorted(datasets)),
-        run_count=_count_runs(claims),
+        run_count=len(users),
+        shared_runs=_find_shared_runs(users),
         steps=_format_range([each.arms for each in claims], STEPS),
         curve_images=_format_range([each.arms for each in claims], "settings.eval_images"),
         draw_photos=_format_range([each.arms for each in claims if DRAWS in each.claim.metric], TEST_PHOTOS),
@@ -115,7 +118,12 @@ def _check_claims(claims: Iterable[ClaimRuns]) -> tuple[ClaimResult, ...]:
         groups = f"seeds and {claim.worst_over}" if claim.worst_over else "seeds"
         chart = charts.draw_curves(f"curves-{claim.number}", runs, groups)
         result = ClaimResult(
-            claim_runs.sweep_file, verdict, chart, compute_trend(verdict, arms), _is_at_grid_end(verdict, runs)
+            claim_runs.sweep_file,
+            verdict,
+            chart,
+            compute_trend(verdict, arms),
+            at_grid_end=any("at_grid_end" in rows and rows["at_grid_end"].eq(True).any() for rows in runs.values()),
+            loses_to_nearest=any(map(_loses_to_nearest, runs.values())),
         )
         results[claim.number] = _add_surprise(result, runs)
     return tuple(results.values())
@@ -155,21 +163,31 @@ def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:
     return " to ".join(f"{number:,.0f}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:]))) or DASH
 
 
-def _count_runs(claims: Iterable[ClaimRuns]) -> int:
-    """Count the runs of the arms that the claims compare."""
-    runs = (rows for each in claims if len(each.arms) for rows in select_runs(each.claim, each.arms).values())
-    return len({run_id for rows in runs for run_id in rows["run_id"]})
+def _list_users(claims: Iterable[ClaimRuns]) -> dict[str, tuple[str, ...]]:
+    """Return the numbers of the claims that use a run, by the id of the run."""
+    users: dict[str, dict[str, None]] = defaultdict(dict)  # the keys are the numbers, in the order of the claims
+    for each in claims:
+        for rows in select_runs(each.claim, each.arms).values() if len(each.arms) else ():
+            for run_id in rows["run_id"]:
+                users[run_id][each.claim.number] = None
+    return {run_id: tuple(numbers) for run_id, numbers in users.items()}
 
 
-def _is_at_grid_end(verdict: ClaimVerdict, runs: Mapping[str, pd.DataFrame]) -> bool:
-    """Return whether the weakest comparison has an arm whose best learning rate is at an end of its grid."""
-    weakest = verdict.weakest
-    arms = [runs[name] for name in (weakest.name, weakest.other) if name in runs] if weakest else []
-    return any("at_grid_end" in rows and rows["at_grid_end"].eq(True).any() for rows in arms)
+def _find_shared_runs(users: Mapping[str, tuple[str, ...]]) -> SharedRuns:
+    """Find the runs that most claims use; `users` is the result of `_list_users`."""
+    counts = Counter(users.values())
+    numbers = max(counts, key=len, default=())
+    return SharedRuns(counts[numbers], numbers)
+
+
+def _loses_to_nearest(rows: pd.DataFrame) -> bool:
+    """Return whether a run has a higher validation mae than nearest."""
+    names = ["metrics.val/best_mae", "metrics.val/nearest/mae"]
+    return set(names) <= set(rows.columns) and bool((rows[names[0]] > rows[names[1]]).any())
 
 
 def _describe_run(run: pd.Series | None) -> str:
     """Describe a run with its dataset and budget."""
     if run is None:
         return ""
-    return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {format_budget(run.to_frame().T)}"
+    return f"{run['name']} (run {run['run_id'][:8]}) on {run['dataset']}, {format_budget([run.to_frame().T])}"

@@ -26,7 +26,8 @@ class ClaimResult:
         verdict: verdict of the claim.
         chart: validation mae of the arms during the training, or None.
         trend: change of the weakest comparison during the training, or None.
-        at_grid_end: whether this comparison has an arm whose best learning rate is at an end of its grid.
+        at_grid_end: whether the chosen learning rate of an arm is the lowest or the highest of its grid.
+        loses_to_nearest: whether a run of the arms has a higher validation mae than nearest.
         surprise: text of a surprising result, or "".
         figure: figure of the surprising result, or None.
     """
@@ -36,6 +37,7 @@ class ClaimResult:
     chart: ReportImage | None = None
     trend: Trend | None = None
     at_grid_end: bool = False
+    loses_to_nearest: bool = False
     surprise: str = ""
     figure: ReportImage | None = None
 
@@ -54,12 +56,21 @@ class ClaimResult:
 
 
 @dataclass(frozen=True)
+class SharedRuns:
+    """A number of runs, and the numbers of the claims that all use these runs."""
+
+    run_count: int
+    claims: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ReportContents:
     """All contents of a report.
 
     Args:
         datasets: names of the datasets of the runs.
         run_count: number of runs that the claims compare.
+        shared_runs: the runs that most claims use.
         steps: smallest and largest number of steps of the claims' runs, as text.
         curve_images: smallest and largest `eval_images` (maximum number of images per validation) of the claims'
             runs, as text.
@@ -75,6 +86,7 @@ class ReportContents:
 
     datasets: tuple[str, ...]
     run_count: int
+    shared_runs: SharedRuns
     steps: str
     curve_images: str
     draw_photos: str

@@ -1,7 +1,8 @@
 """Checks a claim against the runs of its sweep."""
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -82,7 +83,7 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
         UsageError: the claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
     """
     runs = select_runs(claim, arms)
-    budget = format_budget(pd.concat(runs.values())) if runs else ""
+    budget = format_budget(runs.values())
     means: list[ArmMean] = []
     differences: dict[tuple[str, str], Estimate] = {}  # by the names of the arms of a comparison
     for variant in _list_variants(claim, arms):
@@ -138,24 +139,34 @@ def format_arm(arm: dict[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in zip(keys, arm.values(), strict=True))
 
 
-def format_budget(runs: pd.DataFrame) -> str:
-    """Format the training budgets of runs, those in FLOPs with the median time, such as `1e12 FLOPs (12 s)`."""
+def format_budget(arms: Iterable[pd.DataFrame]) -> str:
+    """Format the training budgets of arms, such as `1e12 FLOPs (12 to 15 s)`.
+
+    The times are the medians of the fastest and the slowest arm, for budgets in FLOPs.
+    """
     names = ("settings.flops", "settings.steps", "metrics.training_seconds")
-    columns = (runs.get(name, pd.Series(index=runs.index)) for name in names)
-    times: dict[tuple[int, float, str], list[float]] = {}  # keys: the unit's rank, the number and the text
-    for flops, steps, time in zip(*columns, strict=True):
-        if not pd.isna(flops) and flops != "none":
-            key = (0, float(flops), f"{flops} FLOPs")
-        elif not pd.isna(steps):
-            key, time = (1, float(steps), f"{int(steps):,} steps"), math.nan
-        else:
-            key, time = (2, 0.0, "closed form"), math.nan
-        times.setdefault(key, []).append(time)
+    medians: dict[tuple[int, float, str], list[float]] = {}  # keys: the results of `_make_budget_key`
+    for runs in arms:
+        times: dict[tuple[int, float, str], list[float]] = {}
+        for flops, steps, time in zip(*(runs.get(name, pd.Series(index=runs.index)) for name in names), strict=True):
+            times.setdefault(_make_budget_key(flops, steps), []).append(time)
+        for key, values in times.items():
+            medians.setdefault(key, []).append(pd.Series(values, dtype=float).median())
     parts = []
-    for key in sorted(times):
-        median = pd.Series(times[key], dtype=float).median()
-        parts.append(key[2] if math.isnan(median) else f"{key[2]} ({median:,.0f} s)")
+    for (rank, _, text), values in sorted(medians.items()):
+        limits = pd.Series(values).agg(["min", "max"]).dropna()
+        seconds = " to ".join(dict.fromkeys(f"{time:,.0f}" for time in limits))
+        parts.append(f"{text} ({seconds} s)" if seconds and rank == 0 else text)
     return "; ".join(parts)
+
+
+def _make_budget_key(flops: Any, steps: Any) -> tuple[int, float, str]:
+    """Return the rank of the budget's unit, its number and its text."""
+    if not pd.isna(flops) and flops != "none":
+        return 0, float(flops), f"{flops} FLOPs"
+    if not pd.isna(steps):
+        return 1, float(steps), f"{int(steps):,} steps"
+    return 2, 0.0, "closed form"
 
 
 def _make_region(claim: Claim) -> Region:
