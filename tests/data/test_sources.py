@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -63,9 +64,10 @@ def test_a_folder_whose_path_is_nearly_too_long_is_listed(listed, photo_folder, 
     monkeypatch.chdir(photo_folder)
     length = 4090  # bytes of the path of the last folder; a path has at most 4095
     rest = length - len(str(photo_folder))
-    for part in ["d" * 200] * (rest // 201) + ["e" * (rest % 201 - 1)]:
-        os.mkdir(part)
-        os.chdir(part)
+    for size in np.diff(np.linspace(0, rest, 22).astype(int)):  # 21 names of less than 200 bytes, each after a slash
+        os.mkdir("d" * (size - 1))
+        os.chdir("d" * (size - 1))
+    assert len(os.getcwd()) == length
     assert facts(listed(photo_folder)) == before
 
 
@@ -272,6 +274,13 @@ def test_hidden_files_and_folders_are_not_listed(listed, photo_folder, crops, wr
 def test_hidden_files_and_folders_of_a_tar_are_not_listed(listed, photo_folder, crops, write_tar, path):
     tar = write_tar(photo_folder.parent / "photos.tar", crops | {path: crops["001.cat/001_0001.jpg"]})
     assert facts(listed(tar)) == facts(listed(photo_folder))
+
+
+def test_the_error_for_a_folder_without_readable_images_names_the_reason(listed, tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "1.jpg").symlink_to(tmp_path / "photo.jpg")
+    assert refused(listed, folder).endswith(f"got the folder '{folder}' ('1.jpg': a link: not followed)")
 
 
 def test_links_are_listed_and_not_followed(listed, photo_folder, tmp_path, crops, write_folder):

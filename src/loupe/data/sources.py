@@ -184,7 +184,8 @@ def _list_folder(root: Path, source: str) -> Iterator[SourcePhoto]:
             else:
                 files[file] = _explain_skip(stat.S_ISREG(mode), stat.S_ISLNK(mode))
     if not any(_is_image(file.name) for file, reason in files.items() if not reason):
-        raise UsageError(f"source: must contain an image, got the folder {str(root)!r}")
+        skipped = {file.relative_to(root).as_posix(): reason for file, reason in files.items()}
+        raise _refuse_without_image(f"the folder {str(root)!r}", skipped)
     for file, reason in files.items():
         parts = _split_path(file.relative_to(root).as_posix())
         category = parts[0] if len(parts) > 1 else ""
@@ -200,6 +201,12 @@ def _is_dataset(folder: Path) -> bool:
 def _refuse_dataset(location: Path | str) -> UsageError:
     hint = "train and evaluate read it with --dataset"
     return UsageError(f"source: must be photos, got the prepared dataset {str(location)!r}; {hint}")
+
+
+def _refuse_without_image(source: str, skipped: dict[str, str]) -> UsageError:
+    """Make the error for a source without readable images; `skipped` has the reason for skipping each file."""
+    images = (f" ({path!r}: {reason})" for path, reason in skipped.items() if _is_image(path))
+    return UsageError(f"source: must contain an image, got {source}{next(images, '')}")
 
 
 def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
@@ -222,7 +229,7 @@ def _list_url(source: str) -> Iterator[SourcePhoto]:
     paths = {path: _split_path(path) for path in sorted(files) if not path.startswith(datasets)}
     paths = {path: parts for path, parts in paths.items() if not any(part.startswith(".") for part in parts)}
     if not any(_is_image(path) for path in paths):
-        raise UsageError(f"source: must contain an image, got {source!r}")
+        raise _refuse_without_image(repr(source), {})
     return (
         SourcePhoto(source, "/".join(parts), parts[0] if len(parts) > 1 else "", storage.join_path(source, path), 0,
                     files[path])
@@ -242,7 +249,7 @@ def _list_tar(source: str, file: str) -> Iterator[SourcePhoto]:
     ]
     readable = [parts for parts, *_, reason in members if not reason]
     if not any(_is_image(parts[-1]) for parts in readable):
-        raise UsageError(f"source: must contain an image, got the tar {source!r}")
+        raise _refuse_without_image(f"the tar {source!r}", {"/".join(parts): reason for parts, *_, reason in members})
     top_folders = {parts[0] for parts in readable}
     omit_top = len(top_folders) == 1 and all(len(parts) > 2 for parts in readable)
     for parts, offset, size, reason in members:

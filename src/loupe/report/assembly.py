@@ -13,6 +13,7 @@ from loupe.report import charts
 from loupe.report.claims import Claim, format_full_name
 from loupe.report.contents import ClaimResult, ReportContents, ReportImage, SharedRuns
 from loupe.report.formatting import DASH, format_estimate, format_number
+from loupe.report.quality_scores import read_quality_scores
 from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
 from loupe.report.trends import compute_trend
 from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
@@ -82,6 +83,7 @@ def build_report(
         study_network=_describe_run(study_run),
         study_scores=read_scores(study_run),
         study_curve=charts.draw_training("study-curve", study_run, STUDY_BASELINES),
+        quality_scores=read_quality_scores(table),
         images=tuple(images),
     )
 

@@ -56,6 +56,15 @@ class ClaimResult:
 
 
 @dataclass(frozen=True)
+class QualityScores:
+    """The PSNR of an evaluation by JPEG quality: name of the run, table (one row per method), and figure."""
+
+    name: str
+    table: list[tuple[str, ...]]
+    figure: ReportImage
+
+
+@dataclass(frozen=True)
 class SharedRuns:
     """A number of runs, and the numbers of the claims that all use these runs."""
 
@@ -81,6 +90,7 @@ class ReportContents:
         study_network: description of the network that was scored with the study's protocol, or "".
         study_scores: scores of `study_network`, as texts.
         study_curve: learning curve of `study_network`, or None.
+        quality_scores: scores of evaluations by JPEG quality.
         images: results of networks for test photos.
     """
 
@@ -96,6 +106,7 @@ class ReportContents:
     study_network: str
     study_scores: dict[str, str]
     study_curve: ReportImage | None = None
+    quality_scores: tuple[QualityScores, ...] = ()
     images: tuple[ReportImage, ...] = ()
 
     @property
