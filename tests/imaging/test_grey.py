@@ -8,6 +8,7 @@ from PIL import Image
 from whole_images import open_photo
 
 from loupe.data import reservations
+from loupe.errors import LoupeError
 from loupe.imaging import grey
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.luminance import compute_luminance
@@ -69,10 +70,20 @@ def test_rows_longer_than_a_strip_are_split(monkeypatch):
 
 
 def test_a_photo_beyond_the_budget_is_refused_before_it_is_decoded(photo, monkeypatch):
-    monkeypatch.setattr(reservations, "get_budget", lambda: 17 * 10**6)
+    monkeypatch.setattr(reservations, "MAX_PHOTO_BYTES", 17 * 10**6)
     content = encode(photo.resize((1000, 900)), "PNG")
     with (
         reservations.reserve() as reserve_bytes,
         pytest.raises(PhotoError, match=r"memory: must be at most 17 MB per photo, got 23 MB"),
+    ):
+        grey.GreyPhoto(content, reserve_bytes)
+
+
+def test_a_machine_with_too_little_memory_for_a_photo_does_not_skip_the_photo(photo, monkeypatch):
+    monkeypatch.setattr(reservations, "get_budget", lambda: 17 * 10**6)
+    content = encode(photo.resize((1000, 900)), "PNG")
+    with (
+        reservations.reserve() as reserve_bytes,
+        pytest.raises(LoupeError, match=r"memory: must be at least 23 MB for a photo, got 17 MB on this machine"),
     ):
         grey.GreyPhoto(content, reserve_bytes)

@@ -2,7 +2,7 @@
 
 A local worker reserves the memory that the header of a photo indicates. During the decoding, the system limits the
 worker to the reservation, because a header can be wrong. Workers of a Dask cluster only check that a photo does not
-exceed the budget.
+exceed the limit and the budget. The limit is the same on all machines, so that all machines use the same photos.
 """
 
 import resource
@@ -12,12 +12,15 @@ from functools import cache
 from typing import Any
 
 from loupe.config.datasets import Preprocess
+from loupe.errors import LoupeError
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.limits import read_data_bytes, return_freed_blocks, set_limit
-from loupe.imaging.memory import get_default_budget
+from loupe.imaging.memory import MAX_DEFAULT_BYTES, get_default_budget
 from loupe.imaging.threads import count_cores
 
 UNIT_BYTES = 16 * 10**6  # memory per unit of the semaphore
+# The memory budget of a machine with at least 4 GB is not lower than this limit; see `get_budget`.
+MAX_PHOTO_BYTES = MAX_DEFAULT_BYTES * 3 // 4 // UNIT_BYTES * UNIT_BYTES
 PROCESS_BYTES = 150 * 10**6  # memory of a worker without photos
 SPARE_BYTES = 64 * 10**6  # allowed in addition to a reservation, for strips, libraries and threads
 LARGE_BLOCK_BYTES = 2**22  # freed blocks of at least this size are returned to the system
@@ -34,11 +37,11 @@ _waiting_lock: Any = None  # only one worker at a time waits for units: two coul
 def get_budget() -> int:
     """Return the memory budget for the photos of all local workers, in bytes.
 
-    The result is the default budget (see `get_default_budget`) minus the workers' other memory, but at least half of
-    the default budget. It is rounded down to a multiple of UNIT_BYTES.
+    The result is the default budget (see `get_default_budget`) minus the workers' other memory, but at least three
+    quarters of the default budget. It is rounded down to a multiple of UNIT_BYTES.
     """
     budget = get_default_budget()
-    return max(budget - count_cores() * PROCESS_BYTES, budget // 2) // UNIT_BYTES * UNIT_BYTES
+    return max(budget - count_cores() * PROCESS_BYTES, budget * 3 // 4) // UNIT_BYTES * UNIT_BYTES
 
 
 def estimate_label_bytes(settings: Preprocess, crop: str, bands: int) -> int:
@@ -75,8 +78,9 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
     Yields:
         A function that waits until a number of bytes is free, reserves them, and limits the memory of the process. A
-        larger number replaces the earlier reservation. The function raises PhotoError if the number exceeds the
-        budget. Outside of a local worker, the function only checks the number.
+        larger number replaces the earlier reservation. The function raises PhotoError if the number exceeds
+        MAX_PHOTO_BYTES, and LoupeError if it exceeds the budget of this machine. Outside of a local worker, the
+        function only checks the number.
     """
     budget = get_budget()
     units = 0
@@ -89,8 +93,13 @@ def reserve() -> Iterator[Callable[[int], None]]:
 
     def reserve_bytes(size: int) -> None:
         nonlocal units
-        if size > budget:
-            raise PhotoError(f"memory: must be at most {budget // 10**6} MB per photo, got {-(-size // 10**6)} MB")
+        needed = -(-size // 10**6)
+        if size > MAX_PHOTO_BYTES:
+            raise PhotoError(f"memory: must be at most {MAX_PHOTO_BYTES // 10**6} MB per photo, got {needed} MB")
+        if size > budget:  # skipping the photo would give another dataset than on other machines
+            raise LoupeError(
+                f"memory: must be at least {needed} MB for a photo, got {budget // 10**6} MB on this machine"
+            )
         required_units = -(-size // UNIT_BYTES)
         if _semaphore is None or required_units <= units:
             return

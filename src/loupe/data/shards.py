@@ -31,7 +31,7 @@ GREY_BYTES = {"centre": 0, "fit": 3, "tiles": 2, "random": 7}
 COLOURS = 3  # bands of a label in colour
 CHUNK_BYTES = 2**18  # per read of a file; fits into a core's cache
 BLACK = np.zeros((SIDE, SIDE), np.float32)  # thumbnail of an unusable photo
-# Before a worker reads a file above this size, it reserves the whole memory budget, not an estimate from the size.
+# Before a worker reads a file above this size, it reserves the maximum for a photo, not an estimate from the size.
 LARGE_FILE_BYTES = 32 * 10**6
 MAX_BATCHED_SIDE = 512  # inputs of larger labels are made one by one, to limit the memory
 
@@ -112,7 +112,7 @@ def cut_photo(
         the list of labels is empty, and the thumbnail is black.
 
     Raises:
-        LoupeError: the photo has changed since the listing, or this machine cannot read it.
+        LoupeError: the photo has changed since the listing, or this machine cannot read it or has too little memory.
     """
     row = Row(path=photo.path, category=photo.category, sha256=photo.sha256)
     if photo.reason:
@@ -148,11 +148,12 @@ def _read_verified(photo: SourcePhoto, reserve_bytes: Callable[[int], None]) -> 
 
     Raises:
         LoupeError: they are unreadable or have changed since the listing.
-        PhotoError: they exceed the memory budget.
+        PhotoError: they exceed the memory limit of a photo.
     """
     try:
         size = photo.size or 0
-        reserve_bytes(reservations.get_budget() if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
+        most = min(reservations.MAX_PHOTO_BYTES, reservations.get_budget())
+        reserve_bytes(most if size > LARGE_FILE_BYTES else OPENING_BYTES + 2 * size)
         content = photo.read_bytes()
         reason = "its content has changed" if hashlib.sha256(content).hexdigest() != photo.sha256 else ""
     except OSError as error:
