@@ -1,6 +1,5 @@
 """Builds the contents of a report from the table of runs and the claims."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores,
 from loupe.report.trends import compute_trend
 from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
 
-STEPS = "metrics.training_steps"
+STEPS, SECONDS = "metrics.training_steps", "metrics.training_seconds"
 DRAWS, TEST_PHOTOS = "draw_difference", "metrics.test/photo_count"
 STUDY_BASELINES = {"val/nearest/mae": "nearest", "val/lanczos/mae": "Lanczos"}
 
@@ -139,11 +138,10 @@ def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> Clai
         return result
     means = {arm.name: format_number(arm.estimate.mean) for arm in verdict.arms}
     names = {"first": weakest.name, "second": weakest.other}
-    steps = {f"{key}_steps": _format_mean_steps(runs.get(name)) for key, name in names.items()}
     values = {key: means.get(name, DASH) for key, name in names.items()}
-    text = surprise.text.format(
-        **values, **steps, difference=format_estimate(weakest.estimate), budget=verdict.budget
-    )
+    values |= {f"{key}_steps": _format_steps(runs.get(name)) for key, name in names.items()}
+    values["budget"] = format_budget(rows.drop(columns=SECONDS, errors="ignore") for rows in runs.values())
+    text = surprise.text.format(**values, difference=format_estimate(weakest.estimate))
     name = f"claim-{verdict.claim.number}"
     if surprise.curves:
         names = {format_full_name(arm): format_arm(arm) for arm in verdict.claim.list_all_arms()}
@@ -153,9 +151,12 @@ def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> Clai
     return replace(result, surprise=text, figure=figure)
 
 
-def _format_mean_steps(runs: pd.DataFrame | None) -> str:
-    steps = math.nan if runs is None or STEPS not in runs else float(runs[STEPS].mean())
-    return DASH if math.isnan(steps) else f"{steps:,.0f}"
+def _format_steps(runs: pd.DataFrame | None) -> str:
+    """Format the mean number of steps and the median time: `3,349 steps in 158 s`."""
+    if runs is None or STEPS not in runs or runs[STEPS].isna().all():
+        return DASH
+    times = runs[SECONDS].dropna() if SECONDS in runs else []
+    return f"{runs[STEPS].mean():,.0f} steps" + (f" in {times.median():,.0f} s" if len(times) else "")
 
 
 def _format_range(tables: Iterable[pd.DataFrame], column: str) -> str:

@@ -10,7 +10,7 @@ from loupe.config.fields import format_value
 KINDS = ("beats", "beats_metric", "like", "like_metric", "between")
 MIN_SEEDS = 2  # a confidence interval needs at least two values
 # Names in braces that `Surprise.text` may contain: the means of both arms in the comparison with the weakest support,
-# their difference, the mean number of training steps of each arm, and the training budget
+# their difference, the mean number of training steps of each arm with the median time, and the budget without times
 TEXT_FIELDS = ("first", "second", "difference", "first_steps", "second_steps", "budget")
 
 

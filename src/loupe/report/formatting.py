@@ -39,8 +39,8 @@ def format_estimate(estimate: Estimate) -> str:
 def format_difference(verdict: ClaimVerdict) -> str:
     """Format the weakest comparison: the estimate, and the claim's `change_to`, bounds and `higher` if set.
 
-    The metric is added unless it is `val/best_mae`, and the arms are added if there are several comparisons. For
-    a claim that was not run, return the reason.
+    The metric is added unless it is `val/best_mae`, and the arms are added if there are several comparisons or
+    `change_to`. For a claim that was not run, return the reason.
     """
     weakest, claim = verdict.weakest, verdict.claim
     if weakest is None:
@@ -48,7 +48,7 @@ def format_difference(verdict: ClaimVerdict) -> str:
     text, count = format_estimate(weakest.estimate), len(verdict.comparisons)
     if claim.change_to:
         changes = ", ".join(f"{name}={value}" for name, value in claim.change_to.items())
-        text = f"increase with {changes}: {text}"
+        text = f"increase with {changes}, {format_comparison(weakest).partition(' (')[0]}: {text}"
     if claim.metric != "val/best_mae":
         text = f"{' − '.join(filter(None, (claim.metric, claim.other_metric)))}: {text}"
     if claim.between is not None or claim.within is not None:

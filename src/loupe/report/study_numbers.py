@@ -11,17 +11,13 @@ FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 
 
 def read_scores(run: pd.Series | None) -> dict[str, str]:
-    """Read the test scores and two settings of a run as texts, by the names in `report.md.jinja`.
+    """Read the test scores and the learning rate of a run as texts, by the names in `report.md.jinja`.
 
-    Missing scores and settings are dashes.
+    Missing values are dashes.
     """
 
     def read(name: str) -> float:
         return float("nan") if run is None else float(run.get(f"metrics.test/{name}", float("nan")))
-
-    def read_setting(name: str) -> str | None:
-        value = None if run is None else run.get(f"settings.{name}")
-        return None if pd.isna(value) else value  # NaN if only other runs of the table have the setting
 
     names = ("mae", "mse", "patches_mae", "bicubic/mae", "nearest/mae")
     return {name.removesuffix("/mae"): format_number(read(name)) for name in names} | {
@@ -30,14 +26,13 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
-        "curve_images": read_setting("eval_images") or DASH,
-        "learning_rate": _format_rate(read_setting("learning_rate")),
+        "learning_rate": _format_rate(None if run is None else run.get("settings.learning_rate")),
     }
 
 
-def _format_rate(rate: str | None) -> str:
-    """Format a learning rate with up to two significant digits, such as `4.9e-6`; None becomes a dash."""
-    return DASH if rate is None else f"{float(rate):.2g}".replace("e-0", "e-")
+def _format_rate(rate: Any) -> str:
+    """Format a learning rate with up to two significant digits, such as `4.9e-6`; None and NaN become a dash."""
+    return DASH if pd.isna(rate) else f"{float(rate):.2g}".replace("e-0", "e-")
 
 
 def read_pre_upscaled_scores(rows: pd.DataFrame) -> dict[str, str]:
