@@ -155,7 +155,7 @@ def _format_steps(runs: pd.DataFrame | None) -> str:
     """Format the mean number of steps and the median time: `3,349 steps in 158 s`."""
     if runs is None or STEPS not in runs or runs[STEPS].isna().all():
         return DASH
-    times = runs[SECONDS].dropna() if SECONDS in runs else []
+    times = runs[SECONDS].dropna() if SECONDS in runs else pd.Series(dtype=float)
     return f"{runs[STEPS].mean():,.0f} steps" + (f" in {times.median():,.0f} s" if len(times) else "")
 
 
