@@ -176,7 +176,7 @@ def _describe_file(file: Path) -> list[str]:
         "scale factor": format_value(geometry.scale),
         "weights": f"{sum(map(math.prod, shapes)):,}",
         "multiply-adds per pixel of the result": f"{products / geometry.p**2:,.0f}",
-        f"input pixels on which {geometry.p}x{geometry.p} pixels of the result depend": f"{field}x{field}",
+        f"receptive field of {geometry.p}x{geometry.p} result pixels": f"{field}x{field}",
         "adapts to the JPEG quality": "yes" if geometry.channels > 1 else "no",
         f"SHA-256 of `{file.name}`": f"`{hashlib.sha256(file.read_bytes()).hexdigest()}`",
     }
