@@ -113,7 +113,8 @@ def draw_training(name: str, run: pd.Series | None, baselines: Mapping[str, str]
     for metric, label in baselines.items():
         if np.isfinite(value := run.get(f"metrics.{metric}", np.nan)):
             axes.axhline(value, color=BLUE, ls="--", lw=1.5)
-            axes.annotate(label, (1, value), (-4, 4), ha="right", xycoords=axes.get_yaxis_transform(),
+            # The curve is far above the baselines at its first steps, so the labels on the left do not cover it.
+            axes.annotate(label, (0, value), (4, 4), xycoords=axes.get_yaxis_transform(),
                           textcoords="offset points", fontsize=FONT_SIZE)  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
