@@ -11,7 +11,7 @@ FULL_SCALE = 2.0  # largest possible difference between two images in [-1, 1]
 
 
 def read_scores(run: pd.Series | None) -> dict[str, str]:
-    """Read the test scores and the learning rate of a run as texts, by the names in `report.md.jinja`.
+    """Read the test scores and the precision and learning rate of a run as texts, by the names in `report.md.jinja`.
 
     Missing values are dashes.
     """
@@ -26,6 +26,7 @@ def read_scores(run: pd.Series | None) -> dict[str, str]:
         "draws": format_percent(read("draw_difference")),
         "gain": format_number(read("gain"), 3),
         "wins": format_percent(read("nearest_wins")),
+        "precision": DASH if run is None else str(run.get("settings.precision", DASH)),
         "learning_rate": _format_rate(None if run is None else run.get("settings.learning_rate")),
     }
 
