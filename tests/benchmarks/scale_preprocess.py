@@ -115,7 +115,8 @@ def measure_memory(file):
     """Return the peak memory of `loupe preprocess` in MB: of its main process, and of the largest worker.
 
     Shared memory is not counted. The memory is read every few milliseconds, because a large photo is in memory for
-    no longer than that.
+    no longer than that. A new process is a copy of the main process, with its memory and command line, until it runs
+    its own program, and does not count before that.
     """
     peaks, looked = {}, 0.0
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -124,7 +125,8 @@ def measure_memory(file):
         while process.poll() is None:
             with contextlib.suppress(psutil.Error):
                 if time.monotonic() - looked > 0.5:
-                    looked, running = time.monotonic(), [process, *process.children(recursive=True)]
+                    looked, children = time.monotonic(), process.children(recursive=True)
+                    running = [process, *(child for child in children if child.cmdline() != process.cmdline())]
                 for each in running:
                     memory = each.memory_info()
                     peaks[each.pid] = max((memory.rss - memory.shared) / 2**20, peaks.get(each.pid, 0))
