@@ -227,6 +227,8 @@ def test_budget_shows_the_median_times_of_the_fastest_and_the_slowest_arm() -> N
     arms = two([0.1, 0.1, 0.1], [0.2, 0.2, 0.2])
     arms["metrics.training_seconds"] = [100, 10, 11, 30, math.nan, 34]
     assert check(arms, **BEATS).budget == "1e12 FLOPs (11 to 32 s)"
+    arms["metrics.training_steps"] = [1000, 2000, 2000, 1000, 1000, 1000]  # two networks in the first arm
+    assert check(arms, **BEATS).budget == "1e12 FLOPs (10 to 100 s)"
 
 
 @pytest.mark.parametrize(

@@ -142,15 +142,17 @@ def format_arm(arm: dict[str, str]) -> str:
 def format_budget(arms: Iterable[pd.DataFrame]) -> str:
     """Format the training budgets of arms, such as `1e12 FLOPs (12 to 15 s)`.
 
-    The times are the medians of the fastest and the slowest arm, for budgets in FLOPs.
+    The times are the medians of the fastest and the slowest arm, for budgets in FLOPs. Runs of an arm with different
+    networks have different numbers of steps, and count as several arms.
     """
-    names = ("settings.flops", "settings.steps", "metrics.training_seconds")
+    names = ("settings.flops", "settings.steps", "metrics.training_steps", "metrics.training_seconds")
     medians: dict[tuple[int, float, str], list[float]] = {}  # keys: the results of `_make_budget_key`
     for runs in arms:
-        times: dict[tuple[int, float, str], list[float]] = {}
-        for flops, steps, time in zip(*(runs.get(name, pd.Series(index=runs.index)) for name in names), strict=True):
-            times.setdefault(_make_budget_key(flops, steps), []).append(time)
-        for key, values in times.items():
+        times: dict[tuple[Any, ...], list[float]] = {}
+        columns = (runs.get(name, pd.Series(index=runs.index)) for name in names)
+        for flops, steps, done, time in zip(*columns, strict=True):
+            times.setdefault((_make_budget_key(flops, steps), str(done)), []).append(time)
+        for (key, _), values in times.items():
             medians.setdefault(key, []).append(pd.Series(values, dtype=float).median())
     parts = []
     for (rank, _, text), values in sorted(medians.items()):
