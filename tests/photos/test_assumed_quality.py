@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from loupe.imaging import isolated_reader
+from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import compute_strength
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.processing import Outcome, ProcessingOptions, describe_assumptions, process_jobs
 from loupe.photos.sizes import Target
-from loupe.photos.upscaling import UpscaleTransform
+from loupe.photos.upscaling import UpscaleTransform, upscale_image
 from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.tiling import SelfEnsemble
 
@@ -31,6 +32,17 @@ class Conditioned:
     def __call__(self, images):
         assert images.shape[3] == 2
         self.strengths |= set(np.unique(images[..., 1]).tolist())
+        return self._filter(images)
+
+
+class Sharpener:
+    """Bicubic interpolation that does not count as a filter, so that noise is removed first."""
+
+    def __init__(self):
+        self._filter = FilterUpscaler("bicubic", SCALE)
+        self.geometry = self._filter.geometry
+
+    def __call__(self, images):
         return self._filter(images)
 
 
@@ -85,3 +97,28 @@ def test_the_assumptions_of_several_photos_are_one_text():
     assert describe(75, None) == "assumed JPEG quality 75"
     assert describe(75, 60, 90) == "assumed JPEG quality 60 to 90"
     assert describe(60, 100) == "assumed JPEG quality 60 to 100 (100: no artefacts)"
+    noises = [Outcome(None, removed_noise=noise) for noise in (0, 3.42, 8.06)]
+    assert describe_assumptions(noises) == "removed noise: 3.4 to 8.1"
+    assert describe_assumptions([Outcome(None, assumed_quality=75), noises[1]]) == (
+        "assumed JPEG quality 75; removed noise: 3.4"
+    )
+
+
+def test_all_frames_are_denoised_as_the_first(tmp_path, real_crop):
+    clean = real_crop("coffee.png", 200, 150, 130, 140)
+    pixels = np.asarray(clean, float) + np.random.default_rng(0).normal(0, 9, (140, 130, 3))
+    rough = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype("uint8"))
+    rough.save(tmp_path / "a.png", save_all=True, append_images=[clean], duration=50)
+    rough.save(tmp_path / "b.png")
+    clean.save(tmp_path / "c.png", save_all=True, append_images=[rough], duration=50)
+    noise = upscale(tmp_path / "b.png", tmp_path / "out.png", Sharpener()).removed_noise
+    assert noise == pytest.approx(9, rel=0.2)
+    for name, expected in (("a.png", noise), ("c.png", 0)):
+        assert upscale(tmp_path / name, tmp_path / "out.png", Sharpener()).removed_noise == expected
+        with Image.open(tmp_path / "out.png") as result:
+            result.seek(1)
+            second = np.asarray(result.convert("RGB"))
+        frame = ImageData(np.asarray(clean if name == "a.png" else rough), noise=expected)
+        networks = Networks([SCALE], lambda scale: LoadedModel("m", Sharpener()))
+        stream = upscale_image(frame, Target(SCALE), networks)
+        assert np.array_equal(second, np.concatenate(list(stream.strips)))

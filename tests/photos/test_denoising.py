@@ -1,5 +1,6 @@
-"""Denoising: less noise, equal edges, no change where the mask is black."""
+"""Denoising: less noise, equal edges, no change where the mask is black. Networks get photos without noise."""
 
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,8 +14,13 @@ from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.photos import denoising
 from loupe.photos.comparison import read_first
-from loupe.photos.denoising import DenoiseTransform
+from loupe.photos.denoising import DenoiseTransform, choose_noise, remove_noise
+from loupe.photos.networks import LoadedModel, Networks
 from loupe.photos.restoration import BlendTransform, read_mask
+from loupe.photos.sizes import Target
+from loupe.photos.upscaling import UpscaleTransform, upscale_image
+from loupe.tracking.resolver import resolve_model
+from loupe.upscalers.baselines import FilterUpscaler
 from loupe.upscalers.non_local_means import estimate_noise
 
 
@@ -125,3 +131,55 @@ def test_a_mask_of_another_size_or_type_is_an_error(photo, tmp_path):
     (tmp_path / "mask.png").write_text("no image")
     with pytest.raises(UsageError, match=r"mask: .*mask\.png.*not an image"):
         read_mask(tmp_path / "mask.png", 8, read_first)
+
+
+def upscaled(pixels: np.ndarray, model: str = "small", noise: float | None = None) -> np.ndarray:
+    stream = UpscaleTransform(Target(Fraction(2)), resolve_model(model), noise=noise)(ImageData(pixels))
+    return np.concatenate(list(stream.strips))
+
+
+@pytest.mark.parametrize("sigma", [8, 16])
+def test_a_noisy_photo_is_denoised_before_the_network(real_crop, sigma):
+    label = real_crop("coffee.png", 200, 60, 280, 280)
+    photo = np.asarray(label)
+    small = noisy(np.asarray(label.resize((140, 140), Image.Resampling.LANCZOS)), sigma)
+    found = error(upscaled(small), photo)
+    assert found < 0.9 * error(upscaled(small, "lanczos"), photo)
+    assert found < 0.8 * error(upscaled(small, noise=0), photo)
+    assert np.array_equal(upscaled(small), upscaled(small, noise=choose_noise(ImageData(small))))
+
+
+def test_clean_photos_and_filters_are_not_denoised_by_default(photo):
+    assert choose_noise(ImageData(photo)) == 0
+    rough = noisy(photo, 10)
+    assert np.array_equal(upscaled(photo), upscaled(photo, noise=0))
+    assert np.array_equal(upscaled(rough, "lanczos"), upscaled(rough, "lanczos", 0))
+    assert not np.array_equal(upscaled(rough, "lanczos", 10), upscaled(rough, "lanczos", 0))
+
+
+def test_the_given_noise_is_removed_and_the_outcome_has_it(photo):
+    assert choose_noise(ImageData(photo, noise=2.5)) == 2.5
+    networks = Networks([Fraction(2)], lambda scale: LoadedModel("m", FilterUpscaler("bicubic", scale)))
+    stream = upscale_image(ImageData(photo, noise=2.5), Target(Fraction(2)), networks)
+    assert stream.removed_noise == 2.5
+    assert upscale_image(ImageData(photo), Target(Fraction(2)), networks).removed_noise == 0
+
+
+@pytest.mark.parametrize("high", [False, True], ids=["8 bits", "16 bits"])
+def test_removed_noise_keeps_alpha_the_input_and_the_dtype(photo, high):
+    rough = np.concatenate([noisy(photo, 10), photo[..., :1]], axis=2) * (np.uint16(257) if high else np.uint8(1))
+    before = rough.copy()
+    smooth = remove_noise(rough, 10)
+    assert smooth.dtype == rough.dtype
+    assert np.array_equal(rough, before)
+    assert np.array_equal(smooth[..., 3], rough[..., 3])
+    unit = 257 if high else 1
+    assert error(smooth[..., :3] / unit, photo) < 0.6 * error(rough[..., :3] / unit, photo)
+
+
+def test_dithered_and_small_images_are_kept(photo):
+    dithered = np.asarray(Image.fromarray(photo).convert("1").convert("L"))[..., None]
+    assert choose_noise(ImageData(dithered)) == 0
+    rough = noisy(photo, 10)
+    assert choose_noise(ImageData(rough)) > 5
+    assert choose_noise(ImageData(rough[:100])) == 0

@@ -203,6 +203,19 @@ def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
     return parse
 
 
+def _parse_denoise(value: Any) -> float | str:
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    try:
+        noise = float(text)
+    except ValueError:
+        noise = math.nan
+    if not 0 <= noise <= 100:
+        raise ValueError("must be auto, or a number from 0 to 100")
+    return noise
+
+
 def _parse_tag(part: Any) -> str:
     key, equals, _ = str(part).partition("=")
     if not equals or key.startswith(("loupe.", "mlflow.")) or not TAG_KEY.fullmatch(key):
@@ -291,6 +304,7 @@ Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Flops = Annotated[Annotated[float, Field(gt=0, le=1e30)] | None, Unset]
 Devices = Annotated[int | str, BeforeValidator(_parse_number_or("all", 1024))]
 JpegQuality = Annotated[int | str, BeforeValidator(_parse_number_or("auto", 100))]
+Denoise = Annotated[float | str, BeforeValidator(_parse_denoise)]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

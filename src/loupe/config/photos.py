@@ -8,6 +8,7 @@ from loupe.config.base import GIVEN, Settings
 from loupe.config.fields import (
     BUNDLED_SIZES,
     DEVICE,
+    Denoise,
     Device,
     Factor,
     Host,
@@ -27,6 +28,11 @@ MODEL = (
 STREAM = "-"  # the standard input or the standard output
 STREAM_FOLDER = "loupe-stream-"  # start of the name of the temporary folder for their files
 ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
+DENOISE = (
+    "standard deviation of the noise that non-local means removes from the photos, in grey values from 0 to 255; "
+    "auto: estimated per photo"
+)
+DENOISE_RULE = "auto, or 0 to 100"
 
 
 class NetworkFields(Settings):
@@ -39,12 +45,22 @@ class NetworkFields(Settings):
         "JPEG quality of the photos, for networks that adapt to it; auto: estimated per photo; 100: no artefacts",
         rule="auto, or 1 to 100",
     )
+    denoise: Denoise = field(
+        "auto",
+        f"{DENOISE}, and removed if it is at least 3; 0: none",
+        rule=DENOISE_RULE,
+    )
     device: Device = field("auto", DEVICE)
 
     @property
     def quality_override(self) -> int | None:
         """The JPEG quality to assume for all photos; None for `auto`."""
         return None if isinstance(self.jpeg_quality, str) else self.jpeg_quality
+
+    @property
+    def noise_override(self) -> float | None:
+        """The noise to remove from all photos; None for `auto`."""
+        return None if isinstance(self.denoise, str) else self.denoise
 
 
 class PhotoSettings(Settings):
@@ -183,13 +199,9 @@ class Restore(PhotoSettings, NetworkFields):
     DEFAULTS = {"out": "restored"}
     DEPENDS = {
         "feather": {"mask": GIVEN},
-        "noise": {"method": "nlm"},
         **{name: {"method": "network"} for name in ("model", "ensemble", "jpeg_quality", "device")},
     }
-    HELP_GROUPS = {
-        "fields with --method network": ("model", "ensemble", "jpeg_quality", "device"),
-        "fields with --method nlm": ("noise",),
-    }
+    HELP_GROUPS = {"fields with --method network": ("model", "ensemble", "jpeg_quality", "device")}
     method: Literal["network", "nlm"] = field(
         "network", "network: a network removes JPEG artefacts. nlm: the non-local means filter removes noise"
     )
@@ -203,16 +215,14 @@ class Restore(PhotoSettings, NetworkFields):
         "image of the same size as the photos: white pixels are restored, black pixels are kept",
         rule="none or a file",
     )
+    denoise: Denoise = field(
+        "auto", f"{DENOISE}, and with method=network removed if it is at least 3; 0: none", rule=DENOISE_RULE
+    )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(
         None,
         "weight of the restored image in the result; 0 does not change the photo",
         rule="0 to 1; default 1, but 0.7 with method=nlm",
-    )
-    noise: Annotated[Annotated[float, Field(ge=0, le=100)] | None, Unset] = field(
-        None,
-        "standard deviation of the noise in the photos, in grey values from 0 to 255",
-        rule="0 to 100; default: estimated per photo",
     )
 
 

@@ -17,11 +17,13 @@ class ImageData:
         metadata: the metadata of the image.
         jpeg_quality: the JPEG quality that a network must assume, 1 to 100. After reading, it is the quality of the
             JPEG file, or None for other files.
+        noise: the standard deviation of the noise to remove, 0 to 100 (white is 255); None: it is estimated.
     """
 
     pixels: np.ndarray
     metadata: Metadata = field(default_factory=Metadata)
     jpeg_quality: int | None = None
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ImageStream:
         metadata: the metadata of the image.
         assumed_quality: the JPEG quality that the network assumed for the photo (100: not compressed); None without
             a network that takes a quality.
+        removed_noise: the standard deviation of the noise that was removed (white is 255); 0: none was removed.
     """
 
     size: tuple[int, int]
@@ -45,3 +48,4 @@ class ImageStream:
     strips: Iterator[np.ndarray]
     metadata: Metadata = field(default_factory=Metadata)
     assumed_quality: int | None = None
+    removed_noise: float = 0.0

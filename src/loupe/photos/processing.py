@@ -89,6 +89,7 @@ class Outcome:
         omitted: names of metadata that the result does not contain.
         assumed_quality: the JPEG quality that the network assumed for the first image; None without a network that
             takes a quality.
+        removed_noise: the noise that was removed from the first image; see `ImageStream`.
         skipped: whether the photo was skipped, because it is larger than the requested size.
     """
 
@@ -97,6 +98,7 @@ class Outcome:
     reason: str = ""
     omitted: Sequence[str] = ()
     assumed_quality: int | None = None
+    removed_noise: float = 0.0
     skipped: bool = False
 
 
@@ -253,9 +255,9 @@ class _Processor:
         )
         first = self._options.transform(next(images))
         validate_output(job.out, first.size, photo.count, first.bands)
-        # If the network assumed another quality for each frame, pixels that are equal in all frames would flicker.
+        # With another quality or noise for each frame, pixels that are equal in all frames would flicker.
         if photo.loop is not None:
-            images = map(partial(replace, jpeg_quality=first.assumed_quality), images)
+            images = map(partial(replace, jpeg_quality=first.assumed_quality, noise=first.removed_noise), images)
         results = map(self._options.transform, images)
         streams = (
             replace(result, strips=self._count_rows(job, result, number, photo.count))
@@ -263,7 +265,13 @@ class _Processor:
         )
         job.out.parent.mkdir(parents=True, exist_ok=True)
         omitted = write_photo(job.out, streams, photo.count, photo.loop, encoding)
-        return Outcome(job, first.size, omitted=omitted, assumed_quality=first.assumed_quality)
+        return Outcome(
+            job,
+            first.size,
+            omitted=omitted,
+            assumed_quality=first.assumed_quality,
+            removed_noise=first.removed_noise,
+        )
 
     def _count_rows(self, job: PhotoJob, image: ImageStream, number: int, count: int) -> Iterator[np.ndarray]:
         rows = 0
@@ -289,10 +297,18 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
 
 
 def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
-    """Describe the JPEG qualities that networks assumed, such as `assumed JPEG quality 75`; "" if there are none."""
-    found = {outcome.assumed_quality for outcome in outcomes} - {None}
-    if not found:
-        return ""
-    low, high = min(found), max(found)  # type: ignore[type-var]
-    text = f"assumed JPEG quality {low}{'' if low == high else f' to {high}'}"
-    return f"{text} (100: no artefacts)" if high == MAX_QUALITY else text
+    """Describe the JPEG qualities that networks assumed, and the noise that was removed; "" if there are neither.
+
+    An example: `assumed JPEG quality 75; removed noise: 3.4 to 8.1`.
+    """
+    texts = []
+    if found := sorted(outcome.assumed_quality for outcome in outcomes if outcome.assumed_quality is not None):
+        text = f"assumed JPEG quality {_format_range(str(found[0]), str(found[-1]))}"
+        texts.append(f"{text} (100: no artefacts)" if found[-1] == MAX_QUALITY else text)
+    if noises := sorted(outcome.removed_noise for outcome in outcomes if outcome.removed_noise):
+        texts.append(f"removed noise: {_format_range(f'{noises[0]:.1f}', f'{noises[-1]:.1f}')}")
+    return "; ".join(texts)
+
+
+def _format_range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"

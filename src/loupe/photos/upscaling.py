@@ -13,6 +13,7 @@ from loupe.imaging.jpeg_quality import MAX_QUALITY, compute_strength
 from loupe.imaging.jpeg_traces import estimate_jpeg_quality
 from loupe.imaging.metadata import place_metadata
 from loupe.imaging.placement import Placement
+from loupe.photos import denoising
 from loupe.photos.networks import Networks
 from loupe.photos.sizes import FittedSize, Size, Target, choose_scale, fit_size, scale_size
 from loupe.photos.strips import estimate_memory, upscale_strips
@@ -52,9 +53,16 @@ def upscale_image(image: ImageData, target: Target, networks: Networks) -> Image
         traces = estimate_jpeg_quality(image.pixels) if image.pixels.dtype == np.uint8 else None
         assumed = image.jpeg_quality or traces or MAX_QUALITY
         model = AssumedStrength(model, compute_strength(assumed))
-    strips = upscale_strips(image.pixels, size, model)
+    noise = 0.0 if scale is None or _keeps_noise(networks, scale, image.noise) else denoising.choose_noise(image)
+    pixels = denoising.remove_noise(image.pixels, noise) if noise else image.pixels
+    strips = upscale_strips(pixels, size, model)
     metadata = place_metadata(image.metadata, Placement((width, height), size.upscaled, size.cropped))
-    return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed)
+    return ImageStream(size.cropped, bands, image.pixels.dtype, strips, metadata, assumed, noise)
+
+
+def _keeps_noise(networks: Networks, scale: Fraction, noise: float | None) -> bool:
+    """Return whether noise is never removed: filters do not amplify it, so it is only removed if `noise` is given."""
+    return noise == 0 or (noise is None and networks.get(scale).is_filter)
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,14 @@ class UpscaleTransform:
         networks: the networks.
         jpeg_quality: the JPEG quality, 1 to 100, for networks that adapt to it. None uses the quality of the file, or
             else an estimate from the pixels, or else 100.
+        noise: the standard deviation of the noise to remove first, 0 to 100 (white is 255); None: see
+            `denoising.choose_noise`.
     """
 
     target: Target
     networks: Networks
     jpeg_quality: int | None = None
+    noise: float | None = None
 
     def compute_size(self, size: Size) -> Size:
         """Compute the size of the result."""
@@ -79,15 +90,23 @@ class UpscaleTransform:
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
         """Estimate the bytes for the upscaling."""
         large, scale = self._choose_scale(size)
-        return 0 if scale is None else estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
+        if scale is None:
+            return 0
+        needed = estimate_memory(size, large, self.networks.get(scale), pixel_bytes)
+        if _keeps_noise(self.networks, scale, self.noise):
+            return needed
+        copy_bytes = math.prod(size) * pixel_bytes
+        return max(needed, denoising.estimate_memory(size, pixel_bytes, self.noise)) + copy_bytes
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Upscale an image.
+        """Upscale an image. The settings of the transform replace those of the image.
 
         Raises:
             PhotoError: as in `compute_size`, or `jpeg_quality` is set but the used network ignores it.
             UsageError: the network cannot be loaded.
         """
+        if self.noise is not None:
+            image = replace(image, noise=self.noise)
         if self.jpeg_quality is None:
             return upscale_image(image, self.target, self.networks)
         stream = upscale_image(replace(image, jpeg_quality=self.jpeg_quality), self.target, self.networks)

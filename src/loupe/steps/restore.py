@@ -44,10 +44,10 @@ def run(settings: Restore) -> list[Path]:
             networks = _load_network(settings)
             if networks is None:
                 strength = DENOISING_STRENGTH
-                restore: Transform = DenoiseTransform(settings.noise)
+                restore: Transform = DenoiseTransform(settings.noise_override)
             else:
                 strength = NETWORK_STRENGTH
-                restore = UpscaleTransform(Target(), networks, settings.quality_override)
+                restore = UpscaleTransform(Target(), networks, settings.quality_override, settings.noise_override)
             transform = BlendTransform(restore, strength if settings.strength is None else settings.strength, mask)
             outcomes = files.process_photos(settings, photos, transform, readers)
             method, devices = (networks.used_names, networks.devices) if networks else (NON_LOCAL_MEANS, "")

@@ -28,7 +28,7 @@ def run(settings: Upscale) -> list[Path]:
             networks = resolve_model(settings.model, ResolveOptions(settings.ensemble, device=settings.device))
             networks.check()
             target = Target(settings.scale, settings.box, settings.fit, settings.megapixels, settings.longest_side)
-            transform = UpscaleTransform(target, networks, settings.quality_override)
+            transform = UpscaleTransform(target, networks, settings.quality_override, settings.noise_override)
             outcomes = files.process_photos(settings, photos, transform, readers)
             photo_runs.log_outcomes(settings, outcomes, networks.used_names, networks.devices)
             for evidence in networks.used_evidence:
