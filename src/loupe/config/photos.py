@@ -29,8 +29,8 @@ STREAM = "-"  # the standard input or the standard output
 STREAM_FOLDER = "loupe-stream-"  # start of the name of the temporary folder for their files
 ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
 DENOISE = (
-    "standard deviation of the noise that non-local means removes from the photos, in grey values from 0 to 255; "
-    "auto: estimated per photo"
+    "standard deviation of the noise that is removed from the photos, in grey values from 0 to 255; 0: none; auto: "
+    "estimated per photo"
 )
 DENOISE_RULE = "auto, or 0 to 100"
 
@@ -47,7 +47,7 @@ class NetworkFields(Settings):
     )
     denoise: Denoise = field(
         "auto",
-        f"{DENOISE}, and removed if it is at least 3; 0: none",
+        f"{DENOISE}, and 0 if the estimate is below 3",
         rule=DENOISE_RULE,
     )
     device: Device = field("auto", DEVICE)
@@ -216,7 +216,7 @@ class Restore(PhotoSettings, NetworkFields):
         rule="none or a file",
     )
     denoise: Denoise = field(
-        "auto", f"{DENOISE}, and with method=network removed if it is at least 3; 0: none", rule=DENOISE_RULE
+        "auto", f"{DENOISE}, and with method=network 0 if the estimate is below 3", rule=DENOISE_RULE
     )
     feather: float = field(8, "width of the soft edge of the mask, in pixels", ge=0, le=1000)
     strength: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Unset] = field(

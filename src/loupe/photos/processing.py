@@ -299,14 +299,15 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
 def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
     """Describe the JPEG qualities that networks assumed, and the noise that was removed; "" if there are neither.
 
-    An example: `assumed JPEG quality 75; removed noise: 3.4 to 8.1`.
+    An example: `assumed JPEG quality 75; removed noise (standard deviation 3.4 to 8.1)`.
     """
     texts = []
     if found := sorted(outcome.assumed_quality for outcome in outcomes if outcome.assumed_quality is not None):
         text = f"assumed JPEG quality {_format_range(str(found[0]), str(found[-1]))}"
         texts.append(f"{text} (100: no artefacts)" if found[-1] == MAX_QUALITY else text)
     if noises := sorted(outcome.removed_noise for outcome in outcomes if outcome.removed_noise):
-        texts.append(f"removed noise: {_format_range(f'{noises[0]:.1f}', f'{noises[-1]:.1f}')}")
+        deviations = _format_range(f"{noises[0]:.1f}", f"{noises[-1]:.1f}")
+        texts.append(f"removed noise (standard deviation {deviations})")
     return "; ".join(texts)
 
 

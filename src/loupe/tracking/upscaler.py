@@ -22,6 +22,8 @@ from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 class Upscaler:
     """Upscales images in memory: luminance by a network, colour and alpha by Lanczos.
 
+    If the noise of an image is at least `denoising.MIN_NOISE`, it is removed first, as by `loupe upscale`.
+
     large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
     """
 
