@@ -44,6 +44,12 @@ def test_other_tables_get_the_nearest_quality(photo, encode):
         assert low <= read_jpeg_quality(image) <= high
 
 
+def test_a_jpeg_that_was_saved_again_has_the_lower_quality(real_crop, encode):
+    photo = real_crop("coffee.png", 100, 60, 250, 190)
+    again = encode(Image.open(encode(photo, quality=40)), quality=95)
+    assert next(read_photo(again).images).jpeg_quality == 40
+
+
 @pytest.mark.parametrize(("name", "options"), [("PNG", {}), ("WEBP", {"quality": 30}), ("TIFF", {})])
 def test_other_formats_have_no_quality(photo, name, options, encode):
     assert next(read_photo(encode(photo, name, **options)).images).jpeg_quality is None

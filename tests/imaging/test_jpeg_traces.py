@@ -1,4 +1,4 @@
-"""The JPEG quality of pixels that were saved again without loss is estimated; other images have no traces."""
+"""The JPEG quality of pixels that were saved again is estimated; other images have no traces."""
 
 import io
 
@@ -26,6 +26,22 @@ def compress(photo, quality, **options):
 def test_the_quality_is_found_also_in_a_cropped_image(photo, quality, corner, options):
     pixels = compress(photo, quality, **options)[corner[0] :, corner[1] :]
     assert estimate_jpeg_quality(pixels) == pytest.approx(quality, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(25, 75), (50, 75), (25, 90), (50, 90), (70, 90), (25, 98), (50, 98), (80, 98)]
+)
+def test_the_lower_quality_of_two_compressions_is_found(photo, first, last):
+    pixels = compress(Image.fromarray(compress(photo, first)), last)
+    assert estimate_jpeg_quality(pixels) == pytest.approx(first, abs=1)
+    assert estimate_jpeg_quality(pixels, last) == pytest.approx(first, abs=1)
+
+
+@pytest.mark.parametrize("quality", [8, 20, 50, 75, 90, 95, 99])
+def test_one_compression_has_no_earlier_quality(photo, quality):
+    assert estimate_jpeg_quality(compress(photo, quality), quality) == quality
+    worse = compress(Image.fromarray(compress(photo, 95)), quality)
+    assert estimate_jpeg_quality(worse, quality) == (quality if quality < 99 else pytest.approx(95, abs=4))
 
 
 def test_grey_and_alpha_are_supported(photo):

@@ -16,7 +16,7 @@ class ImageData:
         pixels: upright, uint8 or uint16, (height, width, bands). 1 to 4 bands: grey, grey and alpha, RGB, RGBA.
         metadata: the metadata of the image.
         jpeg_quality: the JPEG quality that a network must assume, 1 to 100. After reading, it is the quality of the
-            JPEG file, or None for other files.
+            JPEG file, or a lower quality of an earlier compression; None for other files.
         noise: the standard deviation of the noise to remove, 0 to 100 (white is 255); None: it is estimated.
     """
 

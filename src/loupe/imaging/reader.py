@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from loupe.imaging.attachments import read_skipped_metadata
@@ -16,6 +17,7 @@ from loupe.imaging.exif import EXIF_IFD, ORIENTATION, disable_truncated_tags
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import read_jpeg_quality
 from loupe.imaging.jpeg_scans import validate_scans
+from loupe.imaging.jpeg_traces import estimate_jpeg_quality
 from loupe.imaging.maker_note import MAX_POSITION
 from loupe.imaging.metadata import Metadata, correct_info, read_metadata, remove_texts
 from loupe.imaging.opening import TiffImage, count_images, list_pages, open_image
@@ -133,7 +135,7 @@ def read_pillow_image(image: Image.Image) -> ImageData:
         _correct_info(image)
         pixels, icc = match_profile(*decode_by_pillow(image, read_profile(image)))
         upright = make_upright(pixels, image.getexif().get(ORIENTATION, 1))
-        return ImageData(upright, Metadata(icc=icc), read_jpeg_quality(image))
+        return ImageData(upright, Metadata(icc=icc), _find_jpeg_quality(image, pixels))
 
 
 def _read_tiff(image: TiffImage, path: Path, strip: bool) -> Photo:
@@ -256,7 +258,13 @@ def _decode(file: _OpenFile, by_vips: bool, is_last: bool) -> ImageData:
     if is_last:
         image.close()
         vars(image).pop("_decoder", None)  # WebP and AVIF decoders keep several frames
-    return ImageData(make_upright(pixels, orientation), metadata, read_jpeg_quality(image))
+    return ImageData(make_upright(pixels, orientation), metadata, _find_jpeg_quality(image, pixels))
+
+
+def _find_jpeg_quality(image: Image.Image, pixels: np.ndarray) -> int | None:
+    """Return the lowest quality of the file and of an earlier compression; None if the file is not a JPEG."""
+    quality = read_jpeg_quality(image)
+    return None if quality is None else estimate_jpeg_quality(pixels, quality)
 
 
 def _read_colours(file: _OpenFile, icc: bytes, exif: Image.Exif) -> Metadata:
