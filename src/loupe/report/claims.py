@@ -1,5 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement, usually of the 2016 study, and the arms of the sweep to compare."""
 
+from collections.abc import Iterable
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -126,10 +127,10 @@ class Claim(BaseModel):
         """The arm that the claim is about, then the arms to compare with."""
         return (self.arm, *self.others)
 
-    def list_all_arms(self) -> list[dict[str, str]]:
-        """List the arms without and, if the claim has `change_to`, with these values."""
+    def list_all_arms(self, variants: Iterable[dict[str, str]] = ({},)) -> list[dict[str, str]]:
+        """List the arms with the settings of each variant, without and (if it is set) with those of `change_to`."""
         changes = ({}, self.change_to) if self.change_to else ({},)
-        return [arm | change for arm in self.arms for change in changes]
+        return [arm | variant | change for variant in variants for arm in self.arms for change in changes]
 
     @property
     def fields(self) -> set[str]:
