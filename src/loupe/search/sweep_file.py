@@ -175,11 +175,12 @@ class SweepFile(BaseModel):
     def _merge_fields(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the fields that [train] and a point set. The values of the point take precedence.
 
-        Keys of [train] whose condition does not hold are ignored.
+        Keys of [train] whose condition does not hold are ignored. A key whose condition holds replaces the key of the
+        same field without a condition.
         """
         searched = {parse_field(key): value for key, value in params.items()}
         given = dict(searched)
-        for key in sorted(self.train, key=lambda key: self._depths[parse_field(key)]):
+        for key in sorted(self.train, key=lambda key: (self._depths[parse_field(key)], "." in key)):
             condition, field = parse_condition(key), parse_field(key)
             if field not in searched and (condition is None or is_met(condition, given)):
                 given[field] = self.train[key]
