@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -18,7 +19,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from loupe.errors import LoupeError, UsageError
-from loupe.search import constraints, sampling, study_storage
+from loupe.search import constraints, sampling, study_results, study_storage
 from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
 from loupe.search.plots import plot_study
@@ -417,6 +418,35 @@ def test_only_trials_of_dead_owners_become_orphans(place):
     assert (study.count_open(), study.count_waiting(), study.count_ended()) == (6, 5, 1)
 
 
+def test_trial_that_completes_while_it_is_ended_as_an_orphan_is_complete(monkeypatch):
+    study = in_memory(sweep_of({}, {"activation": ["tanh"]}))
+    study.enqueue_missing()
+    trial, set_state = study.claim_trial(HERE), study._storage.set_trial_state_values
+
+    def complete_first(*arguments):
+        monkeypatch.setattr(study._storage, "set_trial_state_values", set_state)
+        finish(study, trial)
+        return set_state(*arguments)
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", complete_first)
+    assert study.fail_orphans(lambda trial: False) == []
+    assert study.to_frame()["state"].tolist() == ["COMPLETE"]
+    check_failures(study)
+
+
+def test_trials_of_another_program_are_no_items_and_are_never_best(monkeypatch):
+    study = in_memory(sweep_of({"keep": 1}, {"activation": ["tanh", "relu"]}))
+    study.enqueue_missing()
+    for _ in range(2):
+        study.optuna_study.add_trial(optuna.trial.create_trial(value=0.01))
+    assert (study.count_ended(), study.find_best()) == (0, None)
+    assert study.is_among_best(0.5)
+    work(study)
+    assert (study.count_ended(), study.find_best().user_attrs[RUN]) == (2, "run 0")
+    monkeypatch.setattr(study_results, "records", Mock())
+    assert study_results.log_study(study, 1, 1) == "run 0"
+
+
 def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, monkeypatch):
     study = opened(place)
     study.enqueue_missing()
@@ -543,6 +573,7 @@ def test_two_objectives_keep_the_pareto_front():
     for pair in values:
         trial = study.claim_trial(HERE)
         assert 1 <= sampling.suggest_params(sweep, trial)["layers"] <= 9
+        trial.set_user_attr(RUN, f"run {trial.number}")
         assert study.complete_trial(trial, TrialState.COMPLETE, pair)
     front = study.rank_trials()
     assert [trial.values for trial in front] == [[31.0, 90.0], [30.0, 50.0], [28.0, 40.0]]
@@ -567,6 +598,7 @@ def test_trials_that_violate_a_constraint_are_named_and_never_best(metric):
     for mae, psnr, weights in ((0.1, 30.0, 61.0), (0.2, 19.0, 50.0), (0.3, 20.0, 60.0)):
         trial = study.claim_trial(HERE)
         sampling.suggest_params(sweep, trial)
+        trial.set_user_attr(RUN, f"run {trial.number}")
         metrics = {"val/best_mae": mae, "val/best_psnr": psnr, "weights": weights}
         violations = constraints.compute_violations(sweep.study.constraints, metrics)
         for text, violation in violations.items():
