@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
@@ -102,7 +103,7 @@ def validate_file(file: Path, overwrite: bool) -> None:
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"compare: must be an .html or .htm file, got {str(file)!r}")
     validate_output_file("compare", file)
-    if file.exists() and not overwrite:
+    if os.path.exists(file) and not overwrite:
         raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
 
 

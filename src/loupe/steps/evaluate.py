@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -117,7 +118,7 @@ def _validate_files(settings: Evaluate) -> None:
             validate_output_file(name, Path(file))
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
-    if settings.photos and not Path(settings.photos).exists():
+    if settings.photos and not os.path.exists(settings.photos):
         raise UsageError(f"photos: must be a folder, tar file or image that exists, got {settings.photos!r}")
 
 

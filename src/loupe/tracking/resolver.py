@@ -157,7 +157,7 @@ def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
 
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
     file = Path(name)
-    if file.suffix not in (".keras", ".onnx") or not file.is_file():
+    if file.suffix not in (".keras", ".onnx") or not os.path.isfile(file):
         raise UsageError(
             f"model: must be {', '.join(NAMES)}, a registry or run URI, or a .keras or .onnx file that exists, "
             f"got {name!r}"
