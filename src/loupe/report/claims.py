@@ -25,12 +25,17 @@ def _convert_values(arm: Any) -> Any:
     return {name: format_value(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
 
 
-def make_sort_key(value: str) -> tuple[int, float, str]:
-    """Make a sort key of the text of a value: 1.0 equals 1, and numbers come before texts."""
+def normalise_value(value: str) -> tuple[int, float, str]:
+    """Convert the text of a value to a tuple. Those of 1.0 and 1 are equal, and numbers come before texts."""
     try:
         return (0, float(value), "")
     except ValueError:
         return (1, 0.0, value)
+
+
+def normalise_arm(arm: dict[str, str]) -> dict[str, tuple[int, float, str]]:
+    """Return an arm with normalised values, for comparisons with other arms and with points of a sweep."""
+    return {key: normalise_value(value) for key, value in arm.items()}
 
 
 def format_full_name(arm: dict[str, str]) -> str:
@@ -113,7 +118,7 @@ class Claim(BaseModel):
             raise ValueError(f"each: must differ from worst_over, got {self.each}")
         if self.each is not None and self.surprise and self.surprise.curves:
             raise ValueError(f"surprise.curves: must not be used with each, got {self.each}")
-        if self.arm in self.others:
+        if normalise_arm(self.arm) in map(normalise_arm, self.others):
             raise ValueError(f"arm: must differ from the arms that it is compared with, got {self.arm}")
         return self
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from loupe.errors import UsageError
-from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, make_sort_key
+from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, normalise_value
 from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate_mean
 
 NOT_RUN = "not run"
@@ -201,15 +201,15 @@ def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
 
 def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
     """List the values of a searched field: numbers, then texts."""
-    return sorted(arms[field].dropna().unique(), key=make_sort_key) if field in arms else []
+    return sorted(arms[field].dropna().unique(), key=normalise_value) if field in arms else []
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
     """Select the rows of an arm: one per seed, or one per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
-            wanted = make_sort_key(value)
-            arms = arms[[not pd.isna(other) and make_sort_key(other) == wanted for other in arms[key]]]
+            wanted = normalise_value(value)
+            arms = arms[[not pd.isna(other) and normalise_value(other) == wanted for other in arms[key]]]
     keys = ["seed", *([claim.worst_over] if claim.worst_over else [])]
     if len(arms) and arms.duplicated(keys).any():
         raise UsageError(f"claim {claim.number}: must name one run per seed, got two for {format_arm(arm)}")

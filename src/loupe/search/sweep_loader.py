@@ -16,7 +16,7 @@ from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
-from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, make_sort_key
+from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, normalise_arm
 from loupe.search.conditions import is_possible, parse_condition, parse_field, to_text
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile
 from loupe.search.values import Range
@@ -192,7 +192,7 @@ def _check_claims(sweep: SweepFile) -> None:
             f"study.repeats: must be at least {needed} in a file with claims and tune, got {sweep.study.repeats}"
         )
     points = [
-        {key: make_sort_key(to_text(value)) for key, value in params.items()} for params in sweep.iterate_points()
+        normalise_arm({key: to_text(value) for key, value in params.items()}) for params in sweep.iterate_points()
     ]
     for claim in sweep.claims:
         unknown = sorted(claim.fields - sweep.search.keys())
@@ -201,7 +201,7 @@ def _check_claims(sweep: SweepFile) -> None:
         names = []
         for arm in claim.list_all_arms():
             names.append(format_full_name(arm))
-            values = {key: make_sort_key(value) for key, value in arm.items()}
+            values = normalise_arm(arm)
             if not any(values.items() <= point.items() for point in points):
                 raise UsageError(f"claim {claim.number}: must use arms of the sweep, got {names[-1]}")
         for name in claim.surprise.curves if claim.surprise else ():
