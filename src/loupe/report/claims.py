@@ -68,7 +68,7 @@ class Surprise(BaseModel):
     @model_validator(mode="after")
     def _validate(self) -> "Surprise":
         if bool(self.curves) == bool(self.metrics):
-            raise ValueError("surprise: must have either curves or metrics")
+            raise ValueError(f"surprise: must have either curves or metrics, got {'both' if self.curves else 'none'}")
         if not _has_only_known_fields(self.text):
             raise ValueError(f"text: must have only the fields {', '.join(TEXT_FIELDS)} in braces")
         return self

@@ -91,8 +91,8 @@ class SweepStudy:
             self.optuna_study.set_user_attr(SPACE_TAG, space)
         elif existing != space:
             raise UsageError(
-                f"study.name: {self.sweep.name!r} is a study with another search space"
-                f"{describe_difference(existing, space)}; choose another name"
+                "study.name: must be a new name, or that of a study with the same search space, "
+                f"got {self.sweep.name!r}{describe_difference(existing, space)}"
             )
 
     def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:

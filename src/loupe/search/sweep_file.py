@@ -65,10 +65,12 @@ class Study(BaseModel):
         if self.cost != "none" and self.pruner != "none":
             raise ValueError(f"pruner: must be none with two objectives, got {self.pruner}")
         if self.sampler == "nsga2" and self.cost == "none":
-            raise ValueError("sampler: nsga2 needs two objectives, such as metric = ['val/mae', 'macs_per_pixel']")
+            rule = "must be two objectives with sampler=nsga2, such as ['val/mae', 'macs_per_pixel']"
+            raise ValueError(f"metric: {rule}, got {self.metric}")
         unused = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
         for name in sorted(unused & self.model_fields_set):
-            raise ValueError(f"{name}: has no effect with sampler={self.sampler}")
+            got = format_value(getattr(self, name))
+            raise ValueError(f"{name}: has no effect with sampler={self.sampler}, got {got}")
         return self
 
 
