@@ -37,9 +37,8 @@ from loupe.search.trial_attributes import (
 )
 
 VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
-SPACE_TAG = "loupe.space"  # attribute of the study: the search space
+SPACE_ATTRIBUTE = "loupe.space"  # attribute of the study: the search space
 CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
-MAX_WAITING = 64  # default maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
 
@@ -86,16 +85,16 @@ class SweepStudy:
         self._items.parent = run_id
 
     def _check_space(self, space: str) -> None:
-        existing = self.optuna_study.user_attrs.get(SPACE_TAG)
+        existing = self.optuna_study.user_attrs.get(SPACE_ATTRIBUTE)
         if existing is None and not self._list_trials():
-            self.optuna_study.set_user_attr(SPACE_TAG, space)
+            self.optuna_study.set_user_attr(SPACE_ATTRIBUTE, space)
         elif existing != space:
             raise UsageError(
                 "study.name: must be a new name, or that of a study with the same search space, "
                 f"got {self.sweep.name!r}{describe_difference(existing, space)}"
             )
 
-    def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
+    def enqueue_missing(self, max_waiting: int) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
         In each request to a database, Optuna reads all unfinished trials. Therefore at most `max_waiting` trials
@@ -219,9 +218,8 @@ class SweepStudy:
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
-        In a grid, the trials of the point with the most such trials come first. Of points with equal numbers, the one
-        with the better mean comes first. At one point, the better value comes first. Between equal trials, the last
-        value of the learning curve decides.
+        In a grid, points are ranked by their number of feasible complete trials (most first), then by their mean. The
+        trials of a point are ranked by value, and those with equal values by the last value of the learning curve.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))

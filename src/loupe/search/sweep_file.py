@@ -158,10 +158,9 @@ class SweepFile(BaseModel):
         return depths
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key as Optuna and the settings accept them; for a range, its ends."""
+        """Return the values of a key with a list, as Optuna and the settings accept them."""
         values = self.search[key]
-        if isinstance(values, Range):
-            return [values.low, values.high]
+        assert isinstance(values, list)
         return [to_text(value) if isinstance(value, list) else value for value in values]
 
     def is_integer(self, key: str) -> bool:

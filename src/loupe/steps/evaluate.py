@@ -76,7 +76,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    counts = f"{image_count} images of {scoring.format_photos(photos)}"
+    counts = f"{scoring.format_count(image_count, 'image')} of {scoring.format_count(photos)}"
     print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
