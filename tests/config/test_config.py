@@ -264,6 +264,11 @@ def test_a_label_size_must_be_divisible_for_every_scale() -> None:
     )
 
 
+def test_spaces_around_the_commas_of_a_text_of_inputs_are_not_part_of_the_paths() -> None:
+    assert parse_settings("upscale", {"inputs": "a b.jpg, c.png ,d"}).inputs == ("a b.jpg", "c.png", "d")
+    assert parse_settings("upscale", {"inputs": [" a.jpg"]}).inputs == (" a.jpg",)
+
+
 def test_a_crop_must_consist_of_whole_blocks() -> None:
     assert parse_settings("train", {"crop_size": "9", "scale": "2:1"}).crop_size == 9
     for scale in ("1:1", "3:2"):
@@ -283,7 +288,9 @@ def test_an_output_activation_that_prevents_initialisation_from_ridge_is_refused
         parse_settings("train", given | change)
 
 
-@pytest.mark.parametrize(("step", "given"), [("train", {}), ("register", {}), ("register", {"rollback": "true"})])
+@pytest.mark.parametrize(
+    ("step", "given"), [("train", {}), ("evaluate", {}), ("register", {}), ("register", {"rollback": "true"})]
+)
 def test_a_scale_without_a_network_is_refused(step: str, given: dict[str, str]) -> None:
     assert refusal(step, given | {"scale": "4:3"}) == "scale: must be 1:1, 3:2, 2:1 or 3:1, got 4:3"
 

@@ -423,5 +423,5 @@ def test_the_result_for_a_large_batch_is_that_of_single_images(parts, tmp_path, 
     network = builder.KerasUpscaler(keras_file.load(tmp_path / "net.keras"))
     expected = network(images)
     monkeypatch.setattr(builder, "MAX_UNSPLIT_PIXELS", 0)
-    monkeypatch.setattr(builder, "MAX_INTERMEDIATE_BYTES", 1)
+    monkeypatch.setattr(builder, "MAX_CALL_BYTES", 1)
     np.testing.assert_allclose(network(images), expected, atol=1e-6)

@@ -8,6 +8,18 @@ import pytest
 from jobs import is_harmless, loupe
 from PIL import Image
 
+from loupe.config import parse_settings
+from loupe.config.checkout import find_in_checkout
+from loupe.data import sources
+from loupe.data.dataset import Dataset
+from loupe.errors import UsageError
+from loupe.photos.comparison import validate_file
+from loupe.photos.inputs import find_photos
+from loupe.search.sweep_loader import load_sweep
+from loupe.steps import evaluate, restore
+from loupe.tracking import models
+from loupe.tracking.resolver import resolve_model
+
 LONG = "x" * (255 - len(".png")) + ".png"  # the maximum length
 NAMES = [
     "new\nline.png",
@@ -80,6 +92,30 @@ def test_upscale_does_not_follow_links_out_of_a_folder(work, folder, surrounding
     assert "photos/broken.png: links to files outside of the folder are not followed\n" in printed
     assert "photos/pipe.png: skipped, not an image\n" in printed
     assert not (work / "large").exists()
+
+
+def test_a_name_that_is_too_long_is_refused_with_its_field(work, folder, monkeypatch):
+    monkeypatch.chdir(work)
+    name = "x" * 300
+
+    def parse(step, **fields):
+        return parse_settings(step, {"quiet": True} | fields)
+
+    calls = [
+        ("photos", lambda: evaluate.run(parse("evaluate", photos=name))),
+        ("model", lambda: resolve_model(f"{name}.onnx")),
+        ("model", lambda: models.find_model(f"{name}.keras")),
+        ("inputs", lambda: find_photos([name], work)),
+        ("mask", lambda: restore.run(parse("restore", inputs=["sample"], mask=name))),
+        ("source", lambda: sources.list_photos(parse("preprocess", source=name))),
+        ("dataset", lambda: Dataset(name)),
+        ("sweep", lambda: load_sweep(find_in_checkout(name))),
+    ]
+    for field, call in calls:
+        with pytest.raises(UsageError, match=f"^{field}: .*{name}"):
+            call()
+    validate_file(work / f"{name}.html", overwrite=False)  # such a file is missing
+    assert len(find_photos(["photos"], work / name).jobs) == len(NAMES)
 
 
 def test_dry_run_prints_one_line_per_photo(work, folder):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loupe.errors import LoupeError
 from loupe.imaging import isolated_reader
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import compute_strength
@@ -81,6 +82,15 @@ def test_other_networks_assume_nothing_and_refuse_a_quality(files):
     assert upscale(files / "a.jpg", files / "out.png", model).assumed_quality is None
     reason = upscale(files / "a.jpg", files / "out.png", model, 50).reason
     assert reason == "jpeg_quality: must be auto if no network adapts to the quality, got 50"
+
+
+def test_a_network_that_cannot_be_loaded_is_reported_with_its_reason_only(files):
+    def load(scale):
+        raise LoupeError("model: the file is damaged")
+
+    options = ProcessingOptions(UpscaleTransform(Target(SCALE), Networks([SCALE], load)))
+    (outcome,) = process_jobs([PhotoJob(files / "a.jpg", files / "out.png")], options, lambda _: None)
+    assert outcome.reason == "model: the file is damaged"
 
 
 def test_a_photo_that_needs_no_network_accepts_a_quality(files):

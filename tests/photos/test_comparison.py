@@ -15,6 +15,16 @@ from loupe.photos.comparison import render_figure
 from loupe.photos.inputs import PhotoJob
 
 
+@pytest.mark.parametrize(("size", "labels"), [((30, 20), ["original"]), ((45, 30), ["Lanczos", "original pixels"])])
+def test_a_photo_is_labelled_original_if_the_result_has_its_size(tmp_path, size, labels):
+    Image.new("L", (30, 20), 90).save(tmp_path / "a.png")
+    Image.new("L", size, 80).save(tmp_path / "b.png")
+    html = render_figure(PhotoJob(tmp_path / "a.png", tmp_path / "b.png"))
+    assert re.findall(r'<span class="left"[^>]*>([^<]*)<', html) == labels
+    assert re.findall(r'type="radio"[^>]*>([^<]*)<', html) == (labels if len(labels) > 1 else [])
+    assert len(re.findall('class="before"', html)) == len(labels)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("bands", [1, 4])
 def test_a_comparison_shows_declared_colours(tmp_path, bands, dtype):
@@ -26,7 +36,7 @@ def test_a_comparison_shows_declared_colours(tmp_path, bands, dtype):
     write_photo(tmp_path / "a.png", [ImageStream((30, 20), bands, pixels.dtype, iter([pixels]), metadata)])
     html = render_figure(PhotoJob(tmp_path / "a.png", tmp_path / "a.png"))
     images = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"base64,([^\"]*)", html)]
-    assert len(images) == 3
+    assert len(images) == 2
     for image in images:
         assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 128).max() <= 1
         assert "icc_profile" not in image.info

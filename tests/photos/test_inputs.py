@@ -11,7 +11,7 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.errors import LoupeError, UsageError
-from loupe.photos.files import open_streams
+from loupe.photos.files import list_photos, open_streams
 from loupe.photos.inputs import find_photos, find_photos_in_place
 from loupe.photos.streams import replace_streams
 
@@ -170,6 +170,31 @@ def test_a_pattern_for_the_standard_output_must_match_a_single_photo(tree, monke
     given["inputs"] = ["a/one*"]
     with replace_streams(parse_settings("upscale", given)) as settings:
         assert settings.out.endswith("stdout.jpg")
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({}, " (exists; --overwrite replaces it, --resume keeps it)"),
+        ({"resume": True}, " (kept, it already exists)"),
+        ({"overwrite": True}, ""),
+    ],
+)
+def test_a_dry_run_shows_which_existing_results_are_not_replaced(given, note, tree, monkeypatch, capsys):
+    monkeypatch.chdir(tree)
+    (tree / "out").mkdir()
+    (tree / "out/one.jpg").touch()
+    list_photos(parse_settings("upscale", {"inputs": ["a"], "out": "out", "dry_run": True} | given))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "two" in line or "a/one" in line] == [
+        f"a/one.jpg -> out/one.jpg{note}",
+        "a/b/two.png -> out/b/two.png",
+    ]
+
+
+def test_a_dry_run_in_place_shows_no_existing_results(tree, capsys):
+    list_photos(parse_settings("upscale", {"inputs": [str(tree / "a/one.jpg")], "in_place": True, "dry_run": True}))
+    assert capsys.readouterr().out == f"{tree}/a/one.jpg -> {tree}/a/one.jpg\n"
 
 
 def test_the_bundled_photo_can_be_written_to_the_standard_output():

@@ -70,9 +70,14 @@ def test_claim_has_exactly_one_kind(kind: str) -> None:
             (KINDS["between"] | {"surprise": SURPRISE | {"text": text}}, "must have only the fields first, second")
             for text in ("{first.x}", "{first.upper}", "{first[a]}", "{first:{first.x}}", "{first!r}", "{}", "{first")
         ),
-        (KINDS["between"] | {"surprise": SURPRISE | {"metrics": {"val/mae": "mae"}}}, "either curves or metrics"),
+        (
+            KINDS["between"] | {"surprise": SURPRISE | {"metrics": {"val/mae": "mae"}}},
+            "curves or metrics, got both",
+        ),
+        (KINDS["between"] | {"surprise": SURPRISE | {"curves": {}}}, "curves or metrics, got none"),
         (KINDS["between"] | {"surprise": SURPRISE | {"outcome": "undecided"}}, "'holds' or 'does not hold'"),
         ({"beats": [{"activation": "tanh"}]}, "must differ from the arms"),
+        ({"arm": {"keep_prob": 0.9}, "beats": [{"keep_prob": ".90"}]}, "must differ from the arms"),
         (KINDS["between"] | {"arm": {"sgd": {"momentum": 0.9}}}, '"sgd.momentum"'),
     ],
 )

@@ -13,7 +13,7 @@ from scipy.stats import t
 from loupe.errors import UsageError
 from loupe.report.claims import Claim
 from loupe.report.intervals import FAILS, HOLDS, UNDECIDED, estimate_mean
-from loupe.report.verdicts import NOT_RUN, check_claim, format_arm
+from loupe.report.verdicts import NOT_RUN, check_claim, format_arm, select_runs
 
 MAE = "metrics.val/best_mae"
 FIELDS: dict[str, Any] = {"number": "6", "text": "a", "metric": "val/best_mae", "arm": {"activation": "tanh"}}
@@ -117,6 +117,31 @@ def test_mean_of_the_arm_decides_between(bounds: list[float], verdict: str) -> N
     found = check(arms, between=bounds)
     assert found.outcome == verdict
     assert found.comparisons[0].other == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"initializer": "gaussian"}, {"bias_initializer": "gaussian"}),
+        ({"rmsprop.momentum": "0.9"}, {"sgd.momentum": "0.9"}),
+        ({"network": "ridge"}, {"skip": "ridge"}),
+    ],
+)
+def test_arms_with_the_same_short_name_are_compared_under_their_full_names(
+    first: dict[str, str], second: dict[str, str]
+) -> None:
+    third = {"activation": "tanh"}
+    arms = arms_of(third | {MAE: [0.3, 0.4]}, first | {MAE: [0.1, 0.2]}, second | {MAE: [0.2, 0.35]})
+    names = ["tanh", *(f"{key}={value}" for key, value in (first | second).items())]
+    found = check(arms, arm=third, beats=[first, second])
+    assert {arm.name: arm.estimate.mean for arm in found.arms} == pytest.approx(
+        dict(zip(names, (0.35, 0.15, 0.275), strict=True))
+    )
+    assert [(part.name, part.other) for part in found.comparisons] == [("tanh", name) for name in names[1:]]
+    assert {name: len(rows) for name, rows in select_runs(found.claim, arms).items()} == dict.fromkeys(names, 2)
+    assert [(part.name, part.other) for part in check(arms, arm=first, beats=[second]).comparisons] == [
+        tuple(names[1:])
+    ]
 
 
 def test_arm_is_compared_with_another_metric() -> None:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -18,7 +19,7 @@ from optuna.storages.journal import JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from loupe.errors import LoupeError, UsageError
-from loupe.search import constraints, sampling, study_storage
+from loupe.search import constraints, sampling, study_results, study_storage
 from loupe.search import study as study_module
 from loupe.search.items import MAX_ATTEMPTS
 from loupe.search.plots import plot_study
@@ -41,6 +42,7 @@ from loupe.search.trial_attributes import (
 RECORD = b'{"op_code":0,"worker_id":"1"}\n'
 HERE = {"loupe.host": "here", "loupe.pid": "1"}
 VALUES = {"tanh": 0.1, "relu": 0.2}
+MAX_WAITING = 64
 
 
 def sweep_of(study, search, train=None):
@@ -128,18 +130,18 @@ def as_keys(done):
 
 def test_repeated_calls_enqueue_each_item_once(place):
     study = opened(place)
-    study.enqueue_missing()
-    study.enqueue_missing()
-    opened(place, parent="the next").enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
+    study.enqueue_missing(MAX_WAITING)
+    opened(place, parent="the next").enqueue_missing(MAX_WAITING)
     assert (study.count_waiting(), study.count_open(), study.count_ended()) == (8, 8, 0)
     taken = study.claim_trial(HERE)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert (study.count_waiting(), study.count_open()) == (7, 8)
     finish(study, taken)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert (study.count_waiting(), study.count_open(), study.count_ended()) == (7, 7, 1)
     done = work(study)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert len(done) == 7
     assert states(study) == {"COMPLETE": 8}
     assert study.count_ended() == study.sweep.count_trials() == 8
@@ -151,18 +153,18 @@ def test_more_repeats_enqueue_only_the_new_seeds(journal):
     work_of(journal, GRID)
     more = sweep_of({"repeats": 3}, GRID.search, GRID.train)
     study = opened(journal, more)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert set(as_keys(work(study))) == every(more, seeds=[2])
 
 
 def work_of(place, sweep, **more):
     study = opened(place, sweep, **more)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     return work(study)
 
 
 def test_threads_with_separate_storages_claim_each_item_once(place):
-    opened(place).enqueue_missing()
+    opened(place).enqueue_missing(MAX_WAITING)
     done, errors = [], []
 
     def worker():
@@ -184,7 +186,7 @@ def test_threads_with_separate_storages_claim_each_item_once(place):
 def worker_process(place, name, results):
     study = opened(place)
     for _ in range(3):
-        study.enqueue_missing()  # the order of processes must not matter
+        study.enqueue_missing(MAX_WAITING)  # the order of processes must not matter
     done = []
     while (trial := study.claim_trial({"loupe.host": "here", "loupe.pid": str(os.getpid())})) is not None:
         time.sleep(0.01)
@@ -193,7 +195,7 @@ def worker_process(place, name, results):
 
 
 def test_processes_claim_each_item_once(place):
-    opened(place).enqueue_missing()
+    opened(place).enqueue_missing(MAX_WAITING)
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
     workers = [spawn.Process(target=worker_process, args=(place, name, results)) for name in range(2)]
@@ -213,7 +215,7 @@ def test_claiming_a_trial_of_a_database_is_atomic(tmp_path, monkeypatch):
     place = f"sqlite:///{tmp_path / 'study.db'}"
     storage = study_storage.open_storage(place)
     one, other = SweepStudy(GRID, storage, "digest", "parent"), opened(place)
-    one.enqueue_missing()
+    one.enqueue_missing(MAX_WAITING)
     taken, look = [], storage.check_trial_is_updatable
     thread = threading.Thread(target=lambda: taken.append(other.claim_trial(HERE)))
 
@@ -232,7 +234,7 @@ def test_claiming_a_trial_of_a_database_is_atomic(tmp_path, monkeypatch):
 @pytest.mark.parametrize("failing_call", ["set_trial_user_attr", "get_trial"])
 def test_an_error_after_a_trial_got_its_owner_does_not_lose_the_trial(tmp_path, monkeypatch, failing_call):
     study = opened(f"sqlite:///{tmp_path / 'study.db'}")
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     storage, errors = study._storage, [optuna.exceptions.StorageInternalError("restart")]
     call = getattr(storage, failing_call)
 
@@ -250,7 +252,7 @@ def test_an_error_after_a_trial_got_its_owner_does_not_lose_the_trial(tmp_path, 
 
 def test_claimed_trial_has_owner_parent_and_point(journal):
     study = opened(journal, parent="mine")
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     trial = study.claim_trial(HERE)
     assert trial.user_attrs[OWNER] == HERE
     assert trial.user_attrs[PARENT] == "mine"
@@ -267,29 +269,29 @@ def test_tuned_grid_trains_other_seeds_only_at_the_best_point_of_each_arm(place)
         return (0.1 if good else 0.2) if seed == 0 else (0.9 if good else 0.0)
 
     study = opened(place, TUNED)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert study.count_waiting() == 6
     for _ in range(5):
         finish(study, study.claim_trial(HERE), value)
-    study.enqueue_missing()  # tanh has its three values, relu does not
+    study.enqueue_missing(MAX_WAITING)  # tanh has its three values, relu does not
     assert study.count_waiting() == 1 + 2
     assert {(c["activation"], c["learning_rate"], s) for c, s in work(study, value) if s} == {
         ("tanh", 0.01, 1),
         ("tanh", 0.01, 2),
     }
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert {(c["activation"], c["learning_rate"], s) for c, s in work(study, value)} == {
         ("relu", 0.001, 1),
         ("relu", 0.001, 2),
     }
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert not study.count_open()
     assert study.count_ended() == TUNED.count_trials() == 10
 
 
 def test_tuning_ignores_failed_points(journal):
     study = opened(journal, TUNED)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     while (trial := study.claim_trial(HERE)) is not None:
         chosen = sampling.suggest_params(study.sweep, trial)
         sampling.suggest_seed(study.sweep, trial)
@@ -297,12 +299,12 @@ def test_tuning_ignores_failed_points(journal):
             study.fail_trial(trial, FAILED, "the loss is nan")
         else:
             study.optuna_study.tell(trial, chosen["learning_rate"])
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert {(c["activation"], c["learning_rate"], s) for c, s in work(study)} == {
         ("tanh", 0.001, 1),
         ("tanh", 0.001, 2),
     }
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert not study.count_open()
 
 
@@ -312,32 +314,32 @@ def test_tuning_follows_the_direction_of_the_study():
         {"learning_rate": [0.1, 0.01, 0.001]},
     )
     study = in_memory(sweep)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     work(study, lambda chosen, seed: {0.1: 20.0, 0.01: 30.0, 0.001: 25.0}[chosen["learning_rate"]])
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert [(c["learning_rate"], s) for c, s in work(study)] == [(0.01, 1)]
 
 
 def test_failed_item_is_tried_again_by_the_next_sweep_run_only(place):
     study = opened(place, parent="")
     study.parent = "first"  # the step opens the study before it creates its run
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     trial = study.claim_trial(HERE)
     study.fail_trial(trial, FAILED, "x" * 1000)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert study.count_waiting() == 7
     assert study.count_ended() == 1
     work(study)
     assert study.count_ended() == 8
     again = opened(place, parent="second")
     assert again.count_ended() == 7
-    again.enqueue_missing()
+    again.enqueue_missing(MAX_WAITING)
     assert again.count_waiting() == 1
     taken = again.claim_trial(HERE)
     assert taken.user_attrs[ITEM] == trial.user_attrs[ITEM]
     assert RESUMED_RUN not in taken.user_attrs
     finish(again, taken)
-    again.enqueue_missing()
+    again.enqueue_missing(MAX_WAITING)
     assert states(again) == {"COMPLETE": 8, "FAIL": 1}
     assert again.optuna_study.trials[trial.number].user_attrs[REASON] == "x" * 500
     assert again.optuna_study.trials[trial.number].user_attrs[FAILURE] == FAILED
@@ -345,7 +347,7 @@ def test_failed_item_is_tried_again_by_the_next_sweep_run_only(place):
 
 def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
     study = opened(place, parent="first")
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     item, dead = None, set()
     for attempt in range(MAX_ATTEMPTS):
         trial = study.claim_trial(HERE)
@@ -360,28 +362,28 @@ def test_orphaned_item_continues_its_last_run_until_max_attempts(place):
         orphans = study.fail_orphans(lambda trial: trial.number not in dead)
         assert [orphan.number for orphan in orphans] == [trial.number]
         assert study.fail_orphans(lambda trial: True) == []
-        study.enqueue_missing()
-        study.enqueue_missing()
+        study.enqueue_missing(MAX_WAITING)
+        study.enqueue_missing(MAX_WAITING)
     work(study)
     assert states(study) == {"COMPLETE": 7, "FAIL": MAX_ATTEMPTS}
     assert study.count_ended() == 8
     again = opened(place, parent="second")
-    again.enqueue_missing()
+    again.enqueue_missing(MAX_WAITING)
     taken = again.claim_trial(HERE)
     assert taken.user_attrs[ITEM] == item
     assert taken.user_attrs[RESUMED_RUN] == f"run {MAX_ATTEMPTS - 2}"  # the last orphan had no run
     finish(again, taken)
-    again.enqueue_missing()
+    again.enqueue_missing(MAX_WAITING)
     assert states(again) == {"COMPLETE": 8, "FAIL": MAX_ATTEMPTS}
 
 
 def test_a_sweep_whose_workers_all_crashed_fails(journal):
     study = opened(journal)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     while study.claim_trial(HERE) is not None:
         check_failures(study)  # a trial that runs or waits has not failed
         study.fail_orphans(lambda trial: False)
-        study.enqueue_missing()
+        study.enqueue_missing(MAX_WAITING)
     assert set(study.to_frame()["state"]) == {"ORPHANED"}
     with pytest.raises(LoupeError, match=r"all \d+ failed; the last error: the process of a worker ended"):
         check_failures(study)
@@ -389,7 +391,7 @@ def test_a_sweep_whose_workers_all_crashed_fails(journal):
 
 def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):
     study = opened(journal, SAMPLED)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     for _ in range(4):  # three startup points, one point of the sampler
         trial = study.claim_trial(HERE)
         chosen = sampling.suggest_params(study.sweep, trial)
@@ -397,7 +399,7 @@ def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):
             study.optuna_study.tell(trial, 0.5)
     trial.set_user_attr(RUN, "the killed run")
     study.fail_orphans(lambda trial: False)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     again = [found for found in study.optuna_study.trials if found.user_attrs.get(RESUMED_RUN) == "the killed run"]
     assert [found.user_attrs[ITEM] for found in again] == [trial.user_attrs[ITEM]] == ["slot 3"]
     while (taken := study.claim_trial(HERE)).number != again[0].number:
@@ -407,7 +409,7 @@ def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):
 
 def test_only_trials_of_dead_owners_become_orphans(place):
     study = opened(place)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     alive, dead = study.claim_trial(HERE), study.claim_trial(HERE | {"loupe.pid": "2"})
     finish(study, study.claim_trial(HERE))
     orphans = study.fail_orphans(lambda trial: trial.user_attrs[OWNER]["loupe.pid"] == "1")
@@ -417,9 +419,38 @@ def test_only_trials_of_dead_owners_become_orphans(place):
     assert (study.count_open(), study.count_waiting(), study.count_ended()) == (6, 5, 1)
 
 
+def test_trial_that_completes_while_it_is_ended_as_an_orphan_is_complete(monkeypatch):
+    study = in_memory(sweep_of({}, {"activation": ["tanh"]}))
+    study.enqueue_missing(MAX_WAITING)
+    trial, set_state = study.claim_trial(HERE), study._storage.set_trial_state_values
+
+    def complete_first(*arguments):
+        monkeypatch.setattr(study._storage, "set_trial_state_values", set_state)
+        finish(study, trial)
+        return set_state(*arguments)
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", complete_first)
+    assert study.fail_orphans(lambda trial: False) == []
+    assert study.to_frame()["state"].tolist() == ["COMPLETE"]
+    check_failures(study)
+
+
+def test_trials_of_another_program_are_no_items_and_are_never_best(monkeypatch):
+    study = in_memory(sweep_of({"keep": 1}, {"activation": ["tanh", "relu"]}))
+    study.enqueue_missing(MAX_WAITING)
+    for _ in range(2):
+        study.optuna_study.add_trial(optuna.trial.create_trial(value=0.01))
+    assert (study.count_ended(), study.find_best()) == (0, None)
+    assert study.is_among_best(0.5)
+    work(study)
+    assert (study.count_ended(), study.find_best().user_attrs[RUN]) == (2, "run 0")
+    monkeypatch.setattr(study_results, "records", Mock())
+    assert study_results.log_study(study, 1, 1) == "run 0"
+
+
 def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, monkeypatch):
     study = opened(place)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     claimed = study.optuna_study.ask()  # claimed by a process that crashed before it set the owner
     assert claimed.number == 0
 
@@ -429,13 +460,13 @@ def test_running_trial_without_owner_becomes_an_orphan_after_the_timeout(place, 
     assert study.fail_orphans(never) == []
     monkeypatch.setattr(study_module, "CLAIM_TIMEOUT_S", 0.0)
     assert [trial.number for trial in study.fail_orphans(never)] == [0]
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert sorted(as_keys(work(study))) == sorted(every(GRID))
 
 
 def test_time_of_a_claim_on_another_clock_is_not_used(journal, monkeypatch):
     study = opened(journal)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     study.optuna_study.ask()
     yesterday = datetime.datetime.now() - datetime.timedelta(days=1)
     monkeypatch.setattr(optuna.trial.FrozenTrial, "datetime_start", yesterday)
@@ -447,7 +478,7 @@ def test_time_of_a_claim_on_another_clock_is_not_used(journal, monkeypatch):
 
 def test_worker_that_was_silent_between_claim_and_owner_takes_another_trial(place, monkeypatch):
     study = opened(place)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     set_state = study._storage.set_trial_state_values
 
     def suspend(trial_id, *arguments):
@@ -465,11 +496,11 @@ def test_worker_that_was_silent_between_claim_and_owner_takes_another_trial(plac
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
 def test_worker_that_lost_its_trial_adds_no_second_result(place, state):
     study = opened(place)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     lost = study.claim_trial(HERE)
     sampling.suggest_params(study.sweep, lost)
     opened(place).fail_orphans(lambda trial: False)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert not study.complete_trial(lost, state, 0.01)
     assert study.optuna_study.trials[lost.number].state == TrialState.FAIL
     assert len(work(study)) == 8
@@ -479,19 +510,19 @@ def test_worker_that_lost_its_trial_adds_no_second_result(place, state):
 
 def test_value_that_is_not_a_number_is_an_error(journal):
     study = opened(journal)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     with pytest.raises(ValueError, match="nan"):
         study.complete_trial(study.claim_trial(HERE), TrialState.COMPLETE, float("nan"))
 
 
 def test_trial_that_another_process_has_failed_gets_no_value(journal):
     study = opened(journal)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     trial = study.claim_trial(HERE)
     opened(journal).fail_orphans(lambda trial: False)
     with pytest.raises((optuna.exceptions.UpdateFinishedTrialError, ValueError)):
         finish(study, trial)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert sorted(as_keys(work(study))) == sorted(every(GRID))
 
 
@@ -504,7 +535,7 @@ def test_grid_points_rank_by_number_of_seeds_then_mean(direction):
     )
     made_up = {("mse", 1): (0.10, 0.90), ("mse", 2): (0.30, 0.40), ("mae", 1): (0.50, 0.60), ("mae", 2): (0.01, None)}
     study = in_memory(sweep)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     while (trial := study.claim_trial(HERE)) is not None:
         chosen, seed = sampling.suggest_params(sweep, trial), sampling.suggest_seed(sweep, trial)
         value = made_up[chosen["loss"], chosen["layers"]][seed]
@@ -538,11 +569,12 @@ def test_two_objectives_keep_the_pareto_front():
     )
     study = in_memory(sweep)
     assert study.optuna_study.metric_names == ["val/best_psnr", "weights"]
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     values = [[30.0, 50.0], [29.0, 60.0], [28.0, 40.0], [31.0, 90.0], [27.0, 45.0]]
     for pair in values:
         trial = study.claim_trial(HERE)
         assert 1 <= sampling.suggest_params(sweep, trial)["layers"] <= 9
+        trial.set_user_attr(RUN, f"run {trial.number}")
         assert study.complete_trial(trial, TrialState.COMPLETE, pair)
     front = study.rank_trials()
     assert [trial.values for trial in front] == [[31.0, 90.0], [30.0, 50.0], [28.0, 40.0]]
@@ -563,10 +595,11 @@ def test_trials_that_violate_a_constraint_are_named_and_never_best(metric):
         {"layers": {"low": 1, "high": 9}},
     )
     study = in_memory(sweep)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     for mae, psnr, weights in ((0.1, 30.0, 61.0), (0.2, 19.0, 50.0), (0.3, 20.0, 60.0)):
         trial = study.claim_trial(HERE)
         sampling.suggest_params(sweep, trial)
+        trial.set_user_attr(RUN, f"run {trial.number}")
         metrics = {"val/best_mae": mae, "val/best_psnr": psnr, "weights": weights}
         violations = constraints.compute_violations(sweep.study.constraints, metrics)
         for text, violation in violations.items():
@@ -593,10 +626,10 @@ def test_tuning_chooses_among_points_that_satisfy_the_constraints():
             layers = points[-1][0]["layers"]
             trial.set_constraint("weights <= 2", layers - 2.0)
             study.optuna_study.tell(trial, 1 / layers)
-        study.enqueue_missing()
+        study.enqueue_missing(MAX_WAITING)
         return points
 
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert len(run_all()) == 6
     assert run_all() == [({"loss": loss, "layers": 2}, 1) for loss in ("mse", "mae")]
 
@@ -614,7 +647,7 @@ def test_is_among_best_compares_with_the_kept_trials(direction):
     sign = 1 if direction == "minimize" else -1
     sweep = sweep_of({"repeats": 9, "keep": 2, "direction": direction, "metric": metric}, {"layers": [1]})
     study = in_memory(sweep)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert study.is_among_best(sign * 99.0)
     for value in (0.5, 0.3, 0.7):
         finish(study, study.claim_trial(HERE), lambda chosen, seed, value=value: sign * value)
@@ -623,7 +656,7 @@ def test_is_among_best_compares_with_the_kept_trials(direction):
 
 def test_table_has_a_row_per_trial_with_state_and_reason(journal):
     study = opened(journal)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     finish(study, study.claim_trial(HERE))
     study.fail_trial(study.claim_trial(HERE), FAILED, "the loss is nan")
     dead = study.claim_trial(HERE)
@@ -653,9 +686,9 @@ def test_study_with_the_same_name_and_another_space_is_refused(journal):
         ),
     }
     for difference, other in others.items():
-        with pytest.raises(UsageError, match=rf"is a study with another search space \({difference} .*another name"):
+        with pytest.raises(UsageError, match=rf"study with the same search space, got 'made-up' \({difference} "):
             opened(journal, other)
-    with pytest.raises(UsageError, match="another search space"):
+    with pytest.raises(UsageError, match="study with the same search space, got 'made-up'"):
         opened(journal, digest="other photos")
     assert opened(journal).count_ended() == 8
     assert opened(journal, sweep_of({"repeats": 5}, GRID.search, GRID.train)).count_ended() == 8
@@ -665,13 +698,13 @@ def test_study_of_another_program_is_refused(journal):
     optuna.create_study(storage=study_storage.open_storage(journal), study_name="made-up").add_trial(
         optuna.trial.create_trial(value=1.0)
     )
-    with pytest.raises(UsageError, match="another search space"):
+    with pytest.raises(UsageError, match="study with the same search space, got 'made-up'"):
         opened(journal)
 
 
 def test_startup_points_depend_on_the_seed_and_come_first(journal):
     study = opened(journal, SAMPLED)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert study.count_waiting() == 8
     drawn = [study.optuna_study.trials[number].system_attrs["fixed_params"] for number in range(8)]
     assert all(drawn[:3])
@@ -693,7 +726,7 @@ def test_equal_seeds_draw_equal_startup_points(tmp_path):
             {"name": name, "sampler": "random", "trials": 8, "startup": startup}, SAMPLED.search, {"seed": seed}
         )
         study = opened(str(tmp_path / "study.log"), sweep)
-        study.enqueue_missing()
+        study.enqueue_missing(MAX_WAITING)
         return [trial.system_attrs["fixed_params"] for trial in study.optuna_study.trials][:startup]
 
     first = drawn("first", 0)
@@ -703,7 +736,7 @@ def test_equal_seeds_draw_equal_startup_points(tmp_path):
 
 def test_more_startup_points_than_trials_are_not_enqueued():
     study = in_memory(sweep_of({"sampler": "random", "trials": 2, "startup": 9}, {"layers": [1, 2, 3]}))
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert study.count_waiting() == 2
 
 
@@ -719,7 +752,7 @@ def test_pruner_stops_poor_trials_and_never_good_ones(pruner, kind):
     sweep = sweep_of({"pruner": pruner, "repeats": 24}, {"layers": [1]})
     study = in_memory(sweep)
     assert isinstance(study.optuna_study.pruner, kind)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     ended = []
     for number in range(24):
         trial = study.claim_trial(HERE)
@@ -740,7 +773,7 @@ def test_pruner_stops_poor_trials_and_never_good_ones(pruner, kind):
         assert min(bad) >= 2
         assert len(bad) == len(ended)
     assert study.count_ended() == 24  # pruned trials have ended too
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert not study.count_open()
 
 
@@ -772,7 +805,7 @@ def test_storage_error_hides_the_password(where, tmp_path):
 
 def test_folder_of_a_journal_is_created_and_a_folder_is_refused(tmp_path):
     study = opened(str(tmp_path / "new" / "folder" / "study.log"))
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert (tmp_path / "new" / "folder" / "study.log").is_file()
     with pytest.raises(UsageError, match=r"storage: .* cannot be opened: "):
         study_storage.open_storage(str(tmp_path))
@@ -792,7 +825,7 @@ def whole_journal(tmp_path_factory):
     """The bytes of a journal with waiting, running, complete and failed trials."""
     file = tmp_path_factory.mktemp("journal") / "study.log"
     study = opened(str(file))
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     for _ in range(3):
         finish(study, study.claim_trial(HERE))
     study.fail_trial(study.claim_trial(HERE), FAILED, "ü")
@@ -822,9 +855,9 @@ def test_journal_cut_at_any_byte_completes_each_item_once(
     assert kept == whole_journal[: whole_journal.rfind(b"\n", 0, at) + 1]
     study = opened(str(file), parent="next")
     study.fail_orphans(lambda trial: False)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     work(study)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     assert not study.count_open()
     complete = [trial for trial in study.optuna_study.trials if trial.state == TrialState.COMPLETE]
     assert len({trial.user_attrs[ITEM] for trial in complete}) == len(complete) == 8
@@ -885,7 +918,7 @@ def test_unreadable_end_of_a_journal_is_removed_and_no_record_is_lost(tail, whol
     assert file.read_bytes() == whole_journal
     study = opened(str(file), parent="next")
     study.fail_orphans(lambda trial: False)
-    study.enqueue_missing()
+    study.enqueue_missing(MAX_WAITING)
     work(study)
     assert study.count_ended() == 8
 

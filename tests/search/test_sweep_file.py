@@ -154,21 +154,27 @@ def test_sweep_file_survives_json(file):
         ("repeats = 3", 'constraints = ["filters <= 3"]', "study.constraints.0: must be .*, got 'filters <= 3'"),
         ("repeats = 3", 'constraints = ["weights < 3"]', "study.constraints.0: must be .*, got 'weights < 3'"),
         ("repeats = 3", 'constraints = ["weights <= nan"]', "study.constraints.0: must be .*, got 'weights <= nan'"),
-        ("repeats = 3", 'sampler = "nsga2"', "study: sampler: nsga2 needs two objectives, .*"),
+        ("repeats = 3", 'sampler = "nsga2"', "study: metric: must be two objectives with .*, got val/mae"),
         (
             "repeats = 3",
             'metric = ["val/mae", "weights"]\npruner = "median"',
             "study: pruner: must be none with two objectives, got median",
         ),
-        ("repeats = 3", "trials = 9", "study: trials: has no effect with sampler=grid"),
-        ("repeats = 3", "startup = 9", "study: startup: has no effect with sampler=grid"),
-        ("repeats = 3", 'sampler = "tpe"\nrepeats = 3', "study: repeats: has no effect with sampler=tpe"),
-        ("repeats = 3", 'sampler = "random"\ntune = []', "study: tune: has no effect with sampler=random"),
+        ("repeats = 3", "trials = 9", "study: trials: has no effect with sampler=grid, got 9"),
+        ("repeats = 3", "startup = 9", "study: startup: has no effect with sampler=grid, got 9"),
+        ("repeats = 3", 'sampler = "tpe"\nrepeats = 3', "study: repeats: has no effect with sampler=tpe, got 3"),
+        ("repeats = 3", 'sampler = "random"\ntune = []', "study: tune: has no effect with sampler=random, got none"),
         ("repeats = 3", 'tune = ["hidden"]', "study.tune: must be fields of [search], got hidden"),
         ("steps = 20", "step = 20", "train.step: is not a field of train; did you mean steps?"),
         ("steps = 20", "note = 'x'", "note: must not be in a sweep file; .*"),
         ("steps = 20", "threads = 4", "threads: must not be in a sweep file; .*"),
         ("steps = 20", "'perceptron.threads' = 4", "perceptron.threads: must not be in a sweep file; .*"),
+        ("steps = 20", "'perceptron.seed' = 7", "train.seed: must not have a condition, got perceptron.seed"),
+        ("steps = 20", "'loss=mse.dataset' = 'x'", "train.dataset: must not have a condition, got loss=mse.dataset"),
+        ("steps = 20", "seed = 2147483646", "seed: must be at most 2147483645 with repeats=3, got 2147483646"),
+        ("steps = 20", "seed = -1", "train.seed: must be greater than or equal to 0, got '-1'"),
+        ("steps = 20", "'perceptron.loss' = 'mse'\n'adam.loss' = 'mae'",
+         "train: must set each field once per point, got loss twice"),
         ("steps = 20", "resume = 'x'", "resume: must not be in a sweep file; .*"),
         ("steps = 20", "'initializer=gausian.stddev' = 0.1",
          "train.initializer=gausian.stddev: the condition must be a value of initializer, got gausian"),
@@ -399,6 +405,22 @@ def test_condition_holds_on_a_value_of_train_whose_condition_holds(write):
         trained = sweep.create_settings(chosen)
         assert (trained.optimizer, trained.steps, trained.keep_prob) == ("sgd", 20, 0.5)
         assert trained.momentum == chosen["sgd.momentum"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    itertools.permutations(["learning_rate = 0.01", '"sgd.learning_rate" = 0.5', '"adam.learning_rate" = 0.1']),
+)
+def test_in_train_a_key_whose_condition_holds_replaces_the_key_without_a_condition(lines, write):
+    search = '[search]\noptimizer = ["sgd", "adam", "rmsprop"]\n'
+    sweep = write(GRID.replace("steps = 20", "\n".join(lines)).partition("[search]")[0] + search)
+    assert {
+        chosen["optimizer"]: sweep.create_settings(chosen).learning_rate for chosen in sweep.iterate_points()
+    } == {
+        "sgd": 0.5,
+        "adam": 0.1,
+        "rmsprop": 0.01,
+    }
 
 
 def test_condition_on_a_default_value_holds(write):

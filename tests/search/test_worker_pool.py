@@ -146,7 +146,7 @@ def test_a_trial_that_reuses_a_result_is_alive_although_the_run_of_the_result_ha
 
 def test_worker_prints_each_trial_and_waits_for_a_restarted_database(job, monkeypatch, capsys):
     study = SweepStudy(SweepFile.model_validate(SWEEP), study_storage.open_storage(job.storage), job.digest, "none")
-    study.enqueue_missing()
+    study.enqueue_missing(64)
 
     def fail_first(function):
         failures = [optuna.exceptions.StorageInternalError("restart")]

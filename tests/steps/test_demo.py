@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -227,6 +228,19 @@ def test_the_comparison_works_with_the_keyboard(page, photo, tmp_path):
     assert "photo.jpg: 300×200 to 450×300" in page.locator("figure").inner_text()
     use_figure(page)
     assert set(asked) <= {"file", "data"}  # it needs nothing but itself
+
+
+def test_only_an_invalid_scale_is_reported_as_such(photo, tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from loupe.web.demo import Visitors, build_page
+
+    workers = Mock(**{"upscale.side_effect": ValueError("unpack")})
+    blocks = build_page(workers, Visitors(), tmp_path)
+    upscale = next(event.fn for event in blocks.fns.values() if event.name == "upscale")
+    message, _ = upscale(str(photo), 9.0, Mock(session_hash="a"))
+    assert "scale: must be a ratio such as 3:2 or 1.5, from 1 to 8, got 9.0" in message
+    with pytest.raises(ValueError, match="unpack"):
+        upscale(str(photo), 2.0, Mock(session_hash="a"))
 
 
 def test_without_gradio_the_error_says_what_to_install(tmp_path):

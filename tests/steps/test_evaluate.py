@@ -172,7 +172,7 @@ def test_scores_of_a_shard_that_is_found_damaged_in_the_background_are_not_logge
         ),
     ],
 )
-def test_degraded_inputs_need_photos_and_the_protocol_photos(given, message):
+def test_degraded_inputs_need_photos_and_the_protocol_labels(given, message):
     with pytest.raises(UsageError) as refused:
         parse_settings("evaluate", given | {"degrade": "jpeg"})
     assert str(refused.value) == message
@@ -217,7 +217,7 @@ def test_inputs_smaller_than_the_patches_of_the_study_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("model", "others", "labels"),
+    ("model", "others", "names"),
     [
         ("small", ["tiny", "nets/perceptron.onnx"], ["tiny", "perceptron"]),
         ("small", ["runs:/a1/model", "runs:/b2/model"], ["runs:/a1/model", "runs:/b2/model"]),
@@ -226,9 +226,9 @@ def test_inputs_smaller_than_the_patches_of_the_study_are_refused():
         ("bicubic", ["tiny", "ridge"], ["tiny"]),
     ],
 )
-def test_the_label_of_a_model_is_short_if_that_is_unique(model, others, labels):
+def test_the_name_of_a_model_is_shortened_if_the_short_name_is_unique(model, others, names):
     found = evaluate.choose_names(parse_settings("evaluate", {"model": model, "others": others}))
-    assert [found[name] for name in others if name in found] == labels
+    assert [found[name] for name in others if name in found] == names
 
 
 @pytest.mark.parametrize(

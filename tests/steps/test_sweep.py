@@ -377,7 +377,7 @@ def test_name_of_a_study_with_another_search_space_is_refused(finished_sweep, da
     runs, trials = len(list_runs(finished_sweep)), len(load_study(finished_sweep, "first").trials)
     file = write_sweep(finished_sweep, dataset, "changed", 'activation = ["tanh", "sigmoid"]')
     line = read_error(sweep(finished_sweep, file, "--name", "first", status=2))
-    assert "'first' is a study with another search space" in line
+    assert "study.name: must be a new name, or that of a study with the same search space, got 'first' (" in line
     assert len(list_runs(finished_sweep)) == runs
     assert len(load_study(finished_sweep, "first").trials) == trials
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from loupe.config.fields import Tags, Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
 
+MAX_SEED = 2**31 - 1
 GIVEN = object()  # in DEPENDS, this object means any value except None
 
 
@@ -110,7 +111,7 @@ class DatasetSettings(RunSettings):
         "address of a Dask scheduler, whose cluster prepares photos; none: this machine prepares them",
         rule="none, or an address such as tcp://host:port",
     )
-    seed: int = field(0, "seed of all random numbers", ge=0, le=2**31 - 1)
+    seed: int = field(0, "seed of all random numbers", ge=0, le=MAX_SEED)
     smoke: bool = field(False, "run a short test: small defaults for the fields that determine the duration")
 
     @model_validator(mode="before")

@@ -3,11 +3,13 @@
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
+from pydantic import model_validator
+
 from loupe.config.base import GIVEN, DatasetSettings, Settings
 from loupe.config.datasets import LIMIT, LabelSettings, Luminance
 from loupe.config.fields import DEVICE, Count, Device, Names, Qualities, Scale, Text, Unset, field
 from loupe.config.photos import ENSEMBLE, MODEL
-from loupe.config.training import DATASET, RECOMPOSE, SCALE_RULE, Recompose
+from loupe.config.training import DATASET, RECOMPOSE, SCALE_RULE, Recompose, validate_scale
 
 LABEL_PROTOCOLS = frozenset({"labels", "study-patches"})  # the other protocol, `classical`, scores whole photos
 
@@ -72,6 +74,11 @@ class Evaluate(DatasetSettings, LabelSettings):
         },
         "recompress": {"photos": GIVEN, "protocol": LABEL_PROTOCOLS, "degrade": "none"},
     }
+
+    @model_validator(mode="after")
+    def _validate_scale(self) -> "Evaluate":
+        validate_scale(self.scale)
+        return self
 
     @property
     def label_settings(self) -> dict[str, Any]:

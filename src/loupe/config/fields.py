@@ -251,7 +251,8 @@ Factor = Annotated[
 ]
 Size = Annotated[str | None, BeforeValidator(_parse_size)]
 Paths = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
+    tuple[str, ...],
+    BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value),
 ]
 Scales = Annotated[
     tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1")), Unique

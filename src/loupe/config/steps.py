@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from loupe.config.base import DatasetSettings, RunSettings, Settings
+from loupe.config.base import MAX_SEED, DatasetSettings, RunSettings, Settings
 from loupe.config.fields import Count, Scale, Seconds, Text, field
 from loupe.config.training import DATASET, SCALE_RULE, THREADS, validate_scale
 
@@ -65,7 +65,7 @@ class Sweep(DatasetSettings):
         0,
         "first seed of the trainings",
         ge=0,
-        le=2**31 - 1,
+        le=MAX_SEED,
         rule="default: as in the sweep file, or else 0",
     )
     name: Text = field(None, "name of the Optuna study", rule="a name; default: as in the sweep file")

@@ -1,6 +1,7 @@
 """Opens a prepared dataset: its manifest, and the inputs and labels in its shards (files with many images)."""
 
 import mmap
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Dataset:
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError
-            if not (folder / MANIFEST).is_file():  # opening a FIFO would block
+            if not os.path.isfile(folder / MANIFEST):  # opening a FIFO would block
                 raise FileNotFoundError
             with open_manifest(folder / MANIFEST) as file:
                 metadata = read_metadata(file)

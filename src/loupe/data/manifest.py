@@ -163,7 +163,7 @@ def build_table(rows: list[dict[str, Any]], degraded: bool = False) -> Any:
 
     types = {
         **dict.fromkeys(("shrunk", "noise"), pa.float64()),
-        **dict.fromkeys(("width", "height", "x", "y", "shard", "row", "jpeg_quality"), pa.int32()),
+        **dict.fromkeys(("width", "height", "x", "y", "shard", "row", QUALITY_COLUMN), pa.int32()),
     }
     names = [*Row.__dataclass_fields__, *(DEGRADATION_COLUMNS if degraded else ())]
     columns = [(name, types.get(name, pa.string())) for name in names]

@@ -122,6 +122,7 @@ def cut_photo(
         # Memory for the labels, in bytes per pixel and band of the photo
         label_bytes = (settings.labels_per_megapixel or 0) * settings.label_size**2 / 1e6
         copies = 1 if settings.recompress is None else 2
+        # With `recompress`, tiles are also copies. They have at most as many pixels as the photo: `copies - 1`.
         result_bytes = bands * (GREY_BYTES[crop] + copies * math.ceil(label_bytes) + copies - 1)
         work_bytes = reservations.estimate_label_bytes(settings, crop, bands)
         content = _read_verified(photo, reserve_bytes)

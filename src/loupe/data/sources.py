@@ -127,11 +127,12 @@ def _list_source(source: str, settings: Preprocess) -> Iterator[SourcePhoto]:
         return _list_url(source)
     path = Path(source)
     name = source if str(path) == SAMPLE_SOURCE else str(path)  # `./sample` is a file or folder of the user
-    if path.is_dir():
+    # For a path that is too long, Path.is_dir raises an error.
+    if os.path.isdir(path):
         return _list_folder(path, name)
-    if path.is_file() and _is_image(path.name):
+    if os.path.isfile(path) and _is_image(path.name):
         return iter([SourcePhoto(source, _split_path(path.name)[-1], "", str(path.resolve()))])
-    if path.is_file():
+    if os.path.isfile(path):
         return _list_tar(name, str(path.resolve()))
     raise UsageError(
         f"source: must be sample, caltech256, a URL, or an existing image, tar or folder, got {source!r}"

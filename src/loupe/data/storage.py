@@ -62,7 +62,7 @@ def refuse_masked_url(url: str, field: str) -> None:
 def exists(location: str, name: str, field: str = "data_dir") -> bool:
     """Return whether a folder or URL contains a file; errors start with `field`."""
     if not is_url(location):
-        return (Path(location) / name).exists()
+        return os.path.exists(Path(location) / name)
     with _open_filesystem(location, field) as (filesystem, path):
         filesystem.invalidate_cache()
         return bool(filesystem.exists(posixpath.join(path, name)))

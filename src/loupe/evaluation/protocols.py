@@ -73,7 +73,7 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
     if settings.protocol == "classical":
         photos = list_photos(parse_settings("preprocess", {"source": _list_sources(settings)} | shared))
         whole = WholePhotos(photos, scale, settings.quiet)
-        return _describe_photos(whole, settings.photos or "sample", {"protocol": "classical"})
+        return _make_images(whole, settings.photos or "sample", {"protocol": "classical"})
     if settings.photos is None:
         dataset = preparation.open_or_prepare(settings, settings.dataset)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
@@ -85,7 +85,7 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         given |= {"degrade": "jpeg", "clean_share": 1}
     label_settings = parse_settings("preprocess", given | shared)
     texts = {name: text for name, text in label_settings.to_texts().items() if name not in UNHASHED_FIELDS}
-    return _describe_photos(preparation.prepare_in_memory(label_settings, scale), settings.photos, texts)
+    return _make_images(preparation.prepare_in_memory(label_settings, scale), settings.photos, texts)
 
 
 def _list_sources(settings: Evaluate) -> list[str]:
@@ -97,7 +97,7 @@ def _list_sources(settings: Evaluate) -> list[str]:
     return ["sample"] if settings.photos is None else [str(Path(settings.photos).absolute())]
 
 
-def _describe_photos(pairs: Pairs | WholePhotos, source: str, settings: dict[str, str]) -> Images:
+def _make_images(pairs: Pairs | WholePhotos, source: str, settings: dict[str, str]) -> Images:
     content = [settings, format_value(pairs.scale), [[row["path"], row["sha256"]] for row in pairs.rows]]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return Images(pairs, source, name_sources((source,)), digest, source={"photos": source} | settings)

@@ -43,7 +43,7 @@ def find_qualities_below(baseline: str, psnr: pd.DataFrame, names: Iterable[str]
 
 def format_psnr(psnr: pd.DataFrame, baseline: str, below: dict[str, list[int]], photos: int) -> str:
     """Format the results of `compute_psnr` and `find_qualities_below` as text."""
-    count = scoring.format_photos(photos)
+    count = scoring.format_count(photos)
     lines = [f"PSNR in dB on {count} by JPEG quality of the inputs ({MAX_QUALITY}: not compressed)"]
     lines += psnr.rename_axis(index=None, columns="quality").to_string(float_format="{:.2f}".format).split("\n")
     for name, found in below.items():

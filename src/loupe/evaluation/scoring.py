@@ -204,14 +204,14 @@ def format_scores(summary: dict[str, dict[str, Any]], seconds: dict[str, float] 
         if seconds:
             line += f"{seconds[name]:>10.1f} s" if name in seconds else f"{'-':>12}"
         lines.append(line)
-    photos = format_photos(first["photos"])
+    photos = format_count(first["photos"])
     items = f"the images of {photos}" if "over" in first else f"{photos}, {DRAWS} patches per photo"
     return "\n".join([*lines, f"means over {items}"])
 
 
-def format_photos(count: int) -> str:
-    """Return the number of photos as text, such as `1 photo` or `3 photos`."""
-    return f"{count} photo{'' if count == 1 else 's'}"
+def format_count(count: int, noun: str = "photo") -> str:
+    """Return a number with a noun, such as `1 photo` or `3 photos`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def to_metrics(summary: dict[str, Any], split: str = "test") -> dict[str, float]:

@@ -20,7 +20,7 @@ from loupe.upscalers.geometry import Geometry
 from loupe.upscalers.ridge import build_geometry as build_ridge_geometry
 from loupe.upscalers.tiling import compute_largest_input
 
-MAX_INTERMEDIATE_BYTES = 2**29  # maximum size of an intermediate result of a call with several images
+MAX_CALL_BYTES = 2**29  # maximum size of an intermediate result of a call with several images
 MAX_UNSPLIT_PIXELS = 2**18  # a call with at most this number of input pixels is never split
 COMPILED_MODELS = 8  # number of models that stay compiled for JAX
 
@@ -140,7 +140,7 @@ class KerasUpscaler:
     def _count_images_per_call(self, shape: tuple[int, ...]) -> int:
         """Return the number of images per call, at least 1.
 
-        One call takes all images if they have at most MAX_UNSPLIT_PIXELS in total. Otherwise, MAX_INTERMEDIATE_BYTES
+        One call takes all images if they have at most MAX_UNSPLIT_PIXELS in total. Otherwise, MAX_CALL_BYTES
         limits the number.
         """
         if math.prod(shape[:3]) <= MAX_UNSPLIT_PIXELS:
@@ -149,7 +149,7 @@ class KerasUpscaler:
             side = compute_largest_input(self.geometry)
             size = measure_network(json.loads(self._model.to_json()), side)
             self._bytes_per_pixel = 4 * size.largest / side**2
-        return max(1, int(MAX_INTERMEDIATE_BYTES / (self._bytes_per_pixel * math.prod(shape[1:3]))))
+        return max(1, int(MAX_CALL_BYTES / (self._bytes_per_pixel * math.prod(shape[1:3]))))
 
 
 @functools.lru_cache(COMPILED_MODELS)

@@ -14,7 +14,7 @@ from loupe.upscalers.tiling import compute_largest_input
 CONFIG = "config.json"
 # Maximum sizes of the files in the archive; other files are refused
 MAX_BYTES = {"metadata.json": 10_000, CONFIG: 10_000_000, WEIGHTS: 400_000_000}
-MAX_INTERMEDIATE_BYTES = 2**29  # maximum size of an intermediate result for a tile
+MAX_TILE_BYTES = 2**29  # maximum size of an intermediate result for a tile
 MAX_PRODUCTS = 2 * 10**12  # multiplications per tile, which take about a minute on one core
 
 
@@ -77,9 +77,9 @@ def validate_size(config: object, max_bytes: int = MAX_BYTES[WEIGHTS]) -> int:
     limit = min(MAX_BYTES[WEIGHTS], max_bytes)
     if 4 * size.weights > limit:
         raise ValueError(f"must have at most {limit} bytes of weights, got {4 * size.weights}")
-    if 4 * size.largest > MAX_INTERMEDIATE_BYTES or size.products > MAX_PRODUCTS:
+    if 4 * size.largest > MAX_TILE_BYTES or size.products > MAX_PRODUCTS:
         raise ValueError(
-            f"must need at most {MAX_INTERMEDIATE_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
+            f"must need at most {MAX_TILE_BYTES} bytes and {MAX_PRODUCTS} multiplications per tile, "
             f"got {4 * size.largest} and {size.products}"
         )
     expected = (side * geometry.p // geometry.q,) * 2 + (1,)

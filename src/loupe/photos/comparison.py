@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html import escape
@@ -74,17 +75,9 @@ figcaption {{ font-weight: 600; }}
 """
 FIGURE = """<figure class="compared">
 <figcaption>{caption}</figcaption>
-<fieldset>
-<legend>Left of the line:</legend>
-<label><input type="radio" name="method{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
-<label><input type="radio" name="method{number}" value="pixels" autocomplete="off">original pixels</label>
-</fieldset>
-<div class="images" style="--at: 50%">
+{choice}<div class="images" style="--at: 50%">
 <img class="after" alt="{name} by Loupe" src="{result}">
-<img class="before" data-method="lanczos" alt="{name} by Lanczos" src="{lanczos}">
-<img class="before" data-method="pixels" alt="{name}, original pixels" src="{pixels}">
-<span class="left" data-method="lanczos">Lanczos</span>
-<span class="left" data-method="pixels">original pixels</span>
+{before}
 <span class="right">Loupe</span>
 <div class="line" aria-hidden="true"></div>
 <input type="range" min="0" max="100" value="50" step="0.5" autocomplete="off"
@@ -92,6 +85,20 @@ FIGURE = """<figure class="compared">
   oninput="this.parentElement.style.setProperty('--at', this.value + '%')">
 </div>
 </figure>"""
+CHOICE = """<fieldset>
+<legend>Left of the line:</legend>
+<label><input type="radio" name="method{number}" value="lanczos" autocomplete="off" checked>Lanczos</label>
+<label><input type="radio" name="method{number}" value="pixels" autocomplete="off">original pixels</label>
+</fieldset>
+"""
+BEFORE = """<img class="before" data-method="{method}" alt="{name}{text}" src="{image}">
+<span class="left" data-method="{method}">{label}</span>"""
+# The images left of the line: label, text after the photo's name, and filter, by method
+METHODS = {
+    "lanczos": ("Lanczos", " by Lanczos", Image.Resampling.LANCZOS),
+    "pixels": ("original pixels", ", original pixels", Image.Resampling.NEAREST),
+}
+SAME_SIZE_METHODS = {"original": ("original", ", original", Image.Resampling.NEAREST)}
 
 
 def validate_file(file: Path, overwrite: bool) -> None:
@@ -102,7 +109,7 @@ def validate_file(file: Path, overwrite: bool) -> None:
     if file.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"compare: must be an .html or .htm file, got {str(file)!r}")
     validate_output_file("compare", file)
-    if file.exists() and not overwrite:
+    if os.path.exists(file) and not overwrite:
         raise UsageError(f"compare: {str(file)!r} exists; --overwrite replaces it")
 
 
@@ -168,13 +175,20 @@ def render_figure(
     box = full_left * across, full_top * down, (full_left + size[0]) * across, (full_top + size[1]) * down
     (photo, photo_icc), (result, result_icc) = map(_make_image, (before, after))
     name = escape(job.photo.name)
+    is_resized = (width, height) != (large_width, large_height)
+    images_before = [
+        BEFORE.format(
+            method=method, name=name, text=text, label=label,
+            image=_make_data_url(photo.resize(size, resampling, box), photo_icc),
+        )
+        for method, (label, text, resampling) in (METHODS if is_resized else SAME_SIZE_METHODS).items()
+    ]  # fmt: skip
     return FIGURE.format(
-        number=number,
         name=name,
+        choice=CHOICE.format(number=number) if is_resized else "",
+        before="\n".join(images_before),
         caption=f"{name}: {width}×{height} to {large_width}×{large_height}{escape(note)}",
         result=_make_data_url(result, result_icc),
-        lanczos=_make_data_url(photo.resize(size, Image.Resampling.LANCZOS, box), photo_icc),
-        pixels=_make_data_url(photo.resize(size, Image.Resampling.NEAREST, box), photo_icc),
     )
 
 

@@ -1,5 +1,6 @@
 """Lists, processes and reports photos, for the steps that process photos."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,7 +38,7 @@ def open_streams(settings: "StepSettings") -> "Iterator[StepSettings]":
 
 
 def list_photos(settings: PhotoSettings) -> "PhotoList":
-    """List the photos and the files for their results; a dry run also prints this list.
+    """List the photos and the files for their results; a dry run prints this list, with existing files marked.
 
     Raises:
         UsageError: an input does not exist, or `out` or `compare` is not valid.
@@ -56,8 +57,10 @@ def list_photos(settings: PhotoSettings) -> "PhotoList":
 
         validate_file(Path(settings.compare), settings.overwrite or settings.resume)
     if settings.dry_run:
+        note = "kept, it already exists" if settings.resume else "exists; --overwrite replaces it, --resume keeps it"
         for job in found.jobs:
-            print_line(f"{_name_photo(job.photo)} -> {job.out}", settings.quiet)
+            is_kept = os.path.exists(job.out) and not (settings.overwrite or settings.in_place)
+            print_line(f"{_name_photo(job.photo)} -> {job.out}{f' ({note})' if is_kept else ''}", settings.quiet)
     return found
 
 

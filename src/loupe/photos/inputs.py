@@ -75,9 +75,9 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
     """
     paths = list(dict.fromkeys(path for text in inputs for path in expand_input(text, out)))
     if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
-        paths = [path for path in paths if not (path.is_dir() and out.is_dir() and path.samefile(out))]
+        paths = [path for path in paths if not (path.is_dir() and os.path.isdir(out) and path.samefile(out))]
     single = len(paths) == 1 and not paths[0].is_dir()
-    if single and out.suffix.lower() in FORMATS and not out.is_dir():
+    if single and out.suffix.lower() in FORMATS and not os.path.isdir(out):
         _validate_file(out, extension)
         if suffix:
             raise UsageError(f"suffix: must be none if out is a file, got {suffix!r}")
@@ -105,7 +105,7 @@ def expand_input(text: str, out: Path) -> list[Path]:
         UsageError: the path does not exist, and is not a pattern with matches.
     """
     path = Path(text)
-    if text.strip() and (path.exists() or path.is_symlink()):
+    if text.strip() and os.path.lexists(path):
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))] if glob.has_magic(text) else []
     if not matches:
@@ -122,9 +122,9 @@ def _validate_file(out: Path, extension: str | None) -> None:
 
 
 def _validate_folder(out: Path, single: bool) -> None:
-    if out.suffix and not out.is_dir() and single:
+    if out.suffix and not os.path.isdir(out) and single:
         raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not os.path.isdir(out):
         raise UsageError(f"out: must be a folder for several photos, got the file {str(out)!r}")
 
 

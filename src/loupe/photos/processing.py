@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
+from loupe.errors import LoupeError
 from loupe.imaging.atomic import remove_leftovers
-from loupe.imaging.decoder import PhotoError
 from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encoding, estimate_opening, get_webp_bytes
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_extension, validate_output
 from loupe.imaging.image_data import ImageData, ImageStream
@@ -37,7 +37,7 @@ class Transform(Protocol):
     """Makes the result of one frame or page."""
 
     def compute_size(self, size: Size) -> Size:
-        """Compute the size of the result; can raise PhotoError."""
+        """Compute the size of the result; can raise LoupeError."""
         ...
 
     def estimate_memory(self, size: Size, pixel_bytes: int) -> int:
@@ -45,7 +45,7 @@ class Transform(Protocol):
         ...
 
     def __call__(self, image: ImageData) -> ImageStream:
-        """Make the result; can raise PhotoError."""
+        """Make the result; can raise LoupeError."""
         ...
 
 
@@ -166,7 +166,7 @@ class _Processor:
             if not (options.overwrite or options.in_place) and os.path.exists(job.out):
                 return self._report_existing(job)
             return self._read_and_write(job)
-        except PhotoError as error:
+        except LoupeError as error:  # of the photo, or of the network
             if options.skip_larger and isinstance(error, LargerPhotoError):
                 return Outcome(job, skipped=True)
             return Outcome(job, None, str(error))
@@ -221,7 +221,7 @@ class _Processor:
         """Return the estimated bytes for a photo, and a description of the result for an error message.
 
         Raises:
-            PhotoError: the photo does not fit the requested size, or the format of `out` cannot store the result.
+            LoupeError: the photo does not fit the requested size, or the format of `out` cannot store the result.
         """
         transform, sizes, name = self._options.transform, photo.page_sizes or (photo.size,), get_format(out)
         largest = max((transform.compute_size(size) for size in sizes), key=math.prod)

@@ -9,13 +9,13 @@ import pandas as pd
 
 from loupe.errors import UsageError
 from loupe.report import charts
-from loupe.report.claims import Claim, format_full_name
+from loupe.report.claims import Claim
 from loupe.report.contents import ClaimResult, ReportContents, ReportImage, SharedRuns
 from loupe.report.formatting import DASH, format_estimate, format_number
 from loupe.report.quality_scores import read_quality_scores
 from loupe.report.study_numbers import find_study_run, read_pre_upscaled_scores, read_scores
 from loupe.report.trends import compute_trend
-from loupe.report.verdicts import check_claim, format_arm, format_budget, select_runs
+from loupe.report.verdicts import check_claim, format_budget, name_arms, select_runs
 
 STEPS, SECONDS = "metrics.training_steps", "metrics.training_seconds"
 DRAWS, TEST_PHOTOS = "draw_difference", "metrics.test/photo_count"
@@ -144,7 +144,7 @@ def _add_surprise(result: ClaimResult, runs: Mapping[str, pd.DataFrame]) -> Clai
     text = surprise.text.format(**values, difference=format_estimate(weakest.estimate))
     name = f"claim-{verdict.claim.number}"
     if surprise.curves:
-        names = {format_full_name(arm): format_arm(arm) for arm in verdict.claim.list_all_arms()}
+        names = name_arms(verdict.claim)
         figure = charts.draw_curves(name, {label: runs[names[arm]] for arm, label in surprise.curves.items()})
     else:
         figure = charts.draw_values(name, runs[weakest.name], surprise.metrics)

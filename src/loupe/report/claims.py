@@ -1,5 +1,6 @@
 """A `[[claim]]` of a sweep file: a statement, usually of the 2016 study, and the arms of the sweep to compare."""
 
+from collections.abc import Iterable
 from string import Formatter
 from typing import Annotated, Any, Literal
 
@@ -24,12 +25,17 @@ def _convert_values(arm: Any) -> Any:
     return {name: format_value(tuple(value) if isinstance(value, list) else value) for name, value in arm.items()}
 
 
-def make_sort_key(value: str) -> tuple[int, float, str]:
-    """Make a sort key of the text of a value: 1.0 equals 1, and numbers come before texts."""
+def normalise_value(value: str) -> tuple[int, float, str]:
+    """Convert the text of a value to a tuple. Those of 1.0 and 1 are equal, and numbers come before texts."""
     try:
         return (0, float(value), "")
     except ValueError:
         return (1, 0.0, value)
+
+
+def normalise_arm(arm: dict[str, str]) -> dict[str, tuple[int, float, str]]:
+    """Return an arm with normalised values, for comparisons with other arms and with points of a sweep."""
+    return {key: normalise_value(value) for key, value in arm.items()}
 
 
 def format_full_name(arm: dict[str, str]) -> str:
@@ -62,7 +68,7 @@ class Surprise(BaseModel):
     @model_validator(mode="after")
     def _validate(self) -> "Surprise":
         if bool(self.curves) == bool(self.metrics):
-            raise ValueError("surprise: must have either curves or metrics")
+            raise ValueError(f"surprise: must have either curves or metrics, got {'both' if self.curves else 'none'}")
         if not _has_only_known_fields(self.text):
             raise ValueError(f"text: must have only the fields {', '.join(TEXT_FIELDS)} in braces")
         return self
@@ -112,7 +118,7 @@ class Claim(BaseModel):
             raise ValueError(f"each: must differ from worst_over, got {self.each}")
         if self.each is not None and self.surprise and self.surprise.curves:
             raise ValueError(f"surprise.curves: must not be used with each, got {self.each}")
-        if self.arm in self.others:
+        if normalise_arm(self.arm) in map(normalise_arm, self.others):
             raise ValueError(f"arm: must differ from the arms that it is compared with, got {self.arm}")
         return self
 
@@ -126,10 +132,10 @@ class Claim(BaseModel):
         """The arm that the claim is about, then the arms to compare with."""
         return (self.arm, *self.others)
 
-    def list_all_arms(self) -> list[dict[str, str]]:
-        """List the arms without and, if the claim has `change_to`, with these values."""
+    def list_all_arms(self, variants: Iterable[dict[str, str]] = ({},)) -> list[dict[str, str]]:
+        """List the arms with the settings of each variant, without and (if it is set) with those of `change_to`."""
         changes = ({}, self.change_to) if self.change_to else ({},)
-        return [arm | change for arm in self.arms for change in changes]
+        return [arm | variant | change for variant in variants for arm in self.arms for change in changes]
 
     @property
     def fields(self) -> set[str]:

@@ -1,5 +1,6 @@
 """Checks a claim against the runs of its sweep."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from loupe.errors import UsageError
-from loupe.report.claims import MIN_SEEDS, Claim, make_sort_key
+from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, normalise_value
 from loupe.report.intervals import ABOVE_ZERO, BELOW_ZERO, FAILS, HOLDS, UNDECIDED, Estimate, Region, estimate_mean
 
 NOT_RUN = "not run"
@@ -86,8 +87,12 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     budget = format_budget(runs.values())
     means: list[ArmMean] = []
     differences: dict[tuple[str, str], Estimate] = {}  # by the names of the arms of a comparison
-    for variant in _list_variants(claim, arms):
-        values = {format_arm(arm | variant): _read_values(claim, arms, arm | variant) for arm in claim.arms}
+    variants = _list_variants(claim, arms)
+    names = name_arms(claim, variants)
+    for variant in variants:
+        values = {
+            names[format_full_name(arm | variant)]: _read_values(claim, arms, arm | variant) for arm in claim.arms
+        }
         first = next(iter(values))  # the arm that the claim is about
         if claim.other_metric is not None:
             name = f"{claim.other_metric} of {first}"
@@ -106,9 +111,9 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     if not differences:
         return ClaimVerdict(claim, NOT_RUN, budget, reason=f"no run has a value of {claim.each}")
     region, comparisons = _make_region(claim), []
-    for names, difference in differences.items():
+    for pair, difference in differences.items():
         estimate = replace(difference, comparisons=len(differences))
-        comparisons.append(Comparison(*names, estimate, region, region.check(estimate)))
+        comparisons.append(Comparison(*pair, estimate, region, region.check(estimate)))
     outcomes = [comparison.outcome for comparison in comparisons]
     outcome = next(name for name in (FAILS, UNDECIDED, HOLDS) if name in outcomes)
     return ClaimVerdict(claim, outcome, budget, tuple(means), tuple(comparisons))
@@ -119,12 +124,21 @@ def select_runs(claim: Claim, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     A claim with `change_to` has each arm twice: without and with the values of `change_to`.
     """
-    runs = {}
-    for variant in _list_variants(claim, arms):
-        for arm in claim.arms:
-            for change in ({}, claim.change_to) if claim.change_to else ({},):
-                runs[format_arm(arm | variant | change)] = _select_rows(claim, arms, arm | variant | change)
-    return runs
+    variants = _list_variants(claim, arms)
+    names = name_arms(claim, variants)
+    all_arms = claim.list_all_arms(variants)
+    return {names[format_full_name(arm)]: _select_rows(claim, arms, arm) for arm in all_arms}
+
+
+def name_arms(claim: Claim, variants: Iterable[dict[str, str]] = ({},)) -> dict[str, str]:
+    """Name the arms of `claim.list_all_arms`: by the result of `format_arm` if it is unique, else by the full name.
+
+    Returns:
+        The name of each arm by its full name.
+    """
+    names = {format_full_name(arm): format_arm(arm) for arm in claim.list_all_arms(variants)}
+    counts = Counter(names.values())
+    return {full_name: name if counts[name] == 1 else full_name for full_name, name in names.items()}
 
 
 def format_arm(arm: dict[str, str]) -> str:
@@ -189,15 +203,15 @@ def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
 
 def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
     """List the values of a searched field: numbers, then texts."""
-    return sorted(arms[field].dropna().unique(), key=make_sort_key) if field in arms else []
+    return sorted(arms[field].dropna().unique(), key=normalise_value) if field in arms else []
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:
     """Select the rows of an arm: one per seed, or one per seed and value of `worst_over`."""
     for key, value in arm.items():
         if key in arms:
-            wanted = make_sort_key(value)
-            arms = arms[[not pd.isna(other) and make_sort_key(other) == wanted for other in arms[key]]]
+            wanted = normalise_value(value)
+            arms = arms[[not pd.isna(other) and normalise_value(other) == wanted for other in arms[key]]]
     keys = ["seed", *([claim.worst_over] if claim.worst_over else [])]
     if len(arms) and arms.duplicated(keys).any():
         raise UsageError(f"claim {claim.number}: must name one run per seed, got two for {format_arm(arm)}")

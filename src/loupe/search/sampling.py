@@ -3,6 +3,7 @@
 import optuna
 from optuna.trial import Trial
 
+from loupe.config.base import MAX_SEED
 from loupe.search.sweep_file import Params, SweepFile
 from loupe.search.values import Range
 
@@ -35,7 +36,7 @@ def suggest_seed(sweep: SweepFile, trial: Trial) -> int:
 
     In a grid, each trial is enqueued with its seed. Without a grid, all trials have the same seed.
     """
-    return trial.suggest_int("seed", 0, 2**31 - 1) if sweep.is_grid else sweep.seeds[0]
+    return trial.suggest_int("seed", 0, MAX_SEED) if sweep.is_grid else sweep.seeds[0]
 
 
 def draw_startup_points(sweep: SweepFile) -> list[Params]:

@@ -10,7 +10,6 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import optuna
@@ -38,9 +37,8 @@ from loupe.search.trial_attributes import (
 )
 
 VIOLATED = "violated"  # column of the table of trials: the constraints that a trial violates
-SPACE_TAG = "loupe.space"  # attribute of the study: the search space
+SPACE_ATTRIBUTE = "loupe.space"  # attribute of the study: the search space
 CLAIM_TIMEOUT_S = 20.0  # after this time, a worker that has not finished its claim counts as crashed
-MAX_WAITING = 64  # default maximum number of waiting trials
 MAX_REASON_LENGTH = 500
 
 
@@ -87,16 +85,16 @@ class SweepStudy:
         self._items.parent = run_id
 
     def _check_space(self, space: str) -> None:
-        existing = self.optuna_study.user_attrs.get(SPACE_TAG)
+        existing = self.optuna_study.user_attrs.get(SPACE_ATTRIBUTE)
         if existing is None and not self._list_trials():
-            self.optuna_study.set_user_attr(SPACE_TAG, space)
+            self.optuna_study.set_user_attr(SPACE_ATTRIBUTE, space)
         elif existing != space:
             raise UsageError(
-                f"study.name: {self.sweep.name!r} is a study with another search space"
-                f"{describe_difference(existing, space)}; choose another name"
+                "study.name: must be a new name, or that of a study with the same search space, "
+                f"got {self.sweep.name!r}{describe_difference(existing, space)}"
             )
 
-    def enqueue_missing(self, max_waiting: int = MAX_WAITING) -> None:
+    def enqueue_missing(self, max_waiting: int) -> None:
         """Enqueue a trial for each item that has not ended and has no waiting or running trial.
 
         In each request to a database, Optuna reads all unfinished trials. Therefore at most `max_waiting` trials
@@ -108,7 +106,7 @@ class SweepStudy:
         by_item = self._group_by_item()
         for item, params in itertools.islice(self._items.iterate_missing(by_item), free_places):
             attributes = {ITEM: item}
-            orphans = [trial for trial in by_item.get(item, []) if trial.user_attrs.get(FAILURE) == ORPHANED]
+            orphans = list(filter(_is_orphan, by_item.get(item, [])))
             if orphans:
                 last = orphans[-1].user_attrs
                 run_id = last.get(RUN, last.get(RESUMED_RUN))  # a worker can crash before it opens a run
@@ -141,10 +139,9 @@ class SweepStudy:
         rows = []
         values = ("value", self.sweep.study.cost)[: len(self.sweep.objectives)]
         for trial in self._list_trials():
-            is_orphan = trial.user_attrs.get(FAILURE) == ORPHANED
             row = {
                 "number": trial.number,
-                "state": "ORPHANED" if is_orphan else trial.state.name,
+                "state": "ORPHANED" if _is_orphan(trial) else trial.state.name,
                 **dict(zip(values, trial.values or (None, None), strict=False)),
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 RUN: trial.user_attrs.get(RUN),
@@ -195,13 +192,16 @@ class SweepStudy:
             return False
         return True
 
-    def fail_trial(self, trial: Trial | FrozenTrial, failure: str, reason: str = "") -> None:
-        """End a trial without a value, as FAILED or ORPHANED, unless it has already ended."""
+    def fail_trial(self, trial: Trial | FrozenTrial, failure: str, reason: str = "") -> bool:
+        """End a trial without a value, as FAILED or ORPHANED; return False if it had already ended."""
         trial_id = self._find_id(trial)
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+        try:
             self._storage.set_trial_user_attr(trial_id, FAILURE, failure)
             self._storage.set_trial_user_attr(trial_id, REASON, mask_secrets(reason)[:MAX_REASON_LENGTH])
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
 
     def fail_orphans(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
         """End trials whose owner is not alive, or that have run without an owner for CLAIM_TIMEOUT_S; return them."""
@@ -211,17 +211,15 @@ class SweepStudy:
                 is_orphan = not is_alive(trial)
             else:  # measured here, because the trial's start time can come from another machine's clock
                 is_orphan = now - self._unowned_since.setdefault(trial.number, now) >= CLAIM_TIMEOUT_S
-            if is_orphan:
-                self.fail_trial(trial, ORPHANED)
+            if is_orphan and self.fail_trial(trial, ORPHANED):
                 orphans.append(trial)
         return orphans
 
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the feasible complete trials, best first; with two objectives, only the Pareto front.
 
-        In a grid, the trials of the point with the most such trials come first. Of points with equal numbers, the one
-        with the better mean comes first. At one point, the better value comes first. Between equal trials, the last
-        value of the learning curve decides.
+        In a grid, points are ranked by their number of feasible complete trials (most first), then by their mean. The
+        trials of a point are ranked by value, and those with equal values by the last value of the learning curve.
         """
         complete = self.optuna_study.best_trials if self.sweep.has_front else self._list_feasible()
         points = list(map(self._find_point, complete))
@@ -256,8 +254,8 @@ class SweepStudy:
         return {str(trial.user_attrs[PARENT]) for trial in self._list_trials() if PARENT in trial.user_attrs}
 
     def find_best(self) -> FrozenTrial | None:
-        """Return the first trial of `rank_trials`, or None."""
-        return next(iter(self.rank_trials()), None)
+        """Return the first trial of `rank_trials` that has a run, or None. Trials of other programs have no run."""
+        return next((trial for trial in self.rank_trials() if RUN in trial.user_attrs), None)
 
     def is_among_best(self, value: float) -> bool:
         """Return whether a feasible trial with this value could be one of the `keep` best.
@@ -267,7 +265,7 @@ class SweepStudy:
         if self.sweep.has_front:
             return True
         keep = self.sweep.study.keep
-        losses = map(self.sweep.get_loss, self._list_feasible())
+        losses = [self.sweep.get_loss(trial) for trial in self._list_feasible() if RUN in trial.user_attrs]
         best = heapq.nsmallest(keep, losses)
         return len(best) < keep or self.sweep.to_loss(value) <= best[-1]
 
@@ -290,5 +288,11 @@ class SweepStudy:
     def _group_by_item(self) -> TrialsByItem:
         by_item: TrialsByItem = {}
         for trial in self._list_trials():
-            by_item.setdefault(str(trial.user_attrs.get(ITEM)), []).append(trial)
+            if ITEM in trial.user_attrs:  # another program can add trials
+                by_item.setdefault(str(trial.user_attrs[ITEM]), []).append(trial)
         return by_item
+
+
+def _is_orphan(trial: FrozenTrial) -> bool:
+    """Return whether a trial was ended as ORPHANED. A trial can complete after its attribute FAILURE is set."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE) == ORPHANED

@@ -65,10 +65,12 @@ class Study(BaseModel):
         if self.cost != "none" and self.pruner != "none":
             raise ValueError(f"pruner: must be none with two objectives, got {self.pruner}")
         if self.sampler == "nsga2" and self.cost == "none":
-            raise ValueError("sampler: nsga2 needs two objectives, such as metric = ['val/mae', 'macs_per_pixel']")
+            rule = "must be two objectives with sampler=nsga2, such as ['val/mae', 'macs_per_pixel']"
+            raise ValueError(f"metric: {rule}, got {self.metric}")
         unused = {"trials", "startup"} if self.sampler == "grid" else {"repeats", "tune"}
         for name in sorted(unused & self.model_fields_set):
-            raise ValueError(f"{name}: has no effect with sampler={self.sampler}")
+            got = format_value(getattr(self, name))
+            raise ValueError(f"{name}: has no effect with sampler={self.sampler}, got {got}")
         return self
 
 
@@ -156,10 +158,9 @@ class SweepFile(BaseModel):
         return depths
 
     def list_choices(self, key: str) -> list[Any]:
-        """Return the values of a key as Optuna and the settings accept them; for a range, its ends."""
+        """Return the values of a key with a list, as Optuna and the settings accept them."""
         values = self.search[key]
-        if isinstance(values, Range):
-            return [values.low, values.high]
+        assert isinstance(values, list)
         return [to_text(value) if isinstance(value, list) else value for value in values]
 
     def is_integer(self, key: str) -> bool:
@@ -175,11 +176,12 @@ class SweepFile(BaseModel):
     def _merge_fields(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the fields that [train] and a point set. The values of the point take precedence.
 
-        Keys of [train] whose condition does not hold are ignored.
+        Keys of [train] whose condition does not hold are ignored. A key whose condition holds replaces the key of the
+        same field without a condition.
         """
         searched = {parse_field(key): value for key, value in params.items()}
         given = dict(searched)
-        for key in sorted(self.train, key=lambda key: self._depths[parse_field(key)]):
+        for key in sorted(self.train, key=lambda key: (self._depths[parse_field(key)], "." in key)):
             condition, field = parse_condition(key), parse_field(key)
             if field not in searched and (condition is None or is_met(condition, given)):
                 given[field] = self.train[key]

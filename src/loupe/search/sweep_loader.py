@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from loupe.config.base import RunSettings
+from loupe.config.base import MAX_SEED, RunSettings
 from loupe.config.fields import format_value, quote_value
 from loupe.config.networks import NETWORKS
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.steps import Sweep
 from loupe.config.training import GradientTrain
 from loupe.errors import UsageError, mask_secrets
-from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, make_sort_key
+from loupe.report.claims import MIN_SEEDS, Claim, format_full_name, normalise_arm
 from loupe.search.conditions import is_possible, parse_condition, parse_field, to_text
 from loupe.search.sweep_file import EXECUTION_FIELDS, Params, Study, SweepFile
 from loupe.search.values import Range
@@ -128,6 +128,9 @@ def _check_keys(sweep: SweepFile) -> None:
         if condition and not is_possible(condition):
             rule = f"the condition must be a value of {condition.field}"
             raise UsageError(f"{table_key}: {rule}, got {condition.value}")
+    for key in sweep.train:
+        if parse_condition(key) and parse_field(key) in {"dataset", "seed"}:  # equal for all points
+            raise UsageError(f"train.{parse_field(key)}: must not have a condition, got {key}")
     for key in (*sweep.train, *sweep.search):
         if parse_field(key) in {*RunSettings.__annotations__, *OPTIONS_OF_SWEEP}:
             raise UsageError(f"{key}: must not be in a sweep file; `loupe sweep` sets it for the run of the sweep")
@@ -158,10 +161,12 @@ def _check_points(sweep: SweepFile) -> None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used_keys: set[str] = set()
     for params in sweep.iterate_points() if sweep.is_grid else sweep.draw_points():
-        fields = [parse_field(key) for key in params]
-        duplicates = [name for name in fields if fields.count(name) > 1]
-        if duplicates:
-            raise UsageError(f"search: must set each field once per point, got {duplicates[0]} twice")
+        conditional = [key for key in sweep.train if parse_condition(key) and sweep.is_active(key, params)]
+        for table, keys in {"search": params, "train": conditional}.items():
+            fields = [parse_field(key) for key in keys]
+            duplicates = [name for name in fields if fields.count(name) > 1]
+            if duplicates:
+                raise UsageError(f"{table}: must set each field once per point, got {duplicates[0]} twice")
         try:
             sweep.create_settings(params)
         except UsageError as error:
@@ -170,6 +175,9 @@ def _check_points(sweep: SweepFile) -> None:
     unused = [key for key in sweep.search if key not in used_keys]
     if unused and sweep.is_grid:
         raise UsageError(f"search.{unused[0]}: must have a condition that holds at a point of the grid")
+    if sweep.seeds[-1] > MAX_SEED:
+        largest = MAX_SEED + 1 - sweep.study.repeats
+        raise UsageError(f"seed: must be at most {largest} with repeats={sweep.study.repeats}, got {sweep.seeds[0]}")
 
 
 def _check_claims(sweep: SweepFile) -> None:
@@ -184,7 +192,7 @@ def _check_claims(sweep: SweepFile) -> None:
             f"study.repeats: must be at least {needed} in a file with claims and tune, got {sweep.study.repeats}"
         )
     points = [
-        {key: make_sort_key(to_text(value)) for key, value in params.items()} for params in sweep.iterate_points()
+        normalise_arm({key: to_text(value) for key, value in params.items()}) for params in sweep.iterate_points()
     ]
     for claim in sweep.claims:
         unknown = sorted(claim.fields - sweep.search.keys())
@@ -193,7 +201,7 @@ def _check_claims(sweep: SweepFile) -> None:
         names = []
         for arm in claim.list_all_arms():
             names.append(format_full_name(arm))
-            values = {key: make_sort_key(value) for key, value in arm.items()}
+            values = normalise_arm(arm)
             if not any(values.items() <= point.items() for point in points):
                 raise UsageError(f"claim {claim.number}: must use arms of the sweep, got {names[-1]}")
         for name in claim.surprise.curves if claim.surprise else ():

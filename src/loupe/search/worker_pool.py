@@ -63,9 +63,9 @@ def run_workers(settings: Sweep, study: SweepStudy, job: WorkerJob, workers: int
     title = f"sweep {study.sweep.name}"
     bar = ProgressBar(title, study.sweep.count_trials(), settings.quiet)
     gpus = group_gpus(study.sweep) if workers > 1 and not settings.scheduler else []
-    with _open_executor(settings, workers, gpus) as (executor, run_job, count_cores), bar:
+    with _open_executor(settings, workers, gpus) as (executor, run_job, count_default_workers), bar:
         while True:
-            workers = settings.workers or count_cores()
+            workers = settings.workers or count_default_workers()
             if time.monotonic() - last_check > ORPHAN_CHECK_INTERVAL_S:
                 close_orphans = partial(retry_database, partial(_close_orphans, study))
                 server.retry_while_unreachable(close_orphans, SERVER_TIMEOUT_S, settings.quiet)

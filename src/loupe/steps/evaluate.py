@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -75,7 +76,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         records.log_json(_replace_nan(summary), "summary.json")
     if settings.out:
         _write_json(Path(settings.out), summary)
-    counts = f"{image_count} images of {scoring.format_photos(photos)}"
+    counts = f"{scoring.format_count(image_count, 'image')} of {scoring.format_count(photos)}"
     print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
     print_lines(text, settings.quiet)
     return summary
@@ -117,7 +118,7 @@ def _validate_files(settings: Evaluate) -> None:
             validate_output_file(name, Path(file))
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
-    if settings.photos and not Path(settings.photos).exists():
+    if settings.photos and not os.path.exists(settings.photos):
         raise UsageError(f"photos: must be a folder, tar file or image that exists, got {settings.photos!r}")
 
 

@@ -1,5 +1,6 @@
 """Removes JPEG artefacts or noise from photo files."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def _read_mask(settings: Restore, reader: "PhotoReader") -> "np.ndarray | None":
 
     if settings.mask is None:
         return None
-    if not Path(settings.mask).is_file():
+    if not os.path.isfile(settings.mask):
         raise UsageError(f"mask: must be an existing file, got {settings.mask!r}")
 
     def read(file: Path) -> "ImageData":

@@ -73,7 +73,7 @@ class GateResult:
         )
         return (
             f"mae {self.mae:.5f} against {self.defender_mae:.5f} of {self.defender} on "
-            f"{scoring.format_photos(self.photos)} of {self.dataset}, difference {self.difference:+.5f}, {interval}"
+            f"{scoring.format_count(self.photos)} of {self.dataset}, difference {self.difference:+.5f}, {interval}"
         )
 
     @property

@@ -1,5 +1,6 @@
 """Logs models to MLflow, finds them by name, and loads them."""
 
+import os
 import re
 import tempfile
 from contextlib import suppress
@@ -151,7 +152,7 @@ def find_model(name: str) -> ModelReference:
         except Exception as error:  # a damaged MLmodel or a wrong answer of a server can cause any error
             error_class = UsageError if getattr(error, "error_code", "") in MISSING_CODES else LoupeError
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
-    if Path(name).is_file():
+    if os.path.isfile(name):  # Path.is_file would raise an error for a name that is too long
         return ModelReference(name, name)
     raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
 

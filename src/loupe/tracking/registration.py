@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from loupe.cli.signals import defer_signals
 from loupe.config.fields import format_value
-from loupe.evaluation.scoring import format_photos
+from loupe.evaluation.scoring import format_count
 from loupe.tracking import models
 from loupe.upscalers.baselines import get_references
 
@@ -56,7 +56,7 @@ def describe_scores(file: Path | None, scale: Fraction) -> str:
 
 def _format_summary(summary: Any, scale: Fraction) -> str:
     note = "with 95 % intervals" if summary["model"]["interval"]["mae"] else "too few for intervals"
-    texts = [f"mae, and psnr in dB, as means of {format_photos(summary['model']['photos'])}, {note}"]
+    texts = [f"mae, and psnr in dB, as means of {format_count(summary['model']['photos'])}, {note}"]
     methods, forms = dict.fromkeys(("model", *get_references(scale))), {"mae": ".4f", "psnr": ".2f"}
     for method, (name, form) in itertools.product(methods, forms.items()):
         interval = summary[method]["interval"][name]

@@ -69,6 +69,7 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     Raises:
         UsageError: the model does not exist, cannot be loaded, or has none of the selected scale factors.
         StoreError: the store of a registry or run URI cannot be used.
+        LoupeError: the disk or the memory fails when a Keras model is loaded.
     """
     networks = _find_networks(name, options)
     if options.restore is not None:
@@ -157,7 +158,7 @@ def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
 
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
     file = Path(name)
-    if file.suffix not in (".keras", ".onnx") or not file.is_file():
+    if file.suffix not in (".keras", ".onnx") or not os.path.isfile(file):
         raise UsageError(
             f"model: must be {', '.join(NAMES)}, a registry or run URI, or a .keras or .onnx file that exists, "
             f"got {name!r}"
@@ -208,7 +209,7 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
             return None
         reference, file = download_result
         if file.suffix == ".onnx":
-            return _describe(reference, IsolatedOnnxUpscaler(file, options.threads, options.device))
+            return _make_loaded_model(reference, IsolatedOnnxUpscaler(file, options.threads, options.device))
         return _load_keras(replace(reference, uri=str(file)))
 
 
@@ -216,8 +217,8 @@ def _load_keras(reference: "ModelReference") -> LoadedModel:
     from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
-    return _describe(reference, KerasUpscaler(models.load_keras(reference)))
+    return _make_loaded_model(reference, KerasUpscaler(models.load_keras(reference)))
 
 
-def _describe(reference: "ModelReference", model: UpscalingModel) -> LoadedModel:
+def _make_loaded_model(reference: "ModelReference", model: UpscalingModel) -> LoadedModel:
     return LoadedModel(reference.name, model, reference.run_id, reference.model_id, reference.evidence)

@@ -82,14 +82,15 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
         name = Path(file).name
         try:
             target = str(parse_scale(scale))
-            photo = PhotoRequest(
-                file, tempfile.mkdtemp(dir=folder), target, max_pixels=MAX_PHOTO_PIXELS,
-                max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,
-            )  # fmt: skip
-            with visitors.serve(request.session_hash or "") as control:
-                answer = workers.upscale(photo, control, lambda done: progress(done, desc="upscaling"))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
+        photo = PhotoRequest(
+            file, tempfile.mkdtemp(dir=folder), target, max_pixels=MAX_PHOTO_PIXELS,
+            max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,
+        )  # fmt: skip
+        try:
+            with visitors.serve(request.session_hash or "") as control:
+                answer = workers.upscale(photo, control, lambda done: progress(done, desc="upscaling"))
         except FileNotFoundError:
             return _show_error(f"{name}: was deleted after {LIFETIME_S / 60:.0f} minutes; choose it again")
         except LoupeError as error:
