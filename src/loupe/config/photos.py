@@ -203,7 +203,9 @@ class Restore(PhotoSettings, NetworkFields):
     }
     HELP_GROUPS = {"fields with --method network": ("model", "ensemble", "jpeg_quality", "device")}
     method: Literal["network", "nlm"] = field(
-        "network", "network: a network removes JPEG artefacts. nlm: the non-local means filter removes noise"
+        "network",
+        "network: strong noise is removed, then a network removes JPEG artefacts. nlm: only noise is removed, by "
+        "non-local means",
     )
     model: str = field(
         "champion",
