@@ -108,10 +108,9 @@ def test_the_assumptions_of_several_photos_are_one_text():
     assert describe(75, 60, 90) == "assumed JPEG quality 60 to 90"
     assert describe(60, 100) == "assumed JPEG quality 60 to 100 (100: no artefacts)"
     noises = [Outcome(None, removed_noise=noise) for noise in (0, 3.42, 8.06)]
-    assert describe_assumptions(noises) == "removed noise (standard deviation 3.4 to 8.1)"
-    assert describe_assumptions([Outcome(None, assumed_quality=75), noises[1]]) == (
-        "assumed JPEG quality 75; removed noise (standard deviation 3.4)"
-    )
+    assert describe_assumptions(noises) == "removed noise of 2 of them (standard deviation 3.4 to 8.1)"
+    both = Outcome(None, assumed_quality=75, removed_noise=3.42)
+    assert describe_assumptions([both]) == "assumed JPEG quality 75; removed noise (standard deviation 3.4)"
 
 
 def test_all_frames_are_denoised_as_the_first(tmp_path, real_crop):

@@ -1,5 +1,6 @@
 """Denoising: less noise, equal edges, no change where the mask is black. Networks get photos without noise."""
 
+import threading
 from fractions import Fraction
 from pathlib import Path
 from unittest.mock import patch
@@ -12,6 +13,7 @@ from loupe.errors import UsageError
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.threads import StoppedError, stop_after
 from loupe.photos import denoising
 from loupe.photos.comparison import read_first
 from loupe.photos.denoising import DenoiseTransform, choose_noise, remove_noise
@@ -177,9 +179,48 @@ def test_removed_noise_keeps_alpha_the_input_and_the_dtype(photo, high):
     assert error(smooth[..., :3] / unit, photo) < 0.6 * error(rough[..., :3] / unit, photo)
 
 
-def test_dithered_and_small_images_are_kept(photo):
-    dithered = np.asarray(Image.fromarray(photo).convert("1").convert("L"))[..., None]
-    assert choose_noise(ImageData(dithered)) == 0
+def test_small_images_are_kept(photo):
     rough = noisy(photo, 10)
     assert choose_noise(ImageData(rough)) > 5
     assert choose_noise(ImageData(rough[:100])) == 0
+
+
+@pytest.mark.parametrize("levels", [2, 4, 8, 16, 32, 64])
+def test_dithered_images_and_pixel_art_are_kept(photo, levels):
+    grey = np.asarray(Image.fromarray(photo).convert("L"), float)
+    matrix = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) / 16
+    step = 255 / (levels - 1)
+    ordered = np.floor(grey / step + np.tile(matrix, (40, 60))) * step
+    few = np.random.default_rng(levels).choice(np.linspace(90, 140, min(levels, 8)), (160, 240))
+    for image in (ordered, few):
+        assert choose_noise(ImageData(np.rint(image).astype("uint8")[..., None])) == 0
+    colours = Image.fromarray(photo).quantize(levels, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB")
+    assert choose_noise(ImageData(np.asarray(colours))) == 0
+
+
+def test_a_drawing_next_to_a_noisy_photo_is_kept(photo):
+    slide = np.full((160, 480, 3), 255, "uint8")
+    slide[:, :240] = noisy(photo, 15)
+    slide[40:44, 280:460] = slide[60:100:4, 300:440] = 243  # pale lines
+    smooth = remove_noise(slide, 15)
+    assert np.array_equal(smooth[:, 260:], slide[:, 260:])
+    assert error(smooth[:, :240], photo) < 0.6 * error(slide[:, :240], photo)
+    assert np.array_equal(smooth[:, 16:224], remove_noise(slide[:, :240], 15)[:, 16:224])
+
+
+def test_hidden_colours_of_transparent_pixels_are_not_noise(photo):
+    pixels = np.full((160, 240, 4), 200, "uint8")
+    pixels[80:, :, :3], pixels[..., 3] = noisy(photo, 15)[80:], 255
+    assert choose_noise(ImageData(pixels)) > 5
+    pixels[80:, :, 3] = 0
+    assert choose_noise(ImageData(pixels)) == 0
+
+
+def test_denoising_can_be_stopped(photo):
+    event = threading.Event()
+    with stop_after(event):
+        remove_noise(photo, 10)
+        event.set()
+        with pytest.raises(StoppedError):
+            remove_noise(photo, 10)
+    remove_noise(photo, 10)

@@ -6,9 +6,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+_stopped: ContextVar[threading.Event | None] = ContextVar("_stopped", default=None)
+
+
+class StoppedError(Exception):
+    """The event of `stop_after` is set."""
+
+
+@contextmanager
+def stop_after(event: threading.Event) -> Iterator[None]:
+    """In the `with` statement, `run_in_order` in this thread raises StoppedError as soon as the event is set."""
+    token = _stopped.set(event)
+    try:
+        yield
+    finally:
+        _stopped.reset(token)
 
 
 @contextmanager
@@ -44,15 +61,18 @@ def run_in_order(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
     With n cores, at most 2n + 1 submitted tasks have results that are not yielded yet. This limits the memory for
     results. If a task raises an exception, the iteration raises it, and tasks that have not started are cancelled.
+    The same is true if `stop_after` raises StoppedError.
 
     Args:
         tasks: functions that release the GIL, as functions of numpy, Pillow, zlib and onnxruntime do.
     """
-    thread_count = count_cores()
+    thread_count, event = count_cores(), _stopped.get()
     waiting: deque[Future[Result]] = deque()
     threads = ThreadPoolExecutor(thread_count)
     try:
         for task in tasks:
+            if event is not None and event.is_set():
+                raise StoppedError
             waiting.append(threads.submit(task))
             if len(waiting) > 2 * thread_count:
                 yield waiting.popleft().result()

@@ -24,6 +24,7 @@ from loupe.imaging.isolated_reader import PhotoReader, open_readers
 from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.imaging.memory import MemoryBudget, get_default_budget
 from loupe.imaging.reader import Photo
+from loupe.imaging.threads import StoppedError, stop_after
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.sizes import LargerPhotoError, Size
@@ -102,10 +103,6 @@ class Outcome:
     skipped: bool = False
 
 
-class StoppedError(Exception):
-    """The caller has ended the iteration over the outcomes."""
-
-
 def process_jobs(
     jobs: Sequence[PhotoJob], options: ProcessingOptions, report_progress: Callable[[float], None]
 ) -> Iterator[Outcome]:
@@ -165,7 +162,8 @@ class _Processor:
             # Path.exists would raise an exception for a name that is too long.
             if not (options.overwrite or options.in_place) and os.path.exists(job.out):
                 return self._report_existing(job)
-            return self._read_and_write(job)
+            with stop_after(self._stopped):
+                return self._read_and_write(job)
         except LoupeError as error:  # of the photo, or of the network
             if options.skip_larger and isinstance(error, LargerPhotoError):
                 return Outcome(job, skipped=True)
@@ -307,7 +305,8 @@ def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
         texts.append(f"{text} (100: no artefacts)" if found[-1] == MAX_QUALITY else text)
     if noises := sorted(outcome.removed_noise for outcome in outcomes if outcome.removed_noise):
         deviations = _format_range(f"{noises[0]:.1f}", f"{noises[-1]:.1f}")
-        texts.append(f"removed noise (standard deviation {deviations})")
+        photos = f" of {len(noises)} of them" if len(noises) < len(outcomes) else ""
+        texts.append(f"removed noise{photos} (standard deviation {deviations})")
     return "; ".join(texts)
 
 

@@ -1,6 +1,7 @@
 """Upscales images in memory, with any model that `loupe upscale` accepts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -21,8 +22,6 @@ from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 
 class Upscaler:
     """Upscales images in memory: luminance by a network, colour and alpha by Lanczos.
-
-    If the noise of an image is at least `denoising.MIN_NOISE`, it is removed first, as by `loupe upscale`.
 
     large = Upscaler.load("models:/loupe@champion")(Image.open("photo.jpg"))
     """
@@ -54,6 +53,7 @@ class Upscaler:
         scale: float | str | Fraction | None = None,
         size: Sequence[int] | None = None,
         fit: str = "inside",
+        denoise: float | None = None,
     ) -> Any:
         """Upscale one image.
 
@@ -65,6 +65,8 @@ class Upscaler:
             fit: what happens if image and `size` differ in aspect ratio: `inside` (the largest result within `size`),
                 `cover` (the smallest result that covers `size`; it is cropped to `size` at its centre) or `exact` (an
                 error).
+            denoise: the standard deviation of the noise to remove, 0 to 100 (white is 255). None: it is estimated,
+                and the network gets the image without the noise if the estimate is at least `denoising.MIN_NOISE`.
 
         Returns:
             For a PIL image, an upright PIL image (L, LA, RGB, RGBA or I;16) with its colour profile; 16-bit grey with
@@ -73,7 +75,8 @@ class Upscaler:
 
         Raises:
             TypeError: the image is neither a PIL image nor an array of uint8 or uint16.
-            ValueError: the scale factor, the fit or the shape is invalid, or both `scale` and `size` are given.
+            ValueError: the scale factor, the fit, the noise or the shape is invalid, or both `scale` and `size` are
+                given.
             PhotoError: the image has no pixels, is damaged or unsupported, does not fit `size`, or causes an
                 error of the network.
             UsageError: the network cannot be loaded.
@@ -92,9 +95,11 @@ class Upscaler:
             raise ValueError(f"size: must not be used with scale, got {size} and {scale}")
         if fit not in FITS:
             raise ValueError(f"fit: must be one of {', '.join(FITS)}, got {fit!r}")
+        if denoise is not None and not 0 <= denoise <= 100:
+            raise ValueError(f"denoise: must be None, or a number from 0 to 100, got {denoise}")
         factor = None if scale is None else parse_scale(scale)
         target = Target(factor, None if size is None else (size[0], size[1]), fit)
-        large = np.concatenate(list(upscale_image(data, target, self.networks).strips))
+        large = np.concatenate(list(upscale_image(replace(data, noise=denoise), target, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large
         # Pillow has no mode for 16-bit grey with alpha.
