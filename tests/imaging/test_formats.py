@@ -31,7 +31,8 @@ from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile
 from loupe.imaging.reader import read_photo, read_pillow_image
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob, find_photos
-from loupe.photos.processing import Outcome, ProcessingOptions, process_jobs
+from loupe.photos.outcomes import Outcome
+from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
 from loupe.photos.upscaling import UpscaleTransform, upscale_image
 from loupe.tracking.resolver import resolve_model

@@ -13,7 +13,8 @@ from loupe.imaging.image_data import ImageData
 from loupe.imaging.jpeg_quality import compute_strength
 from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
-from loupe.photos.processing import Outcome, ProcessingOptions, describe_assumptions, process_jobs
+from loupe.photos.outcomes import Outcome, describe_assumptions
+from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.sizes import Target
 from loupe.photos.upscaling import UpscaleTransform, upscale_image
 from loupe.upscalers.baselines import FilterUpscaler

@@ -20,7 +20,7 @@ from loupe.errors import LoupeError, UsageError
 from loupe.imaging.formats import READ_EXTENSIONS
 from loupe.photos import worker, worker_pool
 from loupe.photos.inputs import PhotoJob
-from loupe.photos.processing import Outcome
+from loupe.photos.outcomes import Outcome
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import BusyError, Control, PhotoWorkers, RequestStoppedError
 from loupe.tracking.resolver import resolve_model

@@ -189,31 +189,19 @@ def _parse_patch(value: Any) -> str:
     return f"{int(match[1])}:{int(match[2])}"
 
 
-def _parse_number_or(word: str, highest: int) -> Callable[[Any], int | str]:
-    """Return a validator that accepts the text `word` and whole numbers from 1 to `highest`."""
+def _parse_number_or(word: str, lowest: int, highest: int, convert: type = int) -> Callable[[Any], Any]:
+    """Return a validator that accepts the text `word` and numbers of the type `convert` in a range."""
+    pattern = "[0-9]{1,4}" if convert is int else r"[0-9]{1,4}(\.[0-9]{1,20})?"
 
-    def parse(value: Any) -> int | str:
+    def parse(value: Any) -> Any:
         text = str(value).strip().lower()
         if text == word:
             return text
-        if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= highest:
-            raise ValueError(f"must be {word}, or a number from 1 to {highest}")
-        return int(text)
+        if not re.fullmatch(pattern, text) or not lowest <= convert(text) <= highest:
+            raise ValueError(f"must be {word}, or a number from {lowest} to {highest}")
+        return convert(text)
 
     return parse
-
-
-def _parse_denoise(value: Any) -> float | str:
-    text = str(value).strip().lower()
-    if text == "auto":
-        return text
-    try:
-        noise = float(text)
-    except ValueError:
-        noise = math.nan
-    if not 0 <= noise <= 100:
-        raise ValueError("must be auto, or a number from 0 to 100")
-    return noise
 
 
 def _parse_tag(part: Any) -> str:
@@ -303,9 +291,9 @@ Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]
 Rate = Annotated[Annotated[float, Field(gt=0, le=1000)] | None, Unset]
 Seconds = Annotated[Annotated[float, Field(gt=0, le=1e8)] | None, Unset]
 Flops = Annotated[Annotated[float, Field(gt=0, le=1e30)] | None, Unset]
-Devices = Annotated[int | str, BeforeValidator(_parse_number_or("all", 1024))]
-JpegQuality = Annotated[int | str, BeforeValidator(_parse_number_or("auto", 100))]
-Denoise = Annotated[float | str, BeforeValidator(_parse_denoise)]
+Devices = Annotated[int | str, BeforeValidator(_parse_number_or("all", 1, 1024))]
+JpegQuality = Annotated[int | str, BeforeValidator(_parse_number_or("auto", 1, 100))]
+Denoise = Annotated[float | str, BeforeValidator(_parse_number_or("auto", 0, 100, float))]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
 Count = Annotated[Annotated[int, Field(ge=1, le=10**9)] | None, Unset]
 Text = Annotated[str | None, Unset]

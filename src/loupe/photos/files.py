@@ -14,7 +14,8 @@ from loupe.errors import LoupeError, UsageError
 if TYPE_CHECKING:
     from loupe.imaging.isolated_reader import PhotoReader
     from loupe.photos.inputs import PhotoJob, PhotoList
-    from loupe.photos.processing import Outcome, Transform
+    from loupe.photos.outcomes import Outcome
+    from loupe.photos.processing import Transform
     from loupe.photos.streams import StepSettings
 
 # Files with these extensions are decoded in a child process. If an input is such a file, the process starts early.
@@ -146,7 +147,7 @@ def report_outcomes(
     Raises:
         LoupeError: a photo failed, or the inputs contain no photo.
     """
-    from loupe.photos.processing import describe_assumptions
+    from loupe.photos.outcomes import describe_assumptions
 
     method = ", ".join(filter(None, (method, describe_assumptions(outcomes))))
     failures = [*found.failures, *((outcome.job.photo, outcome.reason) for outcome in outcomes if outcome.reason)]

@@ -21,12 +21,12 @@ from loupe.imaging.estimates import AVIF_BYTES, DEEP_AVIF_BYTES, estimate_encodi
 from loupe.imaging.formats import ALPHA_FORMATS, get_format, has_alpha, validate_extension, validate_output
 from loupe.imaging.image_data import ImageData, ImageStream
 from loupe.imaging.isolated_reader import PhotoReader, open_readers
-from loupe.imaging.jpeg_quality import MAX_QUALITY
 from loupe.imaging.memory import MemoryBudget, get_default_budget
 from loupe.imaging.reader import Photo
 from loupe.imaging.threads import StoppedError, stop_after
 from loupe.imaging.writer import EncodeOptions, write_photo
 from loupe.photos.inputs import PhotoJob
+from loupe.photos.outcomes import Outcome
 from loupe.photos.sizes import LargerPhotoError, Size
 
 RGBA_BYTES = 4  # bytes per pixel of 8-bit RGBA; an image with more bytes per pixel has 16 bits per sample
@@ -77,30 +77,6 @@ class ProcessingOptions:
     keep_times: bool = False
     memory: int = field(default_factory=get_default_budget)
     readers: Sequence[PhotoReader] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a job.
-
-    Args:
-        job: the job.
-        size: width and height of the result; None if no result was written.
-        reason: the reason for a failure, or "".
-        omitted: names of metadata that the result does not contain.
-        assumed_quality: the JPEG quality that the network assumed for the first image; None without a network that
-            takes a quality.
-        removed_noise: the noise that was removed from the first image; see `ImageStream`.
-        skipped: whether the photo was skipped, because it is larger than the requested size.
-    """
-
-    job: PhotoJob
-    size: Size | None = None
-    reason: str = ""
-    omitted: Sequence[str] = ()
-    assumed_quality: int | None = None
-    removed_noise: float = 0.0
-    skipped: bool = False
 
 
 def process_jobs(
@@ -292,23 +268,3 @@ def _drop_opaque_alpha(image: ImageData, count: int, out: Path) -> ImageData:
         return image
     opaque = (pixels[..., -1] == np.iinfo(pixels.dtype).max).all()
     return replace(image, pixels=np.ascontiguousarray(pixels[..., :-1])) if opaque else image
-
-
-def describe_assumptions(outcomes: Sequence[Outcome]) -> str:
-    """Describe the JPEG qualities that networks assumed, and the noise that was removed; "" if there are neither.
-
-    An example: `assumed JPEG quality 75; removed noise (standard deviation 3.4 to 8.1)`.
-    """
-    texts = []
-    if found := sorted(outcome.assumed_quality for outcome in outcomes if outcome.assumed_quality is not None):
-        text = f"assumed JPEG quality {_format_range(str(found[0]), str(found[-1]))}"
-        texts.append(f"{text} (100: no artefacts)" if found[-1] == MAX_QUALITY else text)
-    if noises := sorted(outcome.removed_noise for outcome in outcomes if outcome.removed_noise):
-        deviations = _format_range(f"{noises[0]:.1f}", f"{noises[-1]:.1f}")
-        photos = f" of {len(noises)} of them" if len(noises) < len(outcomes) else ""
-        texts.append(f"removed noise{photos} (standard deviation {deviations})")
-    return "; ".join(texts)
-
-
-def _format_range(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"

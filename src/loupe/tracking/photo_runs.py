@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loupe.cli.progress import print_error
 from loupe.config.photos import PhotoSettings
-from loupe.photos.processing import Outcome, describe_assumptions
+from loupe.photos.outcomes import Outcome, describe_assumptions
 
 
 @contextmanager
