@@ -20,6 +20,7 @@ from loupe.data.dataset import Dataset
 from loupe.data.manifest import MANIFEST
 from loupe.data.preparation import open_or_prepare, prepare, reopen
 from loupe.data.shards import hash_file
+from loupe.data.sources import list_photos
 from loupe.errors import LoupeError, UsageError
 
 pytestmark = [pytest.mark.slow(80), pytest.mark.xdist_group("object store")]
@@ -111,6 +112,15 @@ def test_dask_workers_without_a_shared_folder_read_and_write_urls(source, local_
     dataset = prepare(preprocess_settings(source=source, data_dir=url, scheduler=dask))
     assert dataset.location == f"{url}/cut-{local_dataset.digest}"
     assert read_shards(dataset, store) == read_shards(local_dataset)
+
+
+def test_folder_objects_are_not_photos_and_the_url_of_an_image_is_a_source(photo_folder, store):
+    photo = next(photo_folder.rglob("*.jpg")).read_bytes()
+    for name, content in (("", b""), ("cat/", b""), ("cat/1.jpg", photo)):
+        store.call_s3("put_object", Bucket="loupe", Key=f"marked/{name}", Body=content)
+    for source, path in (("marked", "cat/1.jpg"), ("marked/", "cat/1.jpg"), ("marked/cat/1.jpg", "1.jpg")):
+        (found,) = list_photos(preprocess_settings(source=f"s3://loupe/{source}"))
+        assert (found.path, found.size, found.read_bytes()) == (path, len(photo), photo)
 
 
 def test_shard_is_downloaded_once(local_dataset, photo_folder, store, server, dask):

@@ -3,9 +3,12 @@
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from loupe.config import parse_settings
 from loupe.data import sources, storage
 from loupe.data.preparation import choose_crop
 from loupe.data.sources import list_photos
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 
 
 @pytest.fixture
@@ -309,3 +312,96 @@ def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(listed, photo_f
     monkeypatch.setattr(os, "listdir", refuse)
     error = refused(listed, photo_folder)
     assert error == f"source: must be readable, got {str(photo_folder)!r}: Permission denied"
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server of `tmp_path`: its URL, whether it reports sizes and knows ranges, and whether ranges fail."""
+    behaviour = SimpleNamespace(reports_sizes=True, knows_ranges=True, fails=False)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+            if wanted and behaviour.fails:
+                self.send_error(503)
+            elif wanted and behaviour.knows_ranges:
+                with open(self.translate_path(self.path), "rb") as stream:
+                    content = stream.read()
+                start, end = map(int, wanted.groups())
+                self.send_response(206)
+                self.send_header("Content-Length", str(len(content[start : end + 1])))
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+                self.end_headers()
+                self.wfile.write(content[start : end + 1])
+            else:
+                super().do_GET()
+
+        def send_header(self, keyword, value):
+            if keyword != "Content-Length" or behaviour.reports_sizes:
+                super().send_header(keyword, value)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: Handler(*given, directory=tmp_path))
+    behaviour.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield behaviour
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_photos_on_a_web_server_equal_those_of_the_folder(listed, photo_folder, web):
+    (photo_folder / "index.html").write_text(
+        "".join(f'<a href="{link}">a</a>' for link in ("?C=N;O=D", "/", "001.cat/", "002.cup/", "003.person/"))
+    )
+    photos = [photo for photo in listed(f"{web.url}/photos/") if photo.path != "index.html"]
+    (photo_folder / "index.html").unlink()
+    expected = listed(photo_folder)
+    assert facts(photos) == facts(expected)
+    assert [content(photo) for photo in photos] == [content(photo) for photo in expected]
+    assert [photo.size for photo in photos] == [photo.size for photo in expected]
+
+
+def test_a_tar_on_a_web_server_equals_its_folder(listed, photo_folder, crops, write_tar, web):
+    write_tar(photo_folder.parent / "photos.tar", crops)
+    assert facts(listed(f"{web.url}/photos.tar?download=1")) == facts(listed(photo_folder))
+
+
+def test_the_url_of_an_image_is_a_source(listed, photo_folder, crops, web):
+    (photo,) = listed(f"{web.url}/photos/001.cat/001_0001.jpg?download=1")
+    assert (photo.path, photo.category, content(photo)) == ("001_0001.jpg", "", crops["001.cat/001_0001.jpg"])
+
+
+def test_a_web_server_that_does_not_report_sizes_is_refused(listed, photo_folder, web):
+    web.reports_sizes = False
+    message = f"source: must be on a server that reports the sizes of files, got '{web.url}/photos/001.cat/"
+    assert refused(listed, f"{web.url}/photos").startswith(message)
+
+
+@pytest.mark.parametrize("harm", ["no ranges", "error"])
+def test_a_web_server_that_does_not_return_a_part_of_a_tar_is_reported(
+    listed, photo_folder, crops, write_tar, web, harm, monkeypatch
+):
+    write_tar(photo_folder.parent / "photos.tar", crops)
+    list_tar = sources._list_tar
+
+    def list_and_harm(*given):
+        members = list(list_tar(*given))
+        web.knows_ranges, web.fails = harm != "no ranges", harm == "error"
+        return members
+
+    monkeypatch.setattr(sources, "_list_tar", list_and_harm)
+    with pytest.raises(LoupeError, match=r"^source: 'http://[^\n]*(must return \d+ bytes, got \d{5}|503[^\n]*)$"):
+        listed(f"{web.url}/photos.tar")
+
+
+def test_an_error_of_the_server_while_a_tar_is_listed_is_reported_with_the_url(
+    listed, photo_folder, crops, write_tar, web
+):
+    write_tar(photo_folder.parent / "photos.tar", crops)
+    web.fails = True
+    with pytest.raises(LoupeError, match=r"^source: 'http://[^\n]*photos\.tar'[^\n]*503[^\n]*$"):
+        listed(f"{web.url}/photos.tar")

@@ -220,8 +220,11 @@ def _explain_skip(is_file: bool, is_link: bool, is_sparse: bool = False) -> str:
 
 
 def _list_url(source: str) -> Iterator[SourcePhoto]:
-    """Yield the files of a folder or tar in an object store, without hidden ones and prepared datasets."""
+    """Yield the files of a folder or tar at a URL, without hidden ones and prepared datasets, or a single image."""
     files = storage.list_files(source)
+    name = storage.remove_secrets(source).rpartition("/")[2]
+    if list(files) == [""] and _is_image(name):
+        return iter([SourcePhoto(source, name, "", source, 0, files[""])])
     if list(files) == [""]:
         return _list_tar(source, source)
     if MANIFEST in files:

@@ -74,6 +74,10 @@ def fetch_file(location: str, file: Path) -> bool:
     Return False if the URL has no such file, or if `location` is a folder, otherwise True.
 
     fsspec's `filecache::` is not used, because it is not atomic, and keeps a damaged copy.
+
+    Raises:
+        UsageError: the URL is invalid, or the folder of `file`, which is in the cache, cannot be written.
+        LoupeError: the URL cannot be read.
     """
     if not is_url(location):
         return False
@@ -106,26 +110,53 @@ def create_file(location: str, name: str) -> Iterator[Path]:
 
 
 def list_files(url: str) -> dict[str, int]:
-    """Return the sizes in bytes of all files under a URL by relative path ("" if the URL is a file)."""
+    """Return the sizes in bytes of all files under a URL by relative path ("" if the URL is a file).
+
+    Raises:
+        UsageError: the server does not report the size of a file.
+        LoupeError: the URL cannot be accessed.
+    """
     with _open_filesystem(url, "source") as (filesystem, path):
-        infos = filesystem.find(path, detail=True)
-    top = path.rstrip("/")
-    return {name.removeprefix(top).lstrip("/"): int(info["size"] or 0) for name, info in infos.items()}
+        top = path.rstrip("/")
+        sizes = {
+            name: info.get("size")
+            for name, info in filesystem.find(path, detail=True).items()
+            # An empty object whose name ends with a slash is a folder. Links such as `?C=N` sort a web page.
+            if not name.endswith("/") and not (info.get("size") is None and "/?" in name.removeprefix(top))
+        }
+        unknown = [name for name, size in sizes.items() if size is None]
+        sizes |= dict(zip(unknown, filesystem.sizes(unknown), strict=True))
+    for name, size in sizes.items():
+        if size is None:
+            raise UsageError(f"source: must be on a server that reports the sizes of files, got {name!r}")
+    return {name.removeprefix(top).lstrip("/"): int(size) for name, size in sizes.items()}
 
 
-def open_file(location: str) -> IO[bytes]:
-    """Open a local file or a URL for reading at any position."""
+@contextmanager
+def open_file(location: str) -> Iterator[IO[bytes]]:
+    """Open a local file or a URL for reading at any position. For a URL, errors in the block become a LoupeError."""
     if not is_url(location):
-        return open(location, "rb")
-    with _open_filesystem(location, "source") as (filesystem, path):
-        stream: IO[bytes] = filesystem.open(path, "rb", block_size=READ_AHEAD_BYTES)
-        return stream
+        with open(location, "rb") as stream:
+            yield stream
+        return
+    with (
+        _open_filesystem(location, "source") as (filesystem, path),
+        filesystem.open(path, "rb", block_size=READ_AHEAD_BYTES) as stream,
+    ):
+        yield stream
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """Read `size` bytes of the file at a URL, from the position `offset`."""
+    """Read `size` bytes of the file at a URL, from the position `offset`.
+
+    Raises:
+        LoupeError: the URL cannot be read, or returns another number of bytes.
+    """
     with _open_filesystem(url, "source") as (filesystem, path):
-        return bytes(filesystem.cat_file(path, start=offset, end=offset + size)) if size else b""
+        content = bytes(filesystem.cat_file(path, start=offset, end=offset + size)) if size else b""
+    if len(content) != size:  # a server without ranges returns the whole file
+        raise LoupeError(f"source: {url!r}: must return {size} bytes, got {len(content)}")
+    return content
 
 
 class _MissingError(LoupeError):
@@ -140,6 +171,8 @@ def _open_filesystem(url: str, field: str) -> Iterator[tuple[Any, str]]:
         import fsspec
 
         yield fsspec.url_to_fs(url, **OPTIONS.get(url.partition("://")[0], {}))
+    except LoupeError:
+        raise
     except FileNotFoundError as error:
         raise _MissingError(f"{field}: {url!r}: {describe_error(error, url)}") from None
     except ImportError as error:

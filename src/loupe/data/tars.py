@@ -39,9 +39,17 @@ def list_members(location: str) -> list[Member]:
             `../photo.jpg`.
         OSError, LoupeError: the path or the URL cannot be opened.
     """
+    with storage.open_file(location) as raw:
+        members, outside = _read_headers(raw, location)
+    if outside:
+        raise UsageError(f"source: names in a tar must not point outside of the tar, got {outside!r} in {location!r}")
+    return members
+
+
+def _read_headers(raw: Any, location: str) -> tuple[list[Member], str]:
+    """Return the members of an open tar, and the first name that points outside of the tar, or ""."""
     members, outside = [], ""
     try:
-        raw: Any = storage.open_file(location)
         end = raw.seek(0, io.SEEK_END)
         raw.seek(0)
         with _HeaderReader(raw) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
@@ -64,6 +72,4 @@ def list_members(location: str) -> list[Member]:
                 raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"source: must be a complete, uncompressed tar, got {location!r} ({error})") from None
-    if outside:
-        raise UsageError(f"source: names in a tar must not point outside of the tar, got {outside!r} in {location!r}")
-    return members
+    return members, outside
