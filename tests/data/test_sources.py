@@ -98,6 +98,15 @@ def test_a_limit_counts_images_before_other_files(listed, photo_folder, tmp_path
     assert len(listed(folder, limit=len(images) + 3)) == len(images) + 3
 
 
+@pytest.mark.parametrize("suffix", [".pdf", ".PDF", ".mpg", ".h5", ".eps", ".wmf"])
+def test_files_that_pillow_cannot_decode_are_not_photos(listed, photo_folder, suffix):
+    before = facts(listed(photo_folder, limit=6))
+    for number in range(40):
+        (photo_folder / f"{number}{suffix}").write_text(f"a document or video {number}")
+    assert facts(listed(photo_folder, limit=6)) == before
+    assert f"{suffix}' (" in refused(listed, photo_folder / f"0{suffix}")
+
+
 def test_datasets_and_artifacts_in_a_folder_of_photos_are_not_listed(listed, photo_folder, tmp_path):
     folder = shutil.copytree(photo_folder, tmp_path / "mine")
     before = facts(listed(folder))
@@ -192,6 +201,14 @@ def test_several_sources_are_listed_together(listed, photo_folder):
     paths = [photo.path for photo in listed(photo_folder, "sample")]
     assert len(paths) == 7 + 18
     assert paths == sorted(paths)
+
+
+def test_a_file_of_two_sources_is_listed_once(listed, photo_folder, monkeypatch, crops, write_tar):
+    write_tar(photo_folder.parent / "photos.tar", crops)
+    monkeypatch.chdir(photo_folder.parent)
+    names = ("photos", "./photos", "photos/", photo_folder, "photos/001.cat", "photos.tar", "./photos.tar")
+    assert facts(listed(*names)) == facts(listed("photos", "photos.tar"))
+    assert len(listed(*names)) == 2 * len(crops)
 
 
 def test_categories_select_photos(listed, photo_folder):

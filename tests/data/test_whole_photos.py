@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from loupe.config import parse_settings
 from loupe.data.sources import list_photos
 from loupe.data.whole_photos import MIN_SIDE, WholePhotos, compute_border, shrink_bicubic
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.evaluation import scoring
 from loupe.imaging.luminance import compute_luminance
 from loupe.upscalers.baselines import FilterUpscaler
@@ -101,6 +101,25 @@ def test_batches_contain_one_photo_of_its_own_size(photos):
     shapes = [(inputs.shape, labels.shape) for inputs, labels in pairs.batches(16)]
     assert shapes == [((1, 64, 86, 1), (1, 96, 129, 1)), ((1, 80, 60, 1), (1, 120, 90, 1))]
     assert [row["path"] for row in pairs.subsample(1).rows] == ["a.png"]
+
+
+def delete(file):
+    file.unlink()
+
+
+def change(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"), [(delete, "No such file or directory"), (change, "its content has changed")]
+)
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_a_photo_that_changes_after_the_listing_is_reported_by_name(photos, tmp_path, is_opened, harm, reason):
+    pairs = WholePhotos(photos, Fraction(2)) if is_opened else None
+    harm(tmp_path / "b.png")
+    with pytest.raises(LoupeError, match=f"^photos: 'b.png' must not change during the step: {reason}$"):
+        list((pairs or WholePhotos(photos, Fraction(2))).batches())
 
 
 def test_skipped_photos_are_reported_with_the_first_reason(photos, capsys):

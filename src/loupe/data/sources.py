@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import stat
@@ -41,6 +42,8 @@ CALTECH_256: dict[str, Any] = {
     "size": 1_183_006_720,
 }
 
+# Pillow has extensions for these formats, but does not decode them, or only with other programs
+UNREADABLE_FORMATS = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"))
 MAX_FILE_BYTES = 2**30  # one file per core must fit into memory
 HASH_CHUNK_BYTES = 2**20
 MIN_HASH_TASKS = 64
@@ -88,12 +91,15 @@ def list_photos(settings: Preprocess) -> list[SourcePhoto]:
             if category not in known:
                 raise UsageError(f"categories: must be folders of {','.join(settings.source)}, got {category!r}")
         photos = [photo for photo in photos if photo.category in settings.categories]
+    if len(settings.source) > 1:  # such as photos,./photos: the first of equal files counts
+        photos = list({(photo.file, photo.offset): photo for photo in reversed(photos)}.values())
     size = max(1, min(MAX_PHOTOS_PER_TASK, len(photos) // MIN_HASH_TASKS))
     chunks = [photos[start : start + size] for start in range(0, len(photos), size)]
     # Threads that read URLs mostly wait for the network. With None, Python starts up to 4 more threads than cores.
     thread_count = None if any(storage.is_url(photo.file) for photo in photos) else count_cores()
     with ThreadPoolExecutor(thread_count) as threads:
-        photos = [photo for hashed in threads.map(_hash_photos, chunks) for photo in hashed]
+        hashed = threads.map(lambda chunk: list(map(_hash_photo, chunk)), chunks)
+        photos = list(itertools.chain.from_iterable(hashed))
     if settings.limit is not None:
         # Files that are not images count only if there are too few images.
         photos = sorted(
@@ -269,11 +275,8 @@ def _split_path(path: str) -> list[str]:
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in Image.registered_extensions()
-
-
-def _hash_photos(photos: list[SourcePhoto]) -> list[SourcePhoto]:
-    return list(map(_hash_photo, photos))
+    """Return whether a name has the extension of a format that Pillow decodes."""
+    return Image.registered_extensions().get(Path(name).suffix.lower()) not in (None, *UNREADABLE_FORMATS)
 
 
 def _hash_photo(photo: SourcePhoto) -> SourcePhoto:

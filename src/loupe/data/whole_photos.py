@@ -1,5 +1,6 @@
 """Makes one pair from each whole photo, as in papers on super-resolution: the label is the photo's luma."""
 
+import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -10,7 +11,7 @@ from PIL import Image
 from loupe.cli.progress import print_skipped
 from loupe.data import reservations
 from loupe.data.sources import SourcePhoto
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.imaging.conversion import to_floats
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.grey import GreyPhoto
@@ -38,6 +39,7 @@ class WholePhotos:
 
     Raises:
         UsageError: no photo is usable.
+        LoupeError: a photo is unreadable or has changed since the listing; `batches` and `subsample` also raise it.
     """
 
     def __init__(self, photos: list[SourcePhoto], scale: Fraction, quiet: bool = False) -> None:
@@ -96,13 +98,15 @@ def shrink_bicubic(label: np.ndarray, scale: Fraction) -> np.ndarray:
 
 
 def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
-    """Return the luma, uint8, cropped to multiples of p; raise PhotoError if the photo is unusable or too small."""
+    """Return the luma, uint8, cropped to multiples of p.
+
+    Raises:
+        PhotoError: the photo is unusable or too small.
+        LoupeError: the photo is unreadable or has changed since the listing.
+    """
     if photo.reason:
         raise PhotoError(photo.reason)
-    try:
-        content = photo.read_bytes()
-    except OSError as error:
-        raise PhotoError(f"cannot be read: {error.strerror or error}") from None
+    content = _read_verified(photo)
     with reservations.reserve() as reserve_bytes:
         luma = GreyPhoto(content, reserve_bytes).read("studio")
     height, width = (side // scale.numerator * scale.numerator for side in luma.shape)
@@ -111,3 +115,15 @@ def _load_label(photo: SourcePhoto, scale: Fraction) -> np.ndarray:
         crop = f" after the crop to multiples of {scale.numerator}" if scale.numerator > 1 else ""
         raise PhotoError(f"smaller than {smallest}x{smallest}{crop}: {luma.shape[1]}x{luma.shape[0]}")
     return luma[:height, :width]
+
+
+def _read_verified(photo: SourcePhoto) -> bytes:
+    """Return the bytes of a photo; raise LoupeError if they are unreadable or have changed since the listing."""
+    try:
+        content = photo.read_bytes()
+        reason = "" if hashlib.sha256(content).hexdigest() == photo.sha256 else "its content has changed"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise LoupeError(f"photos: {photo.path!r} must not change during the step: {reason}")
+    return content
