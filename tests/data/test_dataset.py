@@ -27,6 +27,7 @@ from loupe.data.preparation import prepare
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.data.sources import find_bundled_photo, list_photos
 from loupe.errors import LoupeError, UsageError
+from loupe.imaging.atomic import write_atomically
 from loupe.imaging.conversion import to_floats
 
 SCALES = [Fraction(3, 2), Fraction(2), Fraction(3)]
@@ -364,6 +365,29 @@ def test_a_verified_copy_of_a_url_may_be_deleted(background, prepared, tmp_path,
         load_and_verify(dataset)
         assert file.read_bytes() == (prepared / file.name).read_bytes()
         file.unlink()
+
+
+@pytest.mark.parametrize("place", ["file", "/proc/loupe"])
+def test_a_cache_that_cannot_be_written_is_refused_by_name(place, prepared, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    cache = str(tmp_path / place)
+    monkeypatch.setenv("LOUPE_CACHE", cache)
+    with pytest.raises(
+        UsageError, match=f"^LOUPE_CACHE: must be a folder where files can be written, got '{cache}': \\w"
+    ):
+        Dataset(prepared.as_uri())
+
+
+def test_partial_downloads_of_killed_processes_are_removed(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOUPE_CACHE", str(tmp_path))
+    folder = Dataset(prepared.as_uri()).folder
+    code = "import os, sys; from pathlib import Path; from loupe.imaging.atomic import write_atomically\n"
+    code += "with write_atomically(Path(sys.argv[1])) as partial: os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, folder / "labels-00000.npy"], check=True)
+    assert len(list(folder.iterdir())) == 2
+    with write_atomically(folder / "labels-00001.npy") as partial:  # of a running process
+        Dataset(prepared.as_uri())
+        assert {file.name for file in folder.iterdir()} == {MANIFEST, partial.name}
 
 
 def fail_to_read(file):

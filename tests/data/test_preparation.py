@@ -387,15 +387,21 @@ def test_pairs_in_memory_of_bad_photos_are_refused(tmp_path, bad_files, preproce
         prepare_in_memory(preprocess(source=str(source)), Fraction(2))
 
 
-@pytest.mark.parametrize("place", ["file", "file/inside", "x" * 300])
-def test_a_data_dir_that_cannot_be_created_is_refused(place, photo_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["file", "file/inside", "x" * 300, "/proc"])
+def test_a_data_dir_that_cannot_be_created_or_written_is_refused(place, photo_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     settings = parse_settings("preprocess", {"source": str(photo_folder), "data_dir": place, "quiet": True})
     with pytest.raises(
-        UsageError, match=r"^data_dir: must be a folder, or a path where one can be created \(.*, got"
+        UsageError, match=rf"^data_dir: must be a folder where files can be written, got '{place}': \w"
     ):
         prepare(settings)
+
+
+def test_a_file_url_as_data_dir_is_refused_before_photos_are_listed(preprocess, tmp_path):
+    url = tmp_path.as_uri()
+    with pytest.raises(UsageError, match=f"^data_dir: must be a path or the URL of an object store, got '{url}'$"):
+        prepare(preprocess(source="nowhere", data_dir=url))
 
 
 def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, preprocess):

@@ -21,6 +21,7 @@ from loupe.data.manifest_check import find_fault
 from loupe.data.pairs import Pairs
 from loupe.data.shards import hash_file, name_inputs, name_shard
 from loupe.errors import LoupeError, UsageError, describe_error
+from loupe.imaging.atomic import remove_leftovers
 
 VERIFY_FIRST_BYTES = 2**30  # larger sets of shards are verified in the background
 HASH_THREADS = 2
@@ -48,13 +49,15 @@ class Dataset:
             (`labels`, `inputs-3x2`).
 
     Raises:
-        UsageError: the location is not a prepared dataset.
+        UsageError: the location is not a prepared dataset, or the local cache of a URL cannot be written.
         LoupeError: the object store of the URL or the manifest cannot be read, or the manifest is damaged.
     """
 
     def __init__(self, location: str | Path) -> None:
         location = str(location)
         folder = storage.get_local_folder(location)
+        if storage.is_url(location):
+            remove_leftovers(folder)
         try:
             if storage.is_url(location) and not storage.fetch_file(location, folder / MANIFEST):
                 raise FileNotFoundError

@@ -7,8 +7,9 @@ the settings.
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -51,9 +52,12 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
         photos: the result of `list_photos`; None lists the photos.
 
     Raises:
-        UsageError: no photo is usable, or `data_dir` cannot be created; see also `list_photos` and `tasks.run_tasks`.
+        UsageError: no photo is usable, or `data_dir` cannot be created or written, or is a file:// URL; see also
+            `list_photos` and `tasks.run_tasks`.
         LoupeError: see `shards.prepare_shard` and `tasks.run_tasks`.
     """
+    if settings.data_dir.startswith("file://"):  # a dataset would not be written atomically
+        raise UsageError(f"data_dir: must be a path or the URL of an object store, got {settings.data_dir!r}")
     photos = list_photos(settings) if photos is None else photos
     digest = _compute_digest(settings, photos)
     location = storage.join_path(settings.data_dir, f"{name_sources(settings.source)}-{digest}")
@@ -62,14 +66,15 @@ def prepare(settings: Preprocess, photos: list[SourcePhoto] | None = None) -> Da
             _write_dataset(settings, photos, digest, location)
         return Dataset(location)
     folder = Path(location)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        rule = f"must be a folder, or a path where one can be created ({error.strerror})"
-        raise UsageError(f"data_dir: {rule}, got {settings.data_dir!r}") from None
-    if not folder.exists():
-        remove_leftovers(folder.parent)
-        with create_partial(folder.parent, Path.mkdir) as partial:
+    if not os.path.exists(folder):  # for a path that is too long, Path.exists raises an error
+        with ExitStack() as stack:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(folder.parent)
+                partial = stack.enter_context(create_partial(folder.parent, Path.mkdir))
+            except OSError as error:
+                got = f"got {settings.data_dir!r}: {error.strerror}"
+                raise UsageError(f"data_dir: must be a folder where files can be written, {got}") from None
             _write_dataset(settings, photos, digest, str(partial.resolve()))
             try:
                 publish(partial, folder)

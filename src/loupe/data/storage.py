@@ -39,10 +39,14 @@ def get_local_folder(location: str) -> Path:
         return Path(location)
     public_url = remove_secrets(location)
     protocol, _, path = public_url.partition("://")
-    folder = Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser() / protocol
+    folder = _get_cache_folder() / protocol
     if public_url != location:  # without secrets, URLs of different locations can be equal
         folder /= hashlib.sha256(location.encode()).hexdigest()[:8]
     return folder / posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def _get_cache_folder() -> Path:
+    return Path(os.environ.get("LOUPE_CACHE") or "~/.cache/loupe").expanduser()
 
 
 def remove_secrets(url: str) -> str:
@@ -76,18 +80,21 @@ def fetch_file(location: str, file: Path) -> bool:
     fsspec's `filecache::` is not used, because it is not atomic, and keeps a damaged copy.
 
     Raises:
-        UsageError: the URL is invalid, or the folder of `file`, which is in the cache, cannot be written.
+        UsageError: the URL is invalid, or the cache, which contains `file`, cannot be written.
         LoupeError: the URL cannot be read.
     """
     if not is_url(location):
         return False
-    file.parent.mkdir(parents=True, exist_ok=True)
     url = join_path(location, file.name)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(file) as partial, _open_filesystem(url, "data_dir") as (filesystem, path):
             filesystem.get_file(path, str(partial))
     except _MissingError:
         return False
+    except OSError as error:
+        got = f"got {str(_get_cache_folder())!r}: {error.strerror}"
+        raise UsageError(f"LOUPE_CACHE: must be a folder where files can be written, {got}") from None
     return True
 
 
