@@ -112,6 +112,21 @@ def test_scores_of_a_shard_that_is_found_damaged_in_the_background_are_not_logge
     assert not mlflow.MlflowClient().get_run(run_id).data.metrics
 
 
+def test_a_training_on_inputs_smaller_than_a_patch_of_the_study_logs_no_scores_of_patches(
+    run_id: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    given = {"source": str(photo_folder), "data_dir": str(tmp_path / "data"), "quiet": "true", "scales": "3:2"}
+    settings = parse_settings("train", {"network": "ridge"})
+    for label_size, is_scored in ((12, False), (15, True)):  # inputs of 8x8 and 10x10 pixels
+        dataset = prepare(parse_settings("preprocess", given | {"label_size": label_size}))
+        weights = ridge.load_or_fit(dataset, settings.scale)
+        with records.log_to_run(run_id):
+            training_runs.log_result(build_ridge(weights, settings.scale, "rec601"), settings, dataset, weights, [])
+        logged = mlflow.MlflowClient().get_run(run_id).data.metrics
+        assert "test/mae" in logged
+        assert ({"test/patches_mae", "test/draw_difference"} <= logged.keys()) == is_scored
+
+
 def test_the_image_of_a_point_is_logged_before_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run logs both if the metrics are missing."""
     logged: list[str] = []

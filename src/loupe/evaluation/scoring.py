@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -72,11 +73,19 @@ def score(
     return pd.concat(tables, ignore_index=True)
 
 
+def choose_patch_side(method: UpscalingModel, scale: Fraction) -> int:
+    """Return the side of the patches for `score_patches`, in pixels of the input.
+
+    This is the side of the method's input blocks, or the default if these blocks are smaller than MIN_PATCH_SIDE.
+    """
+    block_side = method.geometry.q
+    return block_side if block_side >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[scale].split(":")[0])
+
+
 def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int) -> pd.DataFrame:
     """Score methods as the 2016 study does: on DRAWS random patches of the first label of each photo.
 
-    Patches are upscaled separately. A patch has the size of the first method's input blocks, or the default size if
-    the side of these blocks is below MIN_PATCH_SIDE.
+    Patches are upscaled separately. They have the side `choose_patch_side` of the first method.
 
     Returns:
         Columns draw, method, photos (their number), mae, psnr, ssim, mse: means over the patches, one row per draw
@@ -85,8 +94,7 @@ def score_patches(methods: Mapping[str, UpscalingModel], pairs: Pairs, seed: int
     Raises:
         UsageError: the patches are larger than the inputs.
     """
-    first = next(iter(methods.values())).geometry
-    side = first.q if first.q >= MIN_PATCH_SIDE else int(DEFAULT_PATCHES[pairs.scale].split(":")[0])
+    side = choose_patch_side(next(iter(methods.values())), pairs.scale)
     if side > pairs.sides[0]:
         rule = f"must not be study-patches for inputs smaller than a patch of {side}x{side} pixels"
         raise UsageError(f"protocol: {rule}, got inputs of {pairs.sides[0]}x{pairs.sides[0]} pixels")

@@ -124,13 +124,12 @@ def log_result(
     summary = scoring.summarise(table)
     simplest, _ = get_references(settings.scale)
     comparison = summary["model"]["over"][simplest]
-    # The 2016 study scored random patches. The differences between random draws show how precise such scores are.
-    draws = scoring.score_patches({"model": upscaler}, test, settings.seed)["mae"]
+    patch_metrics = _score_patches(upscaler, test, settings.seed)
     dataset.finish_verification()
     records.log_metrics(
         scoring.to_metrics(summary)
         | {"test/gain": comparison["gain"], f"test/{simplest}_wins": comparison["baseline_wins"]}
-        | {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
+        | patch_metrics
     )
     records.log_table(table, "test.json")
     records.log_json(summary, models.TEST_SUMMARY)
@@ -140,6 +139,17 @@ def log_result(
         records.log_figure(figures.plot_learning_curves(points, baseline_maes.to_dict()), "curves.png")
     records.log_figure(figures.plot_predictions(upscaler, test), "predictions.png")
     return summary
+
+
+def _score_patches(upscaler: KerasUpscaler, test: Pairs, seed: int) -> dict[str, float]:
+    """Return the scores on random patches, as in the 2016 study; {} if the inputs are smaller than a patch.
+
+    The differences between random draws show how precise such scores are.
+    """
+    if scoring.choose_patch_side(upscaler, test.scale) > test.sides[0]:
+        return {}
+    draws = scoring.score_patches({"model": upscaler}, test, seed)["mae"]
+    return {"test/patches_mae": draws.mean(), "test/draw_difference": draws.diff().abs().mean() / draws.mean()}
 
 
 def _describe_result(settings: Train, dataset: Dataset, summary: dict[str, Any]) -> str:
