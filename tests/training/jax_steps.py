@@ -91,11 +91,16 @@ def test_four_devices_give_the_curve_of_one(pairs: Pairs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("devices", "rule"), [(5, "at most 4 on this machine, got 5"), (3, "a divisor of the batch size 8, got 3")]
+    ("devices", "size", "rule"),
+    [
+        (5, 8, "all, or 1 to 4 on this machine, got 5"),
+        (3, 8, "a divisor of the number of inputs per batch, 8, got 3"),
+        ("all", 6, r"a divisor of the number of inputs per batch, 6, got all \(4 devices\)"),
+    ],
 )
-def test_devices_must_exist_and_divide_the_batch(devices: int, rule: str, pairs: Pairs) -> None:
-    with pytest.raises(UsageError, match=f"devices: must .*{rule}"):
-        train(CompiledSteps, pairs, SETTINGS["convolutional"] | {"devices": devices}, [range(1)])
+def test_devices_must_exist_and_divide_the_batch(devices: int | str, size: int, rule: str) -> None:
+    with pytest.raises(UsageError, match=f"^devices: must be {rule}$"):
+        compiled_steps.choose_devices(devices, size)
 
 
 def test_positions_are_cut_and_turned_as_by_numpy(pairs: Pairs) -> None:

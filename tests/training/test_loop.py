@@ -221,6 +221,40 @@ def test_a_network_that_could_not_be_loaded_again_is_refused_before_the_training
     assert variant.build_network(settings, photos["train"], "rec601", weights).count_params() > 250_000
 
 
+@pytest.mark.parametrize("devices", [3, "all"])
+def test_devices_that_cannot_be_used_are_refused_before_the_training(
+    devices: int | str, photos: dict[str, Pairs]
+) -> None:
+    """On the JAX backend, this test runs with four devices."""
+    settings = parse_settings("train", CONVOLUTIONAL | {"devices": devices, "batch_size": 2, "skip": "none"})
+    with pytest.raises(UsageError, match=rf"^devices: must be [^\n]*, got {devices}( \(4 devices\))?$"):
+        variant.build_network(settings, photos["train"], "rec601", np.empty(0))
+
+
+@pytest.mark.parametrize(
+    ("given", "is_fitted"),
+    [
+        ({"network": "ridge"}, False),
+        ({"network": "ridge", "limit": 1}, True),
+        ({"network": "ridge", "alpha": 1}, True),
+        (CONVOLUTIONAL | {"skip": "ridge"}, False),
+        (CONVOLUTIONAL | {"skip": "ridge", "limit": 1}, True),
+    ],
+    ids=format_value,
+)
+def test_ridge_is_fitted_on_the_limited_photos(
+    given: dict[str, Any], is_fitted: bool, photos: dict[str, Pairs]
+) -> None:
+    settings, limited = parse_settings("train", given), photos["train"].subsample(2)
+    weights = ridge.fit(photos["train"])  # of all photos
+    model = variant.build_network(settings, limited, "rec601", weights)
+    if is_fitted:
+        weights = ridge.fit(limited, getattr(settings, "alpha", ridge.ALPHA))
+    image = np.random.default_rng(0).uniform(-0.5, 0.5, (1, 20, 20, 1)).astype("float32")
+    expected = ridge.RidgeUpscaler(weights, settings.scale, "rec601")(image)
+    np.testing.assert_allclose(KerasUpscaler(model)(image), expected, atol=1e-4)
+
+
 def test_weights_that_are_not_finite_give_no_checkpoint(
     photos: dict[str, Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:

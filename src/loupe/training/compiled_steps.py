@@ -55,7 +55,7 @@ class CompiledSteps:
         states = get_dropout_states(model)
         variables = [id(variable) for variable in model.non_trainable_variables]
         self._dropout_positions = [variables.index(id(state)) for state in states]
-        devices = _choose_devices(settings.devices, size)
+        devices = choose_devices(settings.devices, size)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._first_device = devices[0]
         # Two distributions of arrays: a copy on each device, or a part of each batch on each device
@@ -192,14 +192,15 @@ def _has_convolutions(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
 
 
-def _choose_devices(setting: int | str, size: int) -> list[Any]:
+def choose_devices(setting: int | str, size: int) -> list[Any]:
     """Return the devices that share a batch of `size` inputs; raise UsageError if this is impossible."""
     devices = jax.local_devices()
     count = len(devices) if setting == "all" else int(setting)
     if count > len(devices):
-        raise UsageError(f"devices: must be at most {len(devices)} on this machine, got {count}")
+        raise UsageError(f"devices: must be all, or 1 to {len(devices)} on this machine, got {setting}")
     if size % count:
-        raise UsageError(f"devices: must be a divisor of the batch size {size}, got {count}")
+        got = f"all ({count} devices)" if setting == "all" else setting
+        raise UsageError(f"devices: must be a divisor of the number of inputs per batch, {size}, got {got}")
     return devices[:count]
 
 

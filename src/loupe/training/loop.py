@@ -136,8 +136,7 @@ def fit(
     Raises:
         LoupeError: the loss is NaN or infinite, the checkpoint is invalid or of another network, or the dataset is
             damaged.
-        UsageError: a crop is larger than the inputs, the budget `flops` allows too many steps, or the devices cannot
-            be used.
+        UsageError: a crop is larger than the inputs, or the budget `flops` allows too many steps.
     """
     geometry = Geometry.from_name(model.name)
     patches, batch_inputs = open_patches(settings, splits.train, geometry)

@@ -15,6 +15,19 @@ from loupe.training.optimization import compute_dropout_seed, get_dropout_states
 LossCallback = Callable[[int, np.ndarray], None]  # takes the number of the first step, and the losses of the steps
 
 
+def validate_devices(settings: GradientTrain, size: int) -> None:
+    """Raise UsageError if the devices of the settings cannot share a batch of `size` inputs.
+
+    They must exist. Without JAX, their number must be 1.
+    """
+    if keras.backend.backend() == "jax":
+        from loupe.training.compiled_steps import choose_devices
+
+        choose_devices(settings.devices, size)
+    elif settings.devices != 1:
+        raise UsageError(f"devices: must be 1 without KERAS_BACKEND=jax, got {settings.devices}")
+
+
 class SingleSteps:
     """Trains a model that `compile_model` compiled, one call of Keras per step, on batches of `size` inputs."""
 
@@ -34,10 +47,7 @@ class SingleSteps:
 class StepRunner:
     """Trains a model that `compile_model` compiled, with the numerical precision of the settings.
 
-    `size` is the number of inputs per batch.
-
-    Raises:
-        UsageError: `devices` is not 1 without JAX, or these devices do not exist or cannot share a batch.
+    `size` is the number of inputs per batch; `validate_devices` must accept it.
     """
 
     def __init__(self, model: keras.Model, settings: GradientTrain, patches: Patches, size: int) -> None:
@@ -46,8 +56,6 @@ class StepRunner:
             from loupe.training.compiled_steps import CompiledSteps
 
             self._run = CompiledSteps(model, settings, patches, size).run
-        elif settings.devices != 1:
-            raise UsageError(f"devices: must be 1 without KERAS_BACKEND=jax, got {settings.devices}")
         else:
             self._run = SingleSteps(model, settings, patches, size).run
 

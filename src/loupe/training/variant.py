@@ -12,6 +12,7 @@ from loupe.data.pairs import Pairs
 from loupe.errors import UsageError
 from loupe.models import builder, keras_file
 from loupe.training import batches
+from loupe.training.steps import validate_devices
 from loupe.upscalers import ridge
 
 
@@ -20,22 +21,27 @@ def build_network(
 ) -> keras.Model:
     """Build the Keras model of the settings with its initial weights. A ridge model gets its final weights.
 
-    `luminance` is the luminance formula of the dataset, `weights` are its ridge weights (see `ridge.fit`), and
-    `initial` is the network of `settings.initial_weights`, or None.
+    `luminance` is the luminance formula of the dataset. `weights` are the ridge weights of all its training photos
+    (see `ridge.fit`); with another `limit` or `alpha`, ridge is fitted on `train`. `initial` is the network of
+    `settings.initial_weights`, or None.
 
     Raises:
-        UsageError: training crops are larger than the dataset's inputs, no layer can copy the weights of `initial`
-            (see `builder.copy_matching_weights`), or the network cannot be exported to ONNX or is larger than
-            `keras_file.load` accepts.
+        UsageError: training crops are larger than the dataset's inputs, `devices` cannot be used, no layer can copy
+            the weights of `initial` (see `builder.copy_matching_weights`), or the network cannot be exported to ONNX
+            or is larger than `keras_file.load` accepts.
     """
     if isinstance(settings, Ridge):
-        if settings.alpha != ridge.ALPHA:
+        if settings.limit is not None or settings.alpha != ridge.ALPHA:
             weights = ridge.fit(train, settings.alpha)
         return builder.build_ridge(weights, settings.scale, luminance)
     assert isinstance(settings, GradientTrain)
     input_side = train.sides[0]
+    geometry = builder.compute_geometry(settings, input_side, luminance)
     # Raises UsageError for crops that are too large.
-    batches.open_patches(settings, train, builder.compute_geometry(settings, input_side, luminance))
+    _, batch_inputs = batches.open_patches(settings, train, geometry)
+    validate_devices(settings, batch_inputs)
+    if settings.limit is not None and settings.skip == "ridge":
+        weights = ridge.fit(train)
     model = builder.build(settings, input_side, luminance, weights)
     if initial is not None and not builder.copy_matching_weights(model, initial):
         rule = (
