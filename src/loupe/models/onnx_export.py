@@ -87,7 +87,7 @@ def _convert_with_tensorflow(model: Any, file: Path) -> None:
         )
     if found.returncode:
         reason = (found.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise LoupeError(f"onnx: TensorFlow could not convert the network: {reason}")
+        raise LoupeError(f"ONNX: TensorFlow could not convert the network: {reason}")
 
 
 def _merge_padding(network: Any) -> Any:
