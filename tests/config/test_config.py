@@ -232,11 +232,22 @@ def test_a_field_without_effect_is_refused_and_not_a_param(step: str, given: dic
     settings = parse_settings(step, given)
     for name, other in settings.list_unused_fields().items():
         value = format_value(getattr(settings, name))
-        line = refusal(step, {**given, name: value})
-        assert line == f"{name}: has no effect with {other}={format_value(getattr(settings, other))}, got {value}"
+        line, cause = (
+            refusal(step, {**given, name: value}),
+            f"{other.rstrip('_')}={format_value(getattr(settings, other))}",
+        )
+        assert line == f"{name}: has no effect with {cause}, got {value}"
         assert name not in settings.to_texts()
         effective = parse_settings(step, {**given, **condition(type(settings), name), name: value})
         assert effective.to_texts()[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("data_dir", "data"), ("run_name", "one"), ("tags", "owner=ana"), ("note", "draft")]
+)
+def test_a_report_of_a_table_refuses_the_fields_of_datasets_and_runs(name: str, value: str) -> None:
+    line = refusal("report", {"from_": "results.parquet", name: value})
+    assert line == f"{name}: has no effect with from=results.parquet, got {value}"
 
 
 def test_some_fields_depend_on_others() -> None:
@@ -267,6 +278,21 @@ def test_a_label_size_must_be_divisible_for_every_scale() -> None:
 def test_spaces_around_the_commas_of_a_text_of_inputs_are_not_part_of_the_paths() -> None:
     assert parse_settings("upscale", {"inputs": "a b.jpg, c.png ,d"}).inputs == ("a b.jpg", "c.png", "d")
     assert parse_settings("upscale", {"inputs": [" a.jpg"]}).inputs == (" a.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value", "parsed"),
+    [
+        ("train", "dataset", Path("a,b"), "a,b"),
+        ("train", "note", Path("a,b"), "a,b"),
+        ("preprocess", "source", Path("a,b"), ("a,b",)),
+        ("upscale", "inputs", Path("a,b"), ("a,b",)),
+        ("upscale", "inputs", [Path("a,b"), "c"], ("a,b", "c")),
+        ("evaluate", "others", (Path("a.onnx"), "lanczos"), ("a.onnx", "lanczos")),
+    ],
+)
+def test_a_path_object_means_its_text(step: str, name: str, value: Any, parsed: Any) -> None:
+    assert getattr(parse_settings(step, {name: value}), name) == parsed
 
 
 def test_a_crop_must_consist_of_whole_blocks() -> None:
@@ -343,6 +369,12 @@ def test_smoke_with_flops_does_not_set_steps() -> None:
     assert (small.flops, small.hidden) == (9.0, (32, 16))
     assert "steps" not in small.model_fields_set
     assert parse_settings("train", small.to_texts()).model_dump() == small.model_dump()
+
+
+@pytest.mark.parametrize("flops", ["none", " None ", "", None])
+def test_smoke_without_flops_sets_steps(flops: str | None) -> None:
+    small = parse_settings("train", {"smoke": "true", "flops": flops})
+    assert small.steps == GradientTrain.SMOKE["steps"]
 
 
 @pytest.mark.parametrize("smoke", ["false", "true"])

@@ -131,6 +131,26 @@ def test_none_and_all_are_parsed_in_any_case_and_with_spaces() -> None:
         assert TypeAdapter(kind).validate_python(text) == value
 
 
+@pytest.mark.parametrize(("step", "name"), [("evaluate", "others"), ("train", "tags"), ("preprocess", "categories")])
+def test_python_none_is_an_empty_list(step: str, name: str) -> None:
+    assert getattr(parse_settings(step, {name: None}), name) == ()
+    with pytest.raises(SettingsError, match=rf"^{name}: must be "):
+        parse_settings(step, {name: [None]})
+
+
+def test_python_none_is_refused_for_a_list_that_must_not_be_empty() -> None:
+    with pytest.raises(SettingsError, match=r"^source: must be sample, .*, got 'none'$"):
+        parse_settings("preprocess", {"source": None})
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, 10**5000], ids=["text", "number"])
+@pytest.mark.parametrize("name", ["entry_convolutions", "seed"])
+def test_the_error_for_thousands_of_digits_states_the_rule(name: str, number: str | int) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: must be .*, got '") as refused:
+        parse_settings("train", {"network": "perceptron", name: number})
+    assert "string" not in str(refused.value)
+
+
 def test_duplicates_are_removed() -> None:
     """Otherwise `preprocess` would write the inputs of a scale factor twice."""
     assert TypeAdapter(Scales).validate_python("2:1,3:2,2,1.5") == (Fraction(2), Fraction(3, 2))

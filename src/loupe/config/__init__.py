@@ -7,11 +7,13 @@ with these classes. The settings of `train` combine the fields of one network wi
 regression has no optimizer.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from loupe.config.base import DatasetSettings, Settings, SettingsError
 from loupe.config.fields import quote_value
@@ -50,7 +52,7 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
 
     Args:
         step: a key of STEPS.
-        given: the text or value of each field; missing fields take their defaults.
+        given: the text or value of each field; missing fields take their defaults. A path may be an `os.PathLike`.
 
     Returns:
         An instance of the step's settings class.
@@ -66,10 +68,22 @@ def parse_settings(step: str, given: dict[str, Any]) -> Any:
             if not isinstance(given.get(name, ""), str):
                 raise SettingsError(f"{name}: must be a name, got {quote_value(given[name])}")
         settings_class = build_train_class(given.get("network", "convolutional"), given.get("optimizer"))
+    fields = settings_class.model_fields
+    texts = {name: _convert_paths(value, fields[name]) if name in fields else value for name, value in given.items()}
     try:
-        return settings_class.model_validate(given)
+        return settings_class.model_validate(texts)
     except ValidationError as error:
         raise SettingsError(_describe_error(error, step)) from None
+
+
+def _convert_paths(value: Any, info: FieldInfo) -> Any:
+    """Convert an `os.PathLike`, also in a list, to text. For a list field, a path becomes a list of one text."""
+    if isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
+        return [value] if get_origin(info.annotation) is tuple else value  # the text would be split at its commas
+    if isinstance(value, list | tuple):
+        return [os.fsdecode(part) if isinstance(part, os.PathLike) else part for part in value]
+    return value
 
 
 def group_fields(step: str) -> list[tuple[str, dict[str, Any]]]:
@@ -128,6 +142,8 @@ def _describe_error(error: ValidationError, step: str) -> str:
     if first["type"] == "extra_forbidden":
         return _describe_unknown_field(name, step, value)
     rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] == "int_parsing_size":
+        rule = "must be an integer of fewer digits"
     if first["type"] == "literal_error":
         rule = f"must be one of {first['ctx']['expected']}".replace("'", "").replace(" or ", ", ")
     return f"{name.rstrip('_')}: {rule}, got {value}" if name else rule

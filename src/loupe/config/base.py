@@ -1,10 +1,11 @@
 """The base classes of the settings, which are immutable, validated and convertible to text and back."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from copy import copy
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from loupe.config.fields import Tags, Text, field, format_value, is_true
 from loupe.errors import UsageError, mask_secrets
@@ -51,7 +52,7 @@ class Settings(BaseModel):
         for name, other in self.list_unused_fields().items():
             if name in self.model_fields_set:
                 raise ValueError(
-                    f"{name}: has no effect with {other}={format_value(getattr(self, other))}, "
+                    f"{name}: has no effect with {other.rstrip('_')}={format_value(getattr(self, other))}, "
                     f"got {format_value(getattr(self, name))}"
                 )
         return self
@@ -119,14 +120,23 @@ class DatasetSettings(RunSettings):
     def _apply_smoke_values(cls, given: dict[str, Any]) -> dict[str, Any]:
         if not is_true(given.get("smoke", False)):
             return given
-        depends = cls._collect("DEPENDS")
-        # Omit the smoke value of a field that depends on a given field: `steps` would be refused with `flops`.
+        # Omit the smoke value of a field without effect: `steps` would be refused with `flops`.
         smoke_values = {
             name: value
             for name, value in cls._collect("SMOKE").items()
-            if name in cls.model_fields and not depends.get(name, {}).keys() & given.keys()
+            if name in cls.model_fields and cls._has_effect(name, given)
         }
         return smoke_values | given
+
+    @classmethod
+    def _has_effect(cls, name: str, given: dict[str, Any]) -> bool:
+        """Return whether the given values, before their validation, meet the conditions of a field in DEPENDS."""
+        for other, required in cls._collect("DEPENDS").get(name, {}).items():
+            with suppress(ValidationError):  # raised again when the settings are validated
+                annotation = cls.model_fields[other].rebuild_annotation()
+                if other in given and not _is_met(TypeAdapter(annotation).validate_python(given[other]), required):
+                    return False
+        return True
 
 
 def list_choices(annotation: Any) -> tuple[Any, ...]:

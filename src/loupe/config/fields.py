@@ -139,16 +139,16 @@ def _parse_list(parse_part: Callable[[str], Any], rule: str, empty: tuple[str, .
         elif hasattr(value, "tolist"):  # an array of NumPy
             value = value.tolist()
         if not isinstance(value, (list, tuple)):
-            value = [value]
+            value = [] if value is None else [value]
         if not value and not empty:
             raise ValueError(rule)
         try:
-            parts = [parse_part(part.strip() if isinstance(part, str) else part) for part in value]
+            parts = [part.strip() if isinstance(part, str) else part for part in value]
+            if any(part in ("", None) for part in parts):
+                raise ValueError(rule)
+            return tuple(map(parse_part, parts))
         except (ValueError, TypeError):
             raise ValueError(rule) from None
-        if any(part == "" for part in parts):
-            raise ValueError(rule)
-        return tuple(parts)
 
     return parse
 
@@ -284,7 +284,6 @@ Tags = Annotated[
     ),
 ]
 Patch = Annotated[str, BeforeValidator(_parse_patch)]
-Number = BeforeValidator(lambda value: int(value) if str(value).strip().isdecimal() else value)  # accepts "2" for 2
 Unset = BeforeValidator(_convert_empty_to_none)  # accepts "none" and "" for None
 Quality = Annotated[Annotated[int, Field(ge=1, le=95)] | None, Unset]
 Norm = Annotated[Annotated[float, Field(gt=0, le=1e6)] | None, Unset]

@@ -1,13 +1,14 @@
 """The networks and their settings. `build_train_class` combines a network with an optimizer."""
 
+import re
 from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from loupe.config.base import SettingsError
-from loupe.config.fields import Hidden, Number, Patch, field, format_value, get_block_sides, quote_value
+from loupe.config.fields import Hidden, Patch, field, format_value, get_block_sides, quote_value
 from loupe.config.optimizers import OPTIMIZERS
 from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 
@@ -17,6 +18,11 @@ CROP_BLOCKS = 32
 DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18))}
 
 PATCH_DEFAULTS = ", ".join(f"{patch} at scale {format_value(scale)}" for scale, patch in DEFAULT_PATCHES.items())
+
+
+def _parse_digit(value: Any) -> Any:
+    """Convert the text of a digit to a number; return other values unchanged."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]\s*", value) else value
 
 
 class Convolutional(GradientTrain):
@@ -72,7 +78,9 @@ class Perceptron(GradientTrain):
     mirror: bool = field(
         True, "append all but the last hidden layer in reverse order: 2048,1024 becomes 2048,1024,2048"
     )
-    entry_convolutions: Annotated[Literal[0, 2], Number] = field(0, "number of convolutions before the dense layers")
+    entry_convolutions: Annotated[Literal[0, 2], BeforeValidator(_parse_digit)] = field(
+        0, "number of convolutions before the dense layers"
+    )
     output_activation: Literal["linear", "same"] = field(
         "linear", "activation of the last layer; same: the activation of the hidden layers"
     )

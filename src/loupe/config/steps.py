@@ -125,7 +125,8 @@ class Report(RunSettings):
         "most runs",
     )
     data_dir: str = field("data", "folder or URL of the prepared datasets")
-    DEPENDS = {"data_dir": {"from_": None}}
+    # With `from`, the report reads no dataset and opens no run.
+    DEPENDS = {name: {"from_": None} for name in ("data_dir", "run_name", "tags", "note")}
 
 
 class Sync(Settings):
@@ -141,4 +142,4 @@ class Main(DatasetSettings):
     STEP = "main"
     dataset: str = field("sample", DATASET)
     threads: int = field(0, THREADS, ge=0, le=1024)
-    out: str = field("upscaled.png", "file for the upscaled photo")
+    out: str = field("upscaled.png", "file for the upscaled photo; an existing file is replaced")
