@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from loupe import Upscaler
-from loupe.config import parse_settings
+from loupe.config import STEPS, parse_settings
 from loupe.config.fields import BUNDLED_SIZES
 from loupe.data import preparation
 from loupe.errors import LoupeError, UsageError
@@ -45,6 +45,15 @@ REFUSED = {
     "runs:/0123456789abcdef0123456789abcdef/model": "cannot be loaded",
     "models:/loupe@nobody": "cannot be loaded",
 }
+
+
+@pytest.mark.parametrize("step", ["upscale", "evaluate", "demo"])
+def test_the_help_and_the_error_list_the_same_models(step):
+    described = STEPS[step].model_fields["model"].description.removeprefix("model: ")
+    assert all(name in described for name in ACCEPTED[:-5])
+    with pytest.raises(UsageError) as caught:
+        resolver.resolve_model("huge")
+    assert str(caught.value) == f"model: must be {described} that exists, got 'huge'"
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,11 @@ from loupe.config.fields import (
     field,
 )
 
-MODEL = (
-    f"model: champion, {', '.join(BUNDLED_SIZES)}, nearest, bilinear, bicubic, lanczos, ridge, an MLflow URI, or a "
+MODELS = (
+    f"champion, bundled, {', '.join(BUNDLED_SIZES)}, nearest, bilinear, bicubic, lanczos, ridge, an MLflow URI, or a "
     ".keras or .onnx file"
 )
+MODEL = f"model: {MODELS}"
 STREAM = "-"  # the standard input or the standard output
 STREAM_FOLDER = "loupe-stream-"  # start of the name of the temporary folder for their files
 ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
@@ -209,8 +210,8 @@ class Restore(PhotoSettings, NetworkFields):
     )
     model: str = field(
         "champion",
-        "network that restores photos (scale factor 1:1): champion, small, base, an MLflow URI, or a .keras or "
-        ".onnx file",
+        "network that restores photos (scale factor 1:1): champion, bundled, small, base, an MLflow URI, or a .keras "
+        "or .onnx file",
     )
     mask: Text = field(
         None,

@@ -154,7 +154,7 @@ def find_model(name: str) -> ModelReference:
             raise error_class(f"model: {name!r} cannot be loaded: {describe_error(error)}") from None
     if os.path.isfile(name):  # Path.is_file would raise an error for a name that is too long
         return ModelReference(name, name)
-    raise UsageError(f"model: must be {CHAMPION}, a registry or run URI, or a file that exists, got {name!r}")
+    raise UsageError(f"model: must be {CHAMPION}, an MLflow URI, or a file that exists, got {name!r}")
 
 
 def find_champion(scale: Fraction) -> ModelReference | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
 from loupe.config.fields import BUNDLED_SIZES, CHAMPION, URI_SCHEMES
+from loupe.config.photos import MODELS
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.tracking.locations import get_sqlite_file
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from loupe.tracking.models import ModelReference
 
 BUNDLED, RIDGE = "bundled", "ridge"
-NAMES = (CHAMPION, BUNDLED, *BUNDLED_SIZES, *FILTERS, RIDGE)
 SCALES = [scale for scale in bundled.list_scales(bundled.DEFAULT_SIZE) if scale > 1]
 LOOKUP_TIMEOUT_S = 5.0  # maximum time to find and download a model of MLflow
 FILE_LOOKUP_TIMEOUT_S = 30.0  # the same for an SQLite file, which MLflow opens slowly
@@ -59,16 +59,15 @@ def resolve_model(name: str, options: ResolveOptions = ResolveOptions()) -> Netw
     """Return the networks of a model name.
 
     Args:
-        name: one of NAMES, a registry or run URI of MLflow, or a `.keras` or `.onnx` file. Bundled networks replace
-            missing and unusable champions.
+        name: one of MODELS. Bundled networks replace missing and unusable champions.
         options: the options for loading the model.
 
     Returns:
-        One network per scale factor. The networks of NAMES are loaded on first use.
+        One network per scale factor. Except for files and MLflow URIs, they are loaded on first use.
 
     Raises:
         UsageError: the model does not exist, cannot be loaded, or has none of the selected scale factors.
-        StoreError: the store of a registry or run URI cannot be used.
+        StoreError: the store of an MLflow URI cannot be used.
         LoupeError: the disk or the memory fails when a Keras model is loaded.
     """
     networks = _find_networks(name, options)
@@ -159,10 +158,7 @@ def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
     file = Path(name)
     if file.suffix not in (".keras", ".onnx") or not os.path.isfile(file):
-        raise UsageError(
-            f"model: must be {', '.join(NAMES)}, a registry or run URI, or a .keras or .onnx file that exists, "
-            f"got {name!r}"
-        )
+        raise UsageError(f"model: must be {MODELS} that exists, got {name!r}")
     if file.suffix == ".onnx":
         return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads, options.device))
     from loupe.tracking import models
