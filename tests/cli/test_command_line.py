@@ -169,10 +169,58 @@ def test_no_arguments_show_the_usage_and_every_step() -> None:
     assert "Traceback" not in shown
 
 
-def test_help_without_a_step_has_status_0() -> None:
-    answer = loupe("--help")
-    assert answer.returncode == 0
-    assert answer.stdout.startswith("usage: loupe <step>")
+@pytest.mark.parametrize(
+    ("arguments", "status", "start"),
+    [
+        (["--help"], 0, "usage: loupe <step>"),
+        (["-h", "--quiet"], 0, "usage: loupe <step>"),
+        (["--quiet", "--help"], 0, "usage: loupe <step>"),
+        (["--quiet", "--version"], 0, f"loupe {__version__}\n"),
+        (["--version", "train"], 0, f"loupe {__version__}\n"),
+        (["--quiet"], 2, "usage: loupe <step>"),
+        (["--help", "preprocess"], 0, "usage: loupe preprocess"),
+        (["--quiet", "-h", "preprocess"], 0, "usage: loupe preprocess"),
+    ],
+    ids=str,
+)
+def test_options_may_be_before_the_step_or_without_a_step(
+    arguments: list[str], status: int, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == status
+    printed = capsys.readouterr()
+    assert printed.out.startswith(start)
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"),
+    [
+        (["upscale", "-out", "big.jpg"], "'-out'; write --out"),
+        (["upscale", "---out=big.jpg"], "'---out=big.jpg'; write --out"),
+        (["preprocess", "label_size=90"], "'label_size=90'; write --label-size"),
+        (["report", "from", "results.parquet"], "'from'; write --from"),
+        (["sweep", "a.toml", "seed"], "'seed'; write --seed"),
+        (["preprocess", "-P", "seed=1"], "'-P'; `loupe preprocess --help` lists the fields"),
+        (["preprocess", "stray"], "'stray'; `loupe preprocess --help` lists the fields"),
+        (["preprocess", "--=5"], "'--=5'; `loupe preprocess --help` lists the fields"),
+    ],
+    ids=str,
+)
+def test_a_word_that_is_not_a_flag_is_refused_with_the_flag_of_its_field(
+    arguments: list[str], got: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    line = f"arguments: must be --field value, got {got}"
+    assert capsys.readouterr().err == f"loupe {arguments[0]}: error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    "repeated", [["--data-dir", "a", "--data_dir", "b"], ["--data-dir=a", "--data-dir=a"]], ids=str
+)
+def test_a_field_that_is_given_twice_is_refused(repeated: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preprocess", *repeated]) == 2
+    line = "data_dir: must be given once, got it twice"
+    assert capsys.readouterr().err == f"loupe preprocess: error: {line}\n"
 
 
 @pytest.mark.parametrize(

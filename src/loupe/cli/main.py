@@ -8,10 +8,12 @@ import argparse
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from itertools import takewhile
+from typing import Any, NoReturn
 
 from loupe import __version__
 from loupe.cli import signals
@@ -21,10 +23,13 @@ from loupe.cli.progress import print_error
 from loupe.cli.startup import prepare_process
 from loupe.cli.streams import use_utf8
 from loupe.config import STEPS, explain_unknown_field, list_fields, parse_settings
+from loupe.config.fields import quote_value
 from loupe.errors import STORE_LIBRARIES, LoupeError, UsageError, describe_error, mask_error, was_raised_by_store
 
 POSITIONAL = {"upscale": "inputs", "restore": "inputs", "sweep": "sweep"}  # fields whose values need no flag
 MULTIPLE = {"upscale", "restore"}  # steps with any number of positional arguments
+HELP_OPTIONS = {"-h", "--help"}
+OPTIONS = {*HELP_OPTIONS, "--quiet", "--version"}  # accepted before the name of the step
 BOOLEAN_TEXTS = ("true", "false", "1", "0", "yes", "no", "on", "off", "t", "f", "y", "n")  # as pydantic accepts them
 # Defaults that silence libraries, make Arrow return memory to the system, and stop pydantic's search for plugins.
 ENVIRONMENT_DEFAULTS = {
@@ -49,16 +54,17 @@ def entry() -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     """Run `loupe <step> …` and return the exit status. If `arguments` is None, use those of this process."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for position, word in enumerate(words):
-        if word in STEPS:
-            return run_step(word, words[:position] + words[position + 1 :])
-        if word != "--quiet":
-            break
-    if words in (["--version"], ["--help"], ["-h"], []):
-        print(f"loupe {__version__}" if words == ["--version"] else format_overview())
-        return 0 if words else 2
-    wrong = next((word for word in words if word != "--quiet"), "")
-    return _fail("loupe", f"step: must be one of {', '.join(STEPS)}, got {wrong!r}", 2)
+    options = list(takewhile(OPTIONS.__contains__, words))
+    step = next(iter(words[len(options) :]), None)
+    if "--version" in options:
+        print(f"loupe {__version__}")
+        return 0
+    if step is None:
+        print(format_overview())
+        return 0 if HELP_OPTIONS & set(options) else 2
+    if step in STEPS:
+        return run_step(step, options + words[len(options) + 1 :])
+    return _fail("loupe", f"step: must be one of {', '.join(STEPS)}, got {step!r}", 2)
 
 
 def run_step(step: str, words: list[str]) -> int:
@@ -72,7 +78,7 @@ def run_step(step: str, words: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # for file names that are not valid text
     program = f"loupe {step}"
     try:
-        if {"-h", "--help"} & set(words[: _find_separator(step, words)]):
+        if HELP_OPTIONS & set(words[: _find_separator(step, words)]):
             print(format_step_help(step, POSITIONAL.get(step), step in MULTIPLE), end="")
             return 0
         _enter_callers_folder()
@@ -124,7 +130,8 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         The text of each given field; a list of texts for the positional arguments of a step in MULTIPLE.
 
     Raises:
-        UsageError: an argument is unknown, a flag has no value, or a field is given both with and without its flag.
+        UsageError: an argument is unknown, a flag has no value, a field that is not boolean is given twice, or a
+            field is given both with and without its flag.
     """
     fields = list_fields(step)
     separator = _find_separator(step, words)
@@ -133,8 +140,8 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
     parser = argparse.ArgumentParser(
         argument_default=argparse.SUPPRESS, allow_abbrev=False, add_help=False, exit_on_error=False
     )
-    for name in fields:
-        parser.add_argument(_make_flag(name), dest=name)
+    for name, info in fields.items():
+        parser.add_argument(_make_flag(name), dest=name, action="store" if info.annotation is bool else _StoreOnce)
     positional = POSITIONAL.get(step)
     if positional:
         parser.add_argument("positional", nargs="*" if step in MULTIPLE else "?")
@@ -146,7 +153,7 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
         hint = _hint_at_dash(str(error.argument_name), normalized)
         raise UsageError(f"{_find_name(str(error.argument_name))}: must have a value, got none{hint}") from None
     if unknown:
-        raise UsageError(explain_unknown_field(_find_name(unknown[0]), step))
+        raise UsageError(_explain_unknown_word(unknown[0], step))
     texts = vars(given)
     values = texts.pop("positional", None)
     if words[separator:]:
@@ -156,6 +163,25 @@ def parse_arguments(step: str, words: list[str]) -> dict[str, str | list[str]]:
             raise UsageError(f"{positional}: must be given with or without {_make_flag(positional)}, got both")
         texts[positional] = values
     return texts
+
+
+class _StoreOnce(argparse.Action):
+    """Stores the value of a flag; raises UsageError if the flag is repeated."""
+
+    def __call__(self, _parser: Any, given: argparse.Namespace, value: Any, flag: str | None = None) -> None:
+        if hasattr(given, self.dest):
+            raise UsageError(f"{_find_name(str(flag))}: must be given once, got it twice")
+        setattr(given, self.dest, value)
+
+
+def _explain_unknown_word(word: str, step: str) -> str:
+    """Return the error message for an unknown flag, or for a word such as `-out`, which is not a flag."""
+    name = _find_name(word)
+    if re.match(r"--\w", word):
+        return explain_unknown_field(name, step)
+    flags = [_make_flag(field) for field in list_fields(step)]
+    hint = f"write {_make_flag(name)}" if _make_flag(name) in flags else f"`loupe {step} --help` lists the fields"
+    return f"arguments: must be --field value, got {quote_value(word)}; {hint}"
 
 
 def _hint_at_dash(flag: str, words: list[str]) -> str:
