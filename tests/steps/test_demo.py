@@ -243,6 +243,21 @@ def test_only_an_invalid_scale_is_reported_as_such(photo, tmp_path):
         upscale(str(photo), 2.0, Mock(session_hash="a"))
 
 
+def test_a_photo_is_refused_if_the_folder_of_the_results_is_full(photo, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from loupe.web import storage
+    from loupe.web.demo import Visitors, build_page
+
+    monkeypatch.setattr(storage, "MAX_BYTES", photo.stat().st_size - 1)
+    workers = Mock()
+    blocks = build_page(workers, Visitors(), tmp_path)
+    upscale = next(event.fn for event in blocks.fns.values() if event.name == "upscale")
+    message, _ = upscale(str(photo), 2.0, Mock(session_hash="a"))
+    assert "server: has too many photos, try again in some minutes" in message
+    assert not workers.upscale.called
+    assert list(tmp_path.iterdir()) == [photo]
+
+
 def test_without_gradio_the_error_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['gradio'] = None; from loupe.cli.main import main; sys.exit(main(['demo']))"
     done = subprocess.run(

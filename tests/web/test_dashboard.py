@@ -11,6 +11,8 @@ import pytest
 from loupe.errors import UsageError
 from loupe.web import dashboard
 
+FOREIGN = ("https://evil.example", "http://[x", "null", "")
+
 
 def app(environ, start):
     start("200 OK", [])
@@ -23,7 +25,7 @@ def test_page_is_served_until_the_sweep_ends_and_refuses_other_sites(monkeypatch
     with dashboard.serve_dashboard(None) as address:
         with urllib.request.urlopen(address) as page:
             assert page.read() == b"studies"
-        for header in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        for header in ({"Host": "evil.example"}, *({"Origin": origin} for origin in FOREIGN)):
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(urllib.request.Request(address, headers=header))
     with pytest.raises(urllib.error.URLError):

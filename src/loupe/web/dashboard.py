@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from loupe.errors import UsageError
@@ -38,7 +37,7 @@ def serve_dashboard(storage: "BaseStorage") -> Iterator[str]:
     app, hosts = wsgi(storage), OwnHosts(HOST)
 
     def refuse_other_sites(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        names = environ.get("HTTP_HOST", ""), urlsplit(environ.get("HTTP_ORIGIN", f"http://{HOST}")).netloc
+        names = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN", f"http://{HOST}").partition("://")[2]
         if all(name in hosts for name in names):
             return app(environ, start)
         start("403 Forbidden", [("Content-Type", "text/plain")])

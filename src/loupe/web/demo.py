@@ -17,7 +17,7 @@ from loupe.photos.comparison import STYLE as COMPARISON_STYLE
 from loupe.photos.worker import PhotoRequest
 from loupe.photos.worker_pool import Control, PhotoWorkers
 from loupe.web.guard import MAX_FILE_BYTES
-from loupe.web.storage import LIFETIME_S
+from loupe.web.storage import LIFETIME_S, make_room
 
 MAX_PHOTO_PIXELS = 30_000_000  # in all frames or pages of a photo
 MAX_RESULT_PIXELS = MAX_PIXELS  # the decoder, which accepts at most MAX_PIXELS, reads the result for the comparison
@@ -84,6 +84,8 @@ def build_page(workers: PhotoWorkers, visitors: Visitors, folder: Path) -> gr.Bl
             target = str(parse_scale(scale))
         except ValueError as error:
             return _show_error(f"scale: {error}, got {scale}")
+        if not make_room(folder, 0):
+            return _show_error("server: has too many photos, try again in some minutes")
         photo = PhotoRequest(
             file, tempfile.mkdtemp(dir=folder), target, max_pixels=MAX_PHOTO_PIXELS,
             max_result_pixels=MAX_RESULT_PIXELS, max_pages=MAX_PAGES, figure_size=MAX_PREVIEW,

@@ -126,7 +126,7 @@ class DemoGuard:
         if size > limit:
             return 413, f"body: must have at most {limit / 1e6:.1f} MB, got {size / 1e6:.1f}"
         if is_upload and scope["method"] == "POST" and not make_room(self.folder, self._uploading_bytes + size):
-            return 503, "server: has too many uploaded photos, try again in some minutes"
+            return 503, "server: has too many photos, try again in some minutes"
         return None
 
     @contextmanager
