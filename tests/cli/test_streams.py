@@ -58,6 +58,17 @@ def test_a_closed_or_full_stream_is_no_failure_of_the_step(redirection, expected
     assert "cannot be written" in done.stderr or not expected
 
 
+def test_errors_and_progress_bars_are_not_in_the_standard_output_if_the_standard_error_is_closed(tmp_path):
+    done = run_in_shell(
+        "2>&-", tmp_path, STEP.replace("run(settings):", "run(settings):\n    progress.print_error('wrong')")
+    )
+    assert (tmp_path / "done").exists()
+    assert done.stdout.splitlines() == [*(f"line {number}" * 10 for number in range(5000)), "of a library"]
+    command = "import sys; from loupe.cli.main import entry; sys.argv[1:] = ['bogus']; entry()"
+    done = run_in_shell("2>&-", tmp_path, command)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 class Terminal(io.StringIO):
     """A stream that is a terminal."""
 

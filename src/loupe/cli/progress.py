@@ -35,7 +35,9 @@ def print_lines(text: str, quiet: bool) -> None:
 
 
 def print_error(text: str) -> None:
-    """Print one line with masked secrets to standard error."""
+    """Print one line with masked secrets to standard error, unless it is closed."""
+    if sys.stderr is None:  # `print` would use the standard output, which may contain an image
+        return
     line = escape_control_characters(mask_error(" ".join(text.split())))
     half = LONGEST_ERROR // 2
     print(line if len(line) <= LONGEST_ERROR else f"{line[:half]}…{line[-half:]}", file=sys.stderr, flush=True)
@@ -65,7 +67,7 @@ class ProgressBar:
 
     def __init__(self, text: str, total: float, quiet: bool, unit: str = "") -> None:
         self._progress = None
-        if quiet:
+        if quiet or sys.stderr is None:  # a closed standard error: rich would use the standard output
             return
         from rich.console import Console
         from rich.progress import (
