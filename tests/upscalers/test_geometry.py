@@ -56,5 +56,13 @@ def test_a_name_of_another_program_is_refused(name: str) -> None:
     ],
 )  # fmt: skip
 def test_an_impossible_geometry_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"model: must have 0 < q <= p, .*, got '{name}'"):
+    with pytest.raises(UsageError, match=rf"model: must have 0 < q <= p, side > 0, .*, got '{name}'"):
+        Geometry.from_name(name)
+
+
+@pytest.mark.parametrize("luminance", ["studio", "rec2020", "REC601"])
+def test_an_unknown_luminance_formula_is_refused(luminance: str) -> None:
+    name = f"loupe.q2.p3.side4.halo4.{luminance}"
+    rule = "one of the luminance formulas rec601, rec709, relative"
+    with pytest.raises(UsageError, match=rf"^model: must have {rule}, got '{name}'$"):
         Geometry.from_name(name)

@@ -9,6 +9,7 @@ from loupe.config.fields import (
     Categories,
     Count,
     JpegQualities,
+    Luminance,
     NoiseLevels,
     Quality,
     Rate,
@@ -20,7 +21,6 @@ from loupe.config.fields import (
 )
 from loupe.config.training import UPSCALING_SCALES
 
-Luminance = Literal["rec601", "rec709", "relative"]
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 LIMIT = "maximum number of photos; none: all photos"

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from loupe.config.base import GIVEN, DatasetSettings, Settings
-from loupe.config.datasets import LIMIT, LabelSettings, Luminance
-from loupe.config.fields import DEVICE, Count, Device, Names, Qualities, Scale, Text, Unset, field
+from loupe.config.datasets import LIMIT, LabelSettings
+from loupe.config.fields import DEVICE, Count, Device, Luminance, Names, Qualities, Scale, Text, Unset, field
 from loupe.config.photos import ENSEMBLE, MODEL
 from loupe.config.training import DATASET, RECOMPOSE, SCALE_RULE, Recompose, validate_scale
 

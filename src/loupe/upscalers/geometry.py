@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
-from loupe.config.fields import LARGEST_SCALE
+from loupe.config.fields import LARGEST_SCALE, Luminance
 from loupe.errors import UsageError
 
 # Limit of `min_side` and `halo` in pixels, because files can come from untrusted sources
@@ -56,14 +57,18 @@ class Geometry:
 
     @classmethod
     def from_name(cls, name: str) -> "Geometry":
-        """Parse the name of a model; raise UsageError if Loupe did not make the model, or a number is not valid."""
+        """Parse the name of a model; raise UsageError if Loupe did not make the model, or a part is invalid."""
         found = _NAME.fullmatch(name)
         if not found:
             raise UsageError(f"model: must be made by Loupe, got a model with the name {name!r}")
         q, p, min_side, halo = map(int, found.groups()[:4])
         if not 0 < q <= p or not min_side or min_side % q or halo % q:
-            raise UsageError(f"model: must have 0 < q <= p, and side and halo that are multiples of q, got {name!r}")
+            rule = "0 < q <= p, side > 0, and side and halo that are multiples of q"
+            raise UsageError(f"model: must have {rule}, got {name!r}")
         if p > LARGEST_SCALE * q or max(min_side, halo) > MAX_SIDE:
             rule = f"a scale factor of at most {LARGEST_SCALE}, and side and halo of at most {MAX_SIDE}"
+            raise UsageError(f"model: must have {rule}, got {name!r}")
+        if found[5] not in get_args(Luminance):
+            rule = f"one of the luminance formulas {', '.join(get_args(Luminance))}"
             raise UsageError(f"model: must have {rule}, got {name!r}")
         return cls(q, p, min_side, halo, found[5], found[6] or "none")
