@@ -106,6 +106,15 @@ def test_docs_contain_the_report_of_their_table(tmp_path):
         assert np.abs(stored - drawn).mean() < 1  # of 255; fonts may differ slightly
 
 
+@pytest.mark.parametrize("out", ["", "file", "file/below", "link"])
+def test_an_out_that_cannot_be_a_folder_is_refused_before_the_table_is_read(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    os.symlink("missing", "link")
+    with pytest.raises(UsageError, match=f"^out: must be a folder, got '{out}'$"):
+        report.run(parse_settings("report", {"from_": "nowhere.parquet", "out": out}))
+
+
 @pytest.mark.parametrize("create", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_a_table_that_is_not_a_file_is_refused(create, folder, tmp_path):
     create(tmp_path / "table")

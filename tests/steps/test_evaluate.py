@@ -237,3 +237,9 @@ def test_the_name_of_a_model_is_shortened_if_the_short_name_is_unique(model, oth
 def test_two_models_of_the_same_name_are_refused(model, others):
     with pytest.raises(UsageError, match=r"^others: must name different models"):
         evaluated(model=model, others=others)
+
+
+def test_the_error_for_a_missing_model_in_others_names_this_field(folder):
+    settings = parse_settings("evaluate", {"others": "tiny,missing.onnx"})
+    with pytest.raises(UsageError, match=r"^others: must be champion, .* that exists, got 'missing\.onnx'$"):
+        evaluate._load_others(settings, settings.scale, evaluate.choose_names(settings))

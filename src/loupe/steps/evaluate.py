@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -141,7 +142,8 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
     """Load the networks in `others`, and return them by short name. Baselines in `others` are skipped.
 
     Raises:
-        UsageError: a network has another scale factor than `scale`, or `scale` is 1:1 and `others` has a baseline.
+        UsageError: a network cannot be loaded or has another scale factor than `scale`, or `scale` is 1:1 and
+            `others` has a baseline.
     """
     models = {}
     for name in settings.others:
@@ -149,7 +151,10 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
             if scale == 1:
                 raise UsageError(f"others: must be models of scale 1:1, got {name}")
             continue
-        loaded = _load_model(settings, name, scale)
+        try:
+            loaded = _load_model(settings, name, scale)
+        except LoupeError as error:
+            raise type(error)(re.sub("^model:", "others:", str(error))) from None
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(

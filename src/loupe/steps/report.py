@@ -1,5 +1,6 @@
 """Checks the claims of the sweep files against the runs, and writes the report."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def run(settings: Report) -> Path:
     """Write the report and return the path of the HTML page."""
     from loupe.report import assembly, page, results
 
+    _validate_out(settings.out)
     table = _read_table(settings)
     rows = assembly.select_dataset(table, settings.dataset)
     claims = _read_claims(settings, table if settings.dataset is None else rows)
@@ -58,6 +60,12 @@ def run(settings: Report) -> Path:
     print_line(report.summary, settings.quiet)
     print_line(f"open: {out / 'report.html'}", settings.quiet)
     return out / "report.html"
+
+
+def _validate_out(out: str) -> None:
+    existing = next(path for path in (Path(out), *Path(out).parents) if os.path.lexists(path))
+    if not out or not existing.is_dir():
+        raise UsageError(f"out: must be a folder, got {out!r}")
 
 
 def _read_table(settings: Report) -> "pd.DataFrame":
