@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -272,6 +273,20 @@ def test_wrong_usage_prints_one_line_has_status_2_and_creates_no_file(
     assert answer.stdout == ""
     assert re.fullmatch(rf"loupe.*: error: .*{said}.*\n", answer.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("backend", ["torch", "bogus"])
+@pytest.mark.parametrize("step", ["main", "train", "evaluate", "register", "sweep", "report", "sync"])
+def test_an_unknown_backend_of_keras_is_refused_before_the_step_starts(
+    step: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).parents[2] / "sweeps" / "smoke.toml", tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert main([step, *(["smoke.toml"] if step == "sweep" else [])]) == 2
+    line = f"KERAS_BACKEND: must be tensorflow or jax, got '{backend}'"
+    assert capsys.readouterr().err == f"loupe {step}: error: {line}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke.toml"]
 
 
 @pytest.mark.parametrize("flag", ["--data_dir", "--data-dir"])

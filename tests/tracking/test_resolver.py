@@ -56,6 +56,18 @@ def test_the_help_and_the_error_list_the_same_models(step):
     assert str(caught.value) == f"model: must be {described} that exists, got 'huge'"
 
 
+def test_only_a_keras_file_needs_a_backend_that_loupe_supports(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    file = bundled.find_file("tiny", Fraction(3, 2))
+    assert resolver.resolve_model(str(file)).scales == [Fraction(3, 2)]
+    (tmp_path / "network.keras").touch()
+    with pytest.raises(UsageError, match=r"^KERAS_BACKEND: must be tensorflow or jax, got 'torch'$"):
+        resolver.resolve_model(str(tmp_path / "network.keras"))
+    monkeypatch.setenv("KERAS_BACKEND", "")
+    with pytest.raises(UsageError, match=r"^model: .* cannot be loaded"):
+        resolver.resolve_model(str(tmp_path / "network.keras"))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Returns a folder with a champion, model files and the files of REFUSED.

@@ -1,5 +1,6 @@
 """The settings of `train` that several networks share."""
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -8,6 +9,7 @@ from pydantic import model_validator
 
 from loupe.config.base import DatasetSettings
 from loupe.config.fields import Count, Devices, Flops, Norm, Scale, Text, field, format_value
+from loupe.errors import UsageError
 
 UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
@@ -21,6 +23,7 @@ MAX_STEPS = 100_000_000
 THREADS = "CPU threads for training; 0: one per core"
 # TensorFlow and JAX, in this order, read these variables when they create their thread pools.
 THREAD_VARIABLES = ("TF_NUM_INTRAOP_THREADS", "NPROC")
+BACKENDS = ("tensorflow", "jax")
 INTERVALS = ("decay_steps", "eval_every")  # with `flops`, their default is None until `flops` is converted to `steps`
 
 
@@ -28,6 +31,13 @@ def validate_scale(scale: Fraction) -> None:
     """Raise ValueError if Loupe does not train networks for this scale factor."""
     if scale not in TRAINED_SCALES:
         raise ValueError(f"scale: must be {SCALE_RULE}, got {format_value(scale)}")
+
+
+def validate_backend() -> None:
+    """Raise UsageError if the variable KERAS_BACKEND selects a backend that Loupe does not support."""
+    backend = os.environ.get("KERAS_BACKEND") or BACKENDS[0]  # Keras ignores an empty text
+    if backend not in BACKENDS:
+        raise UsageError(f"KERAS_BACKEND: must be {' or '.join(BACKENDS)}, got {backend!r}")
 
 
 def _make_step_default(share: Callable[[int], float]) -> Callable[[dict[str, Any]], int | None]:

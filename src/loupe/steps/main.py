@@ -9,6 +9,7 @@ from loupe.config import parse_settings
 from loupe.config.base import DatasetSettings, RunSettings
 from loupe.config.fields import format_value
 from loupe.config.steps import Main
+from loupe.config.training import validate_backend
 
 if TYPE_CHECKING:
     from loupe.steps.register import Registration
@@ -25,7 +26,8 @@ def run(settings: Main) -> None:
     """Run the steps as nested runs of a main run, and print a table of the scores.
 
     Raises:
-        UsageError: the photos do not exist, or the folder or the format of `out` is invalid.
+        UsageError: the photos do not exist, the folder or the format of `out` is invalid, or Loupe does not support
+            the backend of Keras.
     """
     from loupe.data import preparation
     from loupe.data.sources import list_photos
@@ -34,6 +36,7 @@ def run(settings: Main) -> None:
     from loupe.steps import evaluate, preprocess, register, train, upscale
     from loupe.tracking import records, runs
 
+    validate_backend()
     get_format(Path(settings.out))
     validate_output_file("out", Path(settings.out))
     shared = settings.select(DatasetSettings.model_fields.keys() - RunSettings.__annotations__)

@@ -7,6 +7,7 @@ from pathlib import Path
 import mlflow
 
 from loupe.config.steps import UNSENT_RUNS_FOLDER
+from loupe.config.training import validate_backend
 from loupe.tracking import buffered_runs, liveness, run_notes, server
 from loupe.tracking.store import check_store
 
@@ -14,15 +15,17 @@ from loupe.tracking.store import check_store
 def begin_step(quiet: bool) -> None:
     """Wait up to STARTUP_TIMEOUT_S for the server, write the tags of this process, and upload buffered runs.
 
-    Steps call this function before other requests, because MLflow repeats failed requests for minutes, and because
-    the step may read a buffered run. For the tags, see `tag_project_run`.
+    First, check the backend of Keras. Steps call this function before other requests, because MLflow repeats failed
+    requests for minutes, and because the step may read a buffered run. For the tags, see `tag_project_run`.
 
     Args:
         quiet: do not print the uploaded runs.
 
     Raises:
+        UsageError: Loupe does not support the backend of Keras.
         LoupeError: the store cannot be used.
     """
+    validate_backend()
     check_store(writes=False)
     server.check_reachable(server.STARTUP_TIMEOUT_S)
     tag_project_run()

@@ -210,6 +210,9 @@ def _load_from_store(find: Callable[[], "ModelReference | None"], options: Resol
 
 
 def _load_keras(reference: "ModelReference") -> LoadedModel:
+    from loupe.config.training import validate_backend
+
+    validate_backend()
     from loupe.models.builder import KerasUpscaler
     from loupe.tracking import models
 
