@@ -202,6 +202,19 @@ def test_an_image_is_upscaled_again_if_the_network_failed_for_another_image(tmp_
     assert len(children) == 2
 
 
+def test_an_image_is_upscaled_after_the_idle_child_was_killed(tmp_path):
+    file = tmp_path / "net.onnx"
+    file.write_bytes(build(double()).SerializeToString())
+    network = IsolatedOnnxUpscaler(file)
+    killed = network._child
+    killed.process.kill()
+    killed.process.wait()
+    assert network(np.zeros((1, 8, 8, 1), "float32")).shape == (1, 16, 16, 1)
+    error = network._describe_end(killed)  # of a thread that still waits for the killed child
+    assert "onnxruntime crashed" in str(error)
+    assert not isinstance(error, StoppedError)
+
+
 def test_a_network_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     file = tmp_path / "net.onnx"
     file.write_bytes(multiply(2000, 2000).SerializeToString())

@@ -85,9 +85,12 @@ class IsolatedOnnxUpscaler:
             self._idle_indices.put(index)
 
     def _get_child(self) -> ChildProcess:
-        """Return the child; start a new child if the last one was stopped."""
+        """Return the child; start a new child if the last one was stopped or has ended.
+
+        A child that has ended is not stopped here: `stop` would hide the cause from the thread whose image ended it.
+        """
         with self._starting:
-            if not self._child.stop.alive:
+            if not self._child.stop.alive or self._child.process.poll() is not None:
                 self._child, _ = self._start()
             return self._child
 
