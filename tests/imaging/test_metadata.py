@@ -8,7 +8,9 @@ import subprocess
 import time
 import zlib
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from xml.dom import minidom
 
 import numpy as np
 import pytest
@@ -140,6 +142,23 @@ def test_a_resolution_that_is_no_number_is_kept_and_takes_no_time(resolution):
     placed, omitted = place_xmp(make_xmp(attributes=attributes), DOUBLED)
     assert time.process_time() - start < 0.5
     assert (omitted, attributes.encode() in placed) == ([], True)
+
+
+@pytest.mark.parametrize("edit", [remove_links, partial(place_xmp, placement=DOUBLED)])
+def test_line_breaks_and_tabs_in_an_edited_packet_are_kept(edit):
+    packet = make_xmp(
+        "<dc:rights>one&#xD;two\nthree\tfour</dc:rights>",
+        'dc:title="one&#xD;&#xA;two&#x9;three &amp; &lt;four&gt;" exif:FocalPlaneXResolution="3" hdrgm:Version="1"',
+    )
+    edited, _ = edit(packet)
+    (title, rights), (new_title, new_rights) = (
+        (element.getAttribute("dc:title"), element.getElementsByTagName("dc:rights")[0].firstChild.data)
+        for content in (packet, edited)
+        for element in minidom.parseString(content).getElementsByTagName("rdf:Description")
+    )
+    assert edited != packet
+    assert new_title == title == "one\r\ntwo\tthree & <four>"
+    assert new_rights == rights == "one\rtwo\nthree\tfour"
 
 
 def test_a_resolution_without_a_denominator_is_scaled():

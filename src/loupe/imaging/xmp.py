@@ -53,6 +53,10 @@ PANORAMA_NAMES = (
 SIZES = (("exif:PixelXDimension|tiff:ImageWidth", 0), ("exif:PixelYDimension|tiff:ImageLength", 1))
 XMLNS = "http://www.w3.org/2000/xmlns/"
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+# A parser changes these characters unless they are written as references (XML 1.0, 2.11 and 3.3.3), but minidom only
+# writes the characters. Therefore, `_edit` replaces them by characters that XML excludes, and then by references.
+PLACEHOLDERS = str.maketrans("\t\n\r", "\x01\x02\x03")
+REFERENCES = str.maketrans({"\x01": "&#9;", "\x02": "&#10;", "\x03": "&#13;"})
 Fields = dict[str, Any]  # XML nodes by the name of the property
 
 
@@ -84,9 +88,19 @@ def _edit(packet: bytes, change: Callable[[Any], list[str]]) -> tuple[bytes, lis
     try:
         document = minidom.parseString(packet)
         names = change(document)
-        return "".join(node.toxml() for node in document.childNodes).encode(), names
+        _protect_white_space(document)
+        return "".join(node.toxml() for node in document.childNodes).translate(REFERENCES).encode(), names
     except Exception:  # damaged XML, an invalid number, an unexpected element, or too deep nesting
         return b"", ["XMP (damaged)"]
+
+
+def _protect_white_space(document: Any) -> None:
+    for element in document.getElementsByTagName("*"):
+        for attribute in element.attributes.values():
+            attribute.nodeValue = attribute.nodeValue.translate(PLACEHOLDERS)
+        for child in element.childNodes:
+            if child.nodeType == child.TEXT_NODE:
+                child.data = child.data.replace("\r", "\r".translate(PLACEHOLDERS))
 
 
 def _remove_links(document: Any) -> list[str]:
