@@ -262,6 +262,47 @@ def test_animations_keep_frames_and_durations(photo, tmp_path, suffix):
     assert found == durations
 
 
+def save_frames(file: Path, **options: int) -> None:
+    frames = [Image.new("L", (6, 4), grey) for grey in (0, 90, 180)]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=50, **options)
+
+
+def read_loop(file: Path) -> int | None:
+    """Return the number in a GIF's NETSCAPE block (None without this block), a WebP's ANIM or a PNG's acTL chunk."""
+    content = file.read_bytes()
+    mark, skipped, form = {
+        ".gif": (b"NETSCAPE2.0\3\1", 0, "<H"), ".webp": (b"ANIM", 8, "<H"), ".png": (b"acTL", 4, ">I")
+    }[file.suffix]  # fmt: skip
+    start = content.find(mark)
+    assert start > 0 or file.suffix == ".gif"
+    return struct.unpack_from(form, content, start + len(mark) + skipped)[0] if start > 0 else None
+
+
+@pytest.mark.parametrize("result", ["gif", "webp", "png"])
+@pytest.mark.parametrize(
+    ("source", "runs"),
+    [(source, runs) for source in ("gif", "webp", "png") for runs in (0, 1, 2, 3, 65_535)]
+    + [("gif", 65_536), ("png", 65_536)],
+)
+def test_an_animation_runs_as_often_as_before(tmp_path, source, result, runs):
+    """A GIF stores the number of repetitions, one less than the number of runs, and no number for a single run.
+
+    A WebP stores at most 65535 runs.
+    """
+    file, out = tmp_path / f"source.{source}", tmp_path / f"result.{result}"
+    repetitions = {0: 0, 1: None}.get(runs, runs - 1)
+    save_frames(file, **{} if source == "gif" and runs == 1 else {"loop": repetitions if source == "gif" else runs})
+    photo = read_photo(file)
+    streams = (ImageStream((6, 4), image.pixels.shape[2], image.pixels.dtype, iter([image.pixels]), image.metadata)
+               for image in photo.images)  # fmt: skip
+    write_photo(out, streams, photo.count, photo.loop)
+    expected = repetitions if result == "gif" else min(runs, 65_535 if result == "webp" else runs)
+    assert photo.loop == runs
+    assert read_loop(out) == expected
+    with Image.open(out) as written:
+        assert (written.n_frames, written.info.get("loop")) == (3, expected)
+
+
 def test_a_transparent_animation_stays_transparent(tmp_path):
     frames = []
     for at in (5, 15, 25):

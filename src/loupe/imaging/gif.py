@@ -51,7 +51,7 @@ def write_gif(file: Path, frames: Iterable[ImageStream], count: int, loop: int) 
     palette = _find_shared_palette(pixels)
     image = pyvips.Image.new_from_memory(pixels.data, width, height * count, 4, "uchar").copy(interpretation="srgb")
     image.set_type(pyvips.GValue.gint_type, "page-height", height)
-    image.set_type(pyvips.GValue.gint_type, "loop", loop + (loop > 1))  # libvips subtracts 1 from numbers above 1
+    image.set_type(pyvips.GValue.gint_type, "loop", loop)  # libvips stores the number of repetitions, loop - 1
     image.set_type(pyvips.GValue.array_int_type, "delay", durations_ms)
     if palette:
         image.set_type(pyvips.GValue.array_int_type, "gif-palette", palette)

@@ -112,10 +112,9 @@ def read_photo(path: Path, strip: bool = False) -> Photo:
         _correct_info(image)
         # If an animated PNG has a default image, this image is not a frame.
         first = 1 if image.info.get("default_image") else 0
-        animated = count > 1
         is_rotated = image.getexif().get(ORIENTATION, 1) in ROTATED
         size = image.size[::-1] if is_rotated else image.size
-        loop = image.info.get("loop", 1 if image.format == "GIF" else 0) if animated else None
+        loop = _read_loop(image) if count > 1 else None
         lossless = image.format == "WEBP" and _is_lossless(path)
         images = _read_images(_OpenFile(image, path, strip), range(first, count), by_vips)
         photo = Photo(image.format or "", count - first, size, loop, images, lossless)
@@ -175,6 +174,14 @@ def _correct_info(image: Image.Image) -> None:
 def _validate_not_empty(image: Image.Image) -> None:
     if min(image.size) < 1:
         raise PhotoError(f"must have at least one pixel, got {image.width}x{image.height}")
+
+
+def _read_loop(image: Image.Image) -> int:
+    """Return how many times an animation runs (0: forever)."""
+    if image.format != "GIF":
+        return int(image.info.get("loop", 0))
+    repetitions = image.info.get("loop")  # a GIF without this number runs once
+    return 1 if repetitions is None else repetitions + (repetitions > 0)
 
 
 def _is_lossless(path: Path) -> bool:

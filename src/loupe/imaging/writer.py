@@ -35,6 +35,8 @@ PILLOW_STRATEGY = -1  # with this value, Pillow selects the strategy of zlib
 # A PNG stores a display time in seconds as the ratio of two 16-bit numbers. Pillow merges equal frames and adds their
 # times. If a time or such a sum cannot be stored, all times are rounded to the next of these units.
 TIME_UNITS_MS = (1, 10, 100, 1000)
+# The largest number of runs that an animation stores; a GIF stores the number of repetitions in 16 bits.
+MAX_RUNS = {"WEBP": 2**16 - 1, "GIF": 2**16}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def write_photo(
         out: the file; the extension selects the format. The folder must exist.
         images: the frames or pages, requested one after another.
         count: the number of images.
-        loop: how often an animation runs (0: forever); None if the images are not frames. Pages that become an
-            animation run forever.
+        loop: how often an animation runs (0: forever), limited to MAX_RUNS; None if the images are not frames. Pages
+            that become an animation run forever.
         options: the options of the encoder.
 
     Returns:
@@ -101,16 +103,17 @@ def write_photo(
     name = get_format(out)
     with write_atomically(out, options.overwrite) as partial:
         omitted: dict[str, None] = {}  # an ordered set
+        runs = min(loop or 0, MAX_RUNS.get(name, loop or 0))
         fitted = (_fit_image(image, name, omitted) for image in images)
         if name == "GIF":
-            write_gif(partial, fitted, count, 1 if count == 1 else loop or 0)
+            write_gif(partial, fitted, count, 1 if count == 1 else runs)
         elif name == "TIFF":
             with partial.open("wb") as opened:
                 write_tiff(opened, fitted, count, options.total_bytes)
         elif count == 1:
             _write_one(partial, name, next(fitted), options)
         else:
-            _write_frames(partial, name, fitted, loop or 0, options)
+            _write_frames(partial, name, fitted, runs, options)
         if options.attributes_of:
             (shutil.copystat if options.keep_times else shutil.copymode)(options.attributes_of, partial)
     return [*omitted]
