@@ -28,7 +28,7 @@ from loupe.imaging.metadata import INFO_NAMES, make_iptc_resource
 from loupe.imaging.metadata_selection import MAX_SEGMENT_BYTES, USER_COMMENT
 from loupe.imaging.opening import open_image
 from loupe.imaging.pixels import make_upright
-from loupe.imaging.placement import Placement
+from loupe.imaging.placement import ROTATED, Placement
 from loupe.imaging.profiles import ADOBE_GAMMA, ADOBE_RGB, make_profile, make_srgb_profile
 from loupe.imaging.reader import read_photo, read_pillow_image
 from loupe.imaging.writer import write_photo
@@ -52,6 +52,7 @@ NAMESPACES = {
     "ext": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "GPano": "http://ns.google.com/photos/1.0/panorama/",
     "exif": "http://ns.adobe.com/exif/1.0/",
+    "tiff": "http://ns.adobe.com/tiff/1.0/",
     "hdrgm": "http://ns.adobe.com/hdr-gain-map/1.0/",
     "Container": "http://ns.google.com/photos/1.0/container/",
     "Item": "http://ns.google.com/photos/1.0/container/item/",
@@ -283,6 +284,33 @@ def test_one_focal_plane_resolution_is_scaled_on_its_own(placement, horizontal, 
         exif[EXIF_IFD] = exif.get_ifd(EXIF_IFD)
         assert place_exif(exif, placement) == []
         assert exif.get_ifd(EXIF_IFD) == expected
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("source", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_rotated_photo_has_exchanged_resolutions(image, tmp_path, source, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112], exif[282], exif[283], exif[296] = orientation, 200.0, 100.0, 2
+    file = tmp_path / f"small.{source}"
+    image.save(file, dpi=(200, 100), **{"tiffinfo" if source == "tif" else "exif": exif})
+    large, omitted = upscale(file, tmp_path / f"large.{suffix}")
+    expected = (100, 200) if orientation in ROTATED else (200, 100)
+    tags, dpi = large.getexif(), large.info.get("dpi")
+    stored = [*([dpi] if dpi else []), *([(tags[282], tags[283])] if 282 in tags else [])]
+    assert {tuple(map(round, values)) for values in stored} == {expected}
+    assert omitted == []
+
+
+def test_a_single_resolution_is_moved_to_the_other_axis_and_those_in_xmp_are_exchanged():
+    exif, turned = Image.Exif(), Placement(SIZE, SIZE[::-1], SIZE[::-1], 6)
+    exif[282] = 200.0
+    assert place_exif(exif, turned) == []
+    assert dict(exif) == {283: 200}
+    xmp = make_xmp("<tiff:YResolution>100/1</tiff:YResolution>", 'tiff:XResolution="200/1"')
+    expected = make_xmp("<tiff:XResolution>100/1</tiff:XResolution>", 'tiff:YResolution="200/1"')
+    assert place_xmp(xmp, turned) == (expected, [])
+    assert place_xmp(xmp, DOUBLED) == (xmp, [])
 
 
 def test_the_other_tags_survive_one_damaged_tag(image, tmp_path):

@@ -15,6 +15,7 @@ ORIENTATION, WIDTHS, HEIGHTS = 0x0112, (0x0100, 0xA002), (0x0101, 0xA003)
 IMAGE_DESCRIPTION, GPS_IFD, INTEROPERABILITY_IFD = 0x010E, 0x8825, 0xA005
 RELATED_WIDTH, RELATED_HEIGHT = 0x1001, 0x1002
 SUBJECTS = 0x9214, 0xA214  # SubjectArea and SubjectLocation
+RESOLUTIONS = 0x011A, 0x011B  # horizontal and vertical
 FOCAL_PLANE_RESOLUTIONS = 0xA20E, 0xA20F  # horizontal and vertical
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # OGC GeoTIFF 1.1
 RATIONAL_POLYNOMIAL = 50844
@@ -134,6 +135,11 @@ def place_exif(exif: Image.Exif, placement: Placement) -> list[str]:
                     tags[name] = side
     if placement.is_identity:
         return []
+    if placement.is_rotated:
+        values = [exif.pop(tag, None) for tag in RESOLUTIONS]
+        for tag, value in zip(RESOLUTIONS, values[::-1], strict=True):
+            if value is not None:
+                exif[tag] = value
     omitted = []
     for tag in SUBJECTS:
         if tag in nested:

@@ -100,10 +100,11 @@ def read_metadata(image: Image.Image, exif: Image.Exif, decoded: Metadata, orien
 
 
 def place_metadata(metadata: Metadata, placement: Placement) -> Metadata:
-    """Adapt sizes and positions in EXIF (in place) and XMP to a rotated, flipped, scaled or cropped image."""
+    """Adapt sizes, positions and resolutions to a rotated, flipped, scaled or cropped image; EXIF in place."""
     omitted = [] if metadata.exif is None else place_exif(metadata.exif, placement)
     xmp, removed = place_xmp(metadata.xmp, placement)
-    return replace(metadata, xmp=xmp, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
+    dpi = metadata.dpi[::-1] if metadata.dpi and placement.is_rotated else metadata.dpi
+    return replace(metadata, xmp=xmp, dpi=dpi, omitted=tuple(dict.fromkeys((*metadata.omitted, *omitted, *removed))))
 
 
 def remove_texts(image: Image.Image) -> None:

@@ -70,10 +70,12 @@ def remove_links(packet: bytes) -> tuple[bytes, list[str]]:
 
 
 def place_xmp(packet: bytes, placement: Placement) -> tuple[bytes, list[str]]:
-    """Update sizes and positions; return the packet and names of removed properties."""
+    """Update sizes, positions and resolutions; return the packet and names of removed properties."""
     for names, axis in SIZES:
         pattern = rb"((?:%s)(?:=[\"']|>))\d+" % names.encode()
         packet = re.sub(pattern, rb"\g<1>%d" % placement.result_size[axis], packet)
+    if placement.is_rotated:  # exchange the horizontal and vertical pixels per inch
+        packet = re.sub(rb"(?<=tiff:)[XY](?=Resolution)", lambda axis: b"Y" if axis[0] == b"X" else b"X", packet)
     if placement.is_identity or not POSITION_PATTERN.search(packet):
         return packet, []
     return _edit(packet, lambda document: _place(document, placement))
