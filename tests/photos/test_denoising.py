@@ -13,11 +13,15 @@ from loupe.errors import UsageError
 from loupe.imaging.conversion import to_8_bits
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
+from loupe.imaging.reader import read_photo
 from loupe.imaging.threads import StoppedError, stop_after
 from loupe.photos import denoising
 from loupe.photos.comparison import read_first
 from loupe.photos.denoising import DenoiseTransform, choose_noise, remove_noise
+from loupe.photos.inputs import PhotoJob
 from loupe.photos.networks import LoadedModel, Networks
+from loupe.photos.outcomes import describe_assumptions
+from loupe.photos.processing import ProcessingOptions, process_jobs
 from loupe.photos.restoration import BlendTransform, read_mask
 from loupe.photos.sizes import Target
 from loupe.photos.upscaling import UpscaleTransform, upscale_image
@@ -58,6 +62,36 @@ def test_noise_is_removed_without_its_level(photo, sigma):
     edges = np.abs(np.diff(photo.astype(float), axis=1)) > 60
     kept = np.abs(np.diff(smooth.astype(float), axis=1))[edges].mean()
     assert kept > 0.8 * np.abs(np.diff(photo.astype(float), axis=1))[edges].mean()
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_noise_0_changes_nothing_and_skips_the_filter(photo, depth, bands, monkeypatch):
+    monkeypatch.delattr(denoising, "denoise")
+    pixels = np.concatenate([noisy(photo, 10), photo[..., :1]], axis=2)[:40, :50, :bands].astype(depth)
+    pixels *= 1 if depth == "uint8" else 201
+    for transform, image in (
+        (DenoiseTransform(0), ImageData(pixels)),
+        (DenoiseTransform(), ImageData(pixels, noise=0)),
+    ):
+        stream = BlendTransform(transform, 1)(image)
+        assert stream.removed_noise == 0
+        assert np.array_equal(np.concatenate([*stream.strips]), pixels)
+
+
+def test_all_frames_have_the_noise_of_the_first_frame(photo, tmp_path):
+    """Otherwise rows that are equal in all frames would flicker."""
+    frames = [noisy(photo, 6), noisy(photo, 25)]
+    frames[1][120:] = frames[0][120:]
+    first, *others = map(Image.fromarray, frames)
+    first.save(tmp_path / "noisy.png", save_all=True, append_images=others, duration=100)
+    options = ProcessingOptions(BlendTransform(DenoiseTransform(), 1))
+    (outcome,) = process_jobs([PhotoJob(tmp_path / "noisy.png", tmp_path / "out.png")], options, lambda _: None)
+    results = [image.pixels[130:] for image in read_photo(tmp_path / "out.png").images]
+    assert np.array_equal(*results)
+    assert not np.array_equal(results[0], frames[0][130:])
+    assert outcome.removed_noise == pytest.approx(6, abs=2)
+    assert describe_assumptions([outcome]).startswith("removed noise (standard deviation ")
 
 
 def test_a_flat_border_does_not_change_the_estimate(photo):

@@ -34,8 +34,8 @@ class ImageStream:
         size: width and height.
         bands: 1 to 4, as in `ImageData`.
         dtype: uint8 or uint16.
-        strips: arrays of the dtype, (rows, width, bands), from top to bottom. Those of `DenoiseTransform` are floats
-            without alpha.
+        strips: arrays of the dtype, (rows, width, bands), from top to bottom. Those of `DenoiseTransform` can be
+            floats without alpha.
         metadata: the metadata of the image.
         assumed_quality: the JPEG quality that the network assumed for the photo (100: not compressed); None without
             a network that takes a quality.

@@ -38,9 +38,10 @@ class DenoiseTransform:
     """Denoises the images of photo files; see `Transform`.
 
     The strips of the results contain floats and no alpha. `BlendTransform` rounds them and keeps the photo's alpha.
+    Without noise, the strips are the pixels of the image.
 
     Args:
-        noise: standard deviation of the noise, on a scale from 0 to 255; None estimates it per image.
+        noise: standard deviation of the noise, on a scale from 0 to 255; None: `ImageData.noise` or an estimate.
     """
 
     noise: float | None = None
@@ -56,8 +57,11 @@ class DenoiseTransform:
     def __call__(self, image: ImageData) -> ImageStream:
         """Denoise an image; rows are computed on demand."""
         height, width, bands = image.pixels.shape
-        strips = _denoise_strips(image.pixels, self.noise)
-        return ImageStream((width, height), bands, image.pixels.dtype, strips, image.metadata)
+        noise = image.noise if self.noise is None else self.noise
+        if noise is None:
+            noise = 255 * _average_noise(_get_centre(image.pixels), estimate_noise)
+        strips = _denoise_strips(image.pixels, noise) if noise else iter([image.pixels])
+        return ImageStream((width, height), bands, image.pixels.dtype, strips, image.metadata, removed_noise=noise)
 
 
 def estimate_memory(size: Size, pixel_bytes: int, noise: float | None) -> int:
@@ -124,13 +128,12 @@ def _has_few_values(colours: np.ndarray) -> bool:
     return not 0 < np.mean(variations) <= MAX_VARIATION
 
 
-def _denoise_strips(pixels: np.ndarray, noise: float | None) -> Iterator[np.ndarray]:
+def _denoise_strips(pixels: np.ndarray, noise: float) -> Iterator[np.ndarray]:
     """Yield strips of the denoised image without alpha, float32 (rows, width, colours), on the scale of `pixels`."""
     height, width, bands = pixels.shape
-    noise = _average_noise(_get_centre(pixels), estimate_noise) if noise is None else noise / 255
     rows = max(16, STRIP_PIXELS // width)
     colours = pixels[..., : bands - has_alpha(bands)]
-    yield from run_in_order(partial(_denoise_rows, colours, top, rows, noise) for top in range(0, height, rows))
+    yield from run_in_order(partial(_denoise_rows, colours, top, rows, noise / 255) for top in range(0, height, rows))
 
 
 def _denoise_rows(colours: np.ndarray, top: int, rows: int, noise: float) -> np.ndarray:
