@@ -11,7 +11,9 @@ from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.errors import LoupeError, UsageError
-from loupe.photos.files import list_photos, open_streams
+from loupe.imaging.isolated_reader import PhotoReader
+from loupe.photos.denoising import DenoiseTransform
+from loupe.photos.files import list_photos, open_streams, process_photos
 from loupe.photos.inputs import find_photos, find_photos_in_place
 from loupe.photos.streams import replace_streams
 
@@ -106,11 +108,48 @@ def test_patterns_are_expanded_and_out_may_be_a_file(tree):
     [(["nowhere"], "out", "nowhere"), (["a/*.gif"], "out", "gif"), (["a"], "a/one.jpg", "one.jpg"),
      (["a/one.jpg"], "nowhere/big.jpg", "nowhere"), (["a/one.jpg"], "big.xyz", "big.xyz"),
      (["a/one.jpg"], "a/one.jpg", "must not replace a photo"), (["a"], "a", "must not replace a photo"),
-     (["a/b/two.png", "a/one.jpg"], "a/b", "must not replace a photo")],
+     (["a/b/two.png", "a/one.jpg"], "a/b", "must not replace a photo"),
+     (["a", "c"], "a/one.jpg", "out: must be a folder for several photos, got the file '.*one.jpg'"),
+     (["a", "c"], "big.JPG", "out: must be a folder for several photos, got the file name '.*big.JPG'"),
+     (["a"], "big.heic", "out: must be a folder for several photos, got the file name '.*big.heic'")],
 )  # fmt: skip
 def test_invalid_inputs_and_outputs_are_errors(tree, inputs, out, word):
     with pytest.raises(UsageError, match=word):
         outs(tree, *inputs, out=out)
+
+
+def test_a_folder_with_the_name_of_an_image_accepts_several_photos(tree):
+    (tree / "big.jpg").mkdir()
+    assert outs(tree, "a/one.jpg", "a/b/two.png", out="big.jpg")["a/one.jpg"] == "big.jpg/one.jpg"
+    assert outs(tree, "c", out="big.v2")["c/one.jpg"] == "big.v2/one-2.jpg"
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg", "link.jpg"])
+def test_a_pipe_with_a_file_for_its_result_is_refused(tmp_path, name):
+    """Opening a pipe would wait for a writer."""
+    os.mkfifo(tmp_path / ("pipe" if name == "pipe" else "pipe.jpg"))
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    rule = "inputs: must be regular files, folders or patterns, got the device, pipe or stream '.*/" + name
+    with pytest.raises(UsageError, match=f"^{rule}'$"):
+        find_photos([str(tmp_path / name)], tmp_path / "big.jpg")
+    assert find_photos([str(tmp_path / name)], tmp_path / "big").others == [tmp_path / name]
+
+
+def test_a_shell_s_process_substitution_is_refused_with_a_file_for_its_result(tmp_path):
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "wb"), pytest.raises(UsageError, match="got the device, pipe or stream"):
+        find_photos([f"/dev/fd/{reading}"], tmp_path / "big.jpg")
+
+
+@pytest.mark.parametrize("out", ["big", "big.jpg", "-"])
+def test_a_link_to_a_name_that_is_too_long_is_a_photo_that_fails(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    Path("link.jpg").symlink_to("a" * 256)
+    with open_streams(parse_settings("restore", {"inputs": ["link.jpg"], "out": out})) as settings:
+        found = list_photos(settings)
+        (outcome,) = process_photos(settings, found, DenoiseTransform(0), [PhotoReader()])
+        assert outcome.reason == "file name too long"
+        Path(settings.out).touch()
 
 
 def test_in_place_accepts_the_default_output_folder_of_mlflow_run():
@@ -151,7 +190,8 @@ def test_closed_standard_streams_are_refused(name, tree, monkeypatch):
      ({"inputs": ["-"]}, "the standard input must be an image that Loupe can read: not an image of"),
      ({"inputs": ["-"], "in_place": "true"}, "in_place: must not be used with the standard input, got both"),
      ({"out": "-", "size": "9x9", "skip_larger": "true"},
-      "skip_larger: must not be used with the standard output, got both")],
+      "skip_larger: must not be used with the standard output, got both"),
+     ({"out": "-", "dry_run": "true"}, "dry_run: must not be used with the standard output, got both")],
 )  # fmt: skip
 def test_standard_streams_are_refused_without_a_single_photo_or_result(monkeypatch, fields, message):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text")))
@@ -162,7 +202,7 @@ def test_standard_streams_are_refused_without_a_single_photo_or_result(monkeypat
 
 def test_a_pattern_for_the_standard_output_must_match_a_single_photo(tree, monkeypatch):
     monkeypatch.chdir(tree)
-    given = {"inputs": ["**/*.jpg"], "out": "-", "dry_run": "true"}
+    given = {"inputs": ["**/*.jpg"], "out": "-"}
     assert len([*Path().glob("**/*.jpg")]) > 1
     refusal = r"inputs: must be a single file if inputs or out is '-', got \*\*/\*\.jpg"
     with pytest.raises(UsageError, match=refusal), replace_streams(parse_settings("upscale", given)):
@@ -170,6 +210,7 @@ def test_a_pattern_for_the_standard_output_must_match_a_single_photo(tree, monke
     given["inputs"] = ["a/one*"]
     with replace_streams(parse_settings("upscale", given)) as settings:
         assert settings.out.endswith("stdout.jpg")
+        Path(settings.out).touch()
 
 
 @pytest.mark.parametrize(
@@ -198,8 +239,9 @@ def test_a_dry_run_in_place_shows_no_existing_results(tree, capsys):
 
 
 def test_the_bundled_photo_can_be_written_to_the_standard_output():
-    with open_streams(parse_settings("upscale", {"inputs": ["sample"], "out": "-", "dry_run": "true"})) as settings:
+    with open_streams(parse_settings("upscale", {"inputs": ["sample"], "out": "-"})) as settings:
         assert [Path(name).name for name in settings.inputs] == ["coffee.png"]
+        Path(settings.out).touch()
 
 
 def test_a_format_other_than_that_of_out_is_an_error(tree):

@@ -123,6 +123,12 @@ class PhotoSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _validate_dry_run(self) -> "PhotoSettings":
+        if self.dry_run and self.out == STREAM:
+            raise ValueError("dry_run: must not be used with the standard output, got both")
+        return self
+
+    @model_validator(mode="after")
     def _validate_inputs(self) -> "PhotoSettings":
         if not self.inputs:
             raise ValueError("inputs: must be files, folders or patterns, got none")

@@ -206,5 +206,5 @@ def _replace_sample(inputs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _needs_progress(settings: PhotoSettings, jobs: "Sequence[PhotoJob]") -> bool:
-    large = any(job.photo.is_file() and job.photo.stat().st_size > PROGRESS_BYTES for job in jobs)
+    large = any(os.path.isfile(job.photo) and job.photo.stat().st_size > PROGRESS_BYTES for job in jobs)
     return not settings.quiet and (len(jobs) > 1 or large)

@@ -71,22 +71,26 @@ def find_photos(inputs: Sequence[str], out: Path, extension: str | None = None, 
         suffix: added to the names of results in a folder, before the extension.
 
     Raises:
-        UsageError: an input does not exist, or `out` is not valid for the inputs.
+        UsageError: an input does not exist or is a pipe, or `out` is not valid for the inputs.
     """
     paths = list(dict.fromkeys(path for text in inputs for path in expand_input(text, out)))
     if len(paths) > 1:  # in `loupe upscale * --out big`, * also matches an existing folder `big`
-        paths = [path for path in paths if not (path.is_dir() and os.path.isdir(out) and path.samefile(out))]
-    single = len(paths) == 1 and not paths[0].is_dir()
+        paths = [path for path in paths if not (os.path.isdir(path) and os.path.isdir(out) and path.samefile(out))]
+    # For a link to a name that is too long, os.path.isdir returns False, but Path.is_dir raises an error.
+    single = len(paths) == 1 and not os.path.isdir(paths[0])
     if single and out.suffix.lower() in FORMATS and not os.path.isdir(out):
         _validate_file(out, extension)
         if suffix:
             raise UsageError(f"suffix: must be none if out is a file, got {suffix!r}")
+        if _is_special(paths[0]):
+            got = f"the device, pipe or stream {str(paths[0])!r}"
+            raise UsageError(f"inputs: must be regular files, folders or patterns, got {got}")
         found = PhotoList([PhotoJob(paths[0], out)])
     else:
         _validate_folder(out, single)
         search = _Search(out, extension, suffix)
         for path in paths:
-            if path.is_dir():
+            if os.path.isdir(path):
                 search.add_folder(path, out / path.resolve().name if len(paths) > 1 else out)
             else:
                 search.add_file(path, out / path.name)
@@ -122,10 +126,13 @@ def _validate_file(out: Path, extension: str | None) -> None:
 
 
 def _validate_folder(out: Path, single: bool) -> None:
-    if out.suffix and not os.path.isdir(out) and single:
+    if os.path.isdir(out):
+        return
+    if out.suffix and single:
         raise UsageError(f"out: must be a folder or end in one of {', '.join(FORMATS)}, got {str(out)!r}")
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UsageError(f"out: must be a folder for several photos, got the file {str(out)!r}")
+    if os.path.exists(out) or out.suffix.lower() in READ_FORMATS:
+        got = "file" if os.path.exists(out) else "file name"
+        raise UsageError(f"out: must be a folder for several photos, got the {got} {str(out)!r}")
 
 
 def _drop_results(jobs: list[PhotoJob]) -> list[PhotoJob]:
@@ -194,7 +201,7 @@ class _Search:
         """Add a file. If another photo has the result `out` (ignoring case), this result's name ends in a number."""
         if path.name.startswith((".loupe-", "._")):  # temporary files, and macOS's metadata
             return
-        if path.exists() and not path.is_file():  # a pipe or a device
+        if _is_special(path):
             self.found.others.append(path)
         elif path.suffix.lower() in READ_FORMATS:
             self.found.jobs.append(PhotoJob(path, self._make_unique(out)))
@@ -227,6 +234,11 @@ class _Search:
         if is_same and not (inner.suffix.lower() in READ_FORMATS and self._name_result(inner) == Path(out.name)):
             return out
         return out.with_name(out.name + extension)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path, which is not a folder, is a device, pipe or socket; opening a pipe can hang."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _is_image(path: Path) -> bool:

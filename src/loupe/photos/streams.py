@@ -1,5 +1,6 @@
 """Replaces `-` (standard input or output) by temporary files."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     """Yield settings with temporary files in place of `-`.
 
     If `out` is `-`, the settings also have `quiet=True`, and the result is written to the standard output after
-    the block, except for a dry run.
+    the block.
 
     Raises:
         UsageError: `inputs` is not a single file, or the standard input is not a readable image.
@@ -32,7 +33,7 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
     inputs = [Path(text) for text in settings.inputs]
     if len(inputs) == 1 and STREAM not in settings.inputs:
         inputs = expand_input(settings.inputs[0], Path(settings.out))
-    if len(inputs) != 1 or inputs[0].is_dir():
+    if len(inputs) != 1 or os.path.isdir(inputs[0]):
         rule = f"must be a single file if inputs or out is {STREAM!r}"
         raise UsageError(f"inputs: {rule}, got {', '.join(settings.inputs)}")
     with tempfile.TemporaryDirectory(prefix=STREAM_FOLDER) as folder:
@@ -54,5 +55,5 @@ def replace_streams(settings: StepSettings) -> Iterator[StepSettings]:
             result = Path(folder, f"stdout{settings.format_extension or choose_extension(photo.suffix)}")
             changes |= {"out": str(result), "quiet": True}
         yield settings.model_copy(update=changes)
-        if settings.out == STREAM and not settings.dry_run:
+        if settings.out == STREAM:
             write_output(result)
