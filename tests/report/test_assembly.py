@@ -127,6 +127,36 @@ def test_a_grid_without_learning_rates_has_no_ends(tmp_path):
     assert arms["at_grid_end"].isna().all()
 
 
+CLAIM_ON_EACH_HIDDEN = """
+[study]
+name = "made-up"
+repeats = 3
+[train]
+network = "perceptron"
+[search]
+activation = ["tanh", "relu"]
+hidden = ["8", "16"]
+[[claim]]
+number = 1
+text = "tanh beats ReLU"
+metric = "val/best_mae"
+arm = {activation = "tanh"}
+beats = [{activation = "relu"}]
+"""
+
+
+@pytest.mark.parametrize("field", ["each", "worst_over"])
+def test_a_claim_is_not_run_if_a_value_of_the_sweep_file_has_no_run(field, tmp_path):
+    file = tmp_path / "made-up.toml"
+    file.write_text(f'{CLAIM_ON_EACH_HIDDEN}{field} = "hidden"\n', encoding="utf-8")
+    runs = make_table([file])
+    runs["metrics.val/best_mae"] = runs["settings.activation"].map({"tanh": 0.1, "relu": 0.2})
+    complete = make_report(runs, [file]).claims[0].verdict
+    partial = make_report(runs[runs["settings.hidden"] == "8"], [file]).claims[0].verdict
+    assert (complete.outcome, partial.outcome) == ("holds", NOT_RUN)
+    assert partial.reason.endswith("no run has val/best_mae")
+
+
 def test_only_the_seeds_of_the_sweep_file_count():
     sweep = sweep_loader.load_sweep(FILES[0])
     table = make_table([FILES[0]], seeds=len(sweep.seeds) + 3)

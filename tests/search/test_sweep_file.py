@@ -736,6 +736,15 @@ def test_find_runs_needs_the_first_seed_of_a_tuned_arm(write):
     assert found_arms.find_runs(sweep, later).empty
 
 
+def test_find_runs_ignores_a_tuned_point_whose_runs_have_only_other_seeds(write):
+    sweep = write(TUNED)
+    other, chosen = itertools.islice(sweep.iterate_points(), 2)
+    rows = [row_of(sweep, other, 3, 0.1, "2020-01-01T00:00:00")]
+    rows += [row_of(sweep, chosen, seed, 0.2, "2020-01-01T00:00:00") for seed in (7, 8)]
+    found = found_arms.find_runs(sweep, pd.DataFrame(rows))
+    assert found["seed"].tolist() == [8]
+
+
 def test_find_runs_is_empty_without_a_grid_or_without_runs(write):
     sweep = write(GRID)
     table = pd.DataFrame([row_of(sweep, next(sweep.iterate_points()), 0, 0.5, "2020-01-01T00:00:00")])

@@ -78,7 +78,8 @@ def check_claim(claim: Claim, arms: pd.DataFrame) -> ClaimVerdict:
     Args:
         claim: the claim.
         arms: the result of `search.arms.find_runs`: one row per point and seed, with `seed`, the searched fields
-            under their keys in the sweep file, and the columns of the table of runs.
+            under their keys in the sweep file, and the columns of the table of runs. A value of `each` or
+            `worst_over` that is a category of its column, but has no run, gives the outcome NOT_RUN.
 
     Raises:
         UsageError: the claim uses a field that the sweep does not search, or an arm has two runs with the same seed.
@@ -202,8 +203,8 @@ def _list_variants(claim: Claim, arms: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _list_values(arms: pd.DataFrame, field: str) -> list[str]:
-    """List the values of a searched field: numbers, then texts."""
-    return sorted(arms[field].dropna().unique(), key=normalise_value) if field in arms else []
+    """List the categories of a column, or its values if it has another type: numbers, then texts."""
+    return sorted(arms[field].astype("category").cat.categories, key=normalise_value) if field in arms else []
 
 
 def _select_rows(claim: Claim, arms: pd.DataFrame, arm: dict[str, str]) -> pd.DataFrame:

@@ -35,13 +35,14 @@ def find_runs(sweep: SweepFile, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The newest run per point and seed of the sweep file, with the columns of `table`, a column `seed`, and a
-        column per key of [search] (None if the condition of the key does not hold). Further seeds, which other sweeps
-        may have, do not count: the number of seeds is fixed before a sweep starts. All runs are on one dataset: that
-        with the most runs or, in a tie, with the most runs of this sweep. With `tune`, the table contains only the
-        best point of each arm, without the run with the first seed. The best point has the lowest loss with the first
-        seed, among the points whose run with this seed satisfies the constraints. The column `at_grid_end` then shows
-        whether the learning rate is the lowest or the highest one of the arm (None if the arm does not have different
-        ones). If the sweep is not a grid, the table is empty.
+        column per key of [search] (None if the condition of the key does not hold). The categories of this column are
+        the values of the key in the sweep file. Further seeds, which other sweeps may have, do not count: the number
+        of seeds is fixed before a sweep starts. All runs are on one dataset: that with the most runs or, in a tie,
+        with the most runs of this sweep. With `tune`, the table contains only the best point of each arm, without the
+        run with the first seed. The best point has the lowest loss with the first seed, among the points whose run
+        with this seed satisfies the constraints. The column `at_grid_end` then shows whether the learning rate is the
+        lowest or the highest one of the arm (None if the arm does not have different ones). If the sweep is not a
+        grid, the table is empty.
     """
     if not sweep.is_grid or table.empty:
         return pd.DataFrame()
@@ -65,7 +66,9 @@ def _select_runs(sweep: SweepFile, rows: pd.DataFrame) -> pd.DataFrame:
             fields = {key: format_value(params[key]) if key in params else None for key in sweep.search}
             for _, row in runs.iterrows():
                 selected_rows.append(row.to_dict() | fields | {"seed": int(row["settings.seed"])})
-    return pd.DataFrame(selected_rows)
+    selected = pd.DataFrame(selected_rows)
+    values = {key: list(map(format_value, sweep.list_choices(key))) for key in sweep.search if key in selected}
+    return selected.assign(**{key: pd.Categorical(selected[key], texts) for key, texts in values.items()})
 
 
 def _select_points(
@@ -80,6 +83,8 @@ def _select_points(
         runs = by_key.get(_join_settings(sweep.create_settings(params).to_texts()))
         if runs is not None:
             by_seed = runs[runs["settings.seed"].isin(seeds)].drop_duplicates("settings.seed")
+            if by_seed.empty:
+                continue
             by_seed = by_seed.set_index("settings.seed", drop=False)
             value = sign * by_seed.loc[first, metric] if first in by_seed.index else math.nan
             candidates.append(_Candidate(math.inf if math.isnan(value) else value, params, by_seed))
