@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -318,6 +319,23 @@ def test_a_record_that_its_handler_does_not_accept_does_not_end_the_upload_of_ot
     assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=False) == (1, 1)
     assert [file.name for file in (tmp_path / "all").iterdir()] == [f"1{SUFFIX}"]
     assert f"1{SUFFIX} is not uploaded" in capsys.readouterr().err
+
+
+def test_a_buffer_whose_file_cannot_be_read_completely_does_not_end_the_upload_of_others(
+    tmp_path: Path, local_store: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, content = tmp_path / "all" / f"1{SUFFIX}", tmp_path / "table.txt"
+    content.write_bytes(b"a" * 200_000)
+    buffer = create(file)
+    buffer.append("file", {"folder": None}, content)
+    buffer.close()
+    # Damage the pages that contain only content of the logged file. Each starts with the number of the next page.
+    file.write_bytes(re.sub(rb"(?s).{4}a{4092}", b"\xff" * 4096, file.read_bytes()))
+    create(tmp_path / "all" / f"2{SUFFIX}").close()
+    assert buffered_runs.upload_buffered_runs(tmp_path / "all", quiet=True) == (1, 1)
+    assert [path.name for path in (tmp_path / "all").iterdir()] == [file.name]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tracking: {file} is not uploaded completely: ")
 
 
 def test_a_run_that_was_deleted_on_the_server_does_not_end_the_upload_of_others(

@@ -27,7 +27,8 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> tuple[int, int]:
     """Upload the buffered runs of ended processes, and delete their files.
 
     A run that the server does not have is created. The file of a run that was deleted on the server is removed and
-    reported. A file that is damaged, or has a record that the server rejects, is kept and reported as an error.
+    reported. A file that is damaged or cannot be read, or has a record that the server rejects, is kept and reported
+    as an error.
 
     Returns:
         The number of uploaded runs, and the number of files with errors.
@@ -45,14 +46,12 @@ def upload_buffered_runs(folder: Path, quiet: bool) -> tuple[int, int]:
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # a damaged record
             print_error(f"tracking: {file} is not uploaded and stays as it is: {describe_error(error)}")
             failed += 1
-        except SERVER_ERRORS as error:
+        except (*SERVER_ERRORS, OSError) as error:
             if is_unreachable_error(error):
                 raise
-            print_error(f"tracking: {file} is not uploaded completely: {describe_error(error)}")
-            failed += 1
-        except OSError:
-            if file.exists():  # a missing file was uploaded by another process
-                raise
+            if isinstance(error, SERVER_ERRORS) or file.exists():  # a missing file was uploaded by another process
+                print_error(f"tracking: {file} is not uploaded completely: {describe_error(error)}")
+                failed += 1
     if files:
         with suppress(OSError):  # the folder is not empty
             folder.rmdir()
