@@ -18,9 +18,9 @@ from loupe.search import training_code, trial
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import TRAINING_CODE, hash_training_code
-from loupe.search.trial_attributes import REASON, RESUMED_RUN
+from loupe.search.trial_attributes import ITEM, REASON, RESUMED_RUN, RUN
 from loupe.steps import train
-from loupe.tracking import models, server, trials
+from loupe.tracking import delivery, models, server, trials
 from loupe.training import variant
 from loupe.upscalers import ridge
 
@@ -148,6 +148,24 @@ def test_a_wrong_answer_of_the_tracking_server_fails_the_trial_and_not_the_worke
     study.enqueue_missing(1)
     with pytest.raises(ZeroDivisionError):
         trial.run_trial(study.claim_trial({}), study, None)
+
+
+def test_a_complete_training_whose_records_are_buffered_at_its_end_is_tried_again(tmp_path, monkeypatch):
+    def train_network(context):
+        context.trial.set_user_attr(RUN, "1")
+        raise delivery.UnsentRecordsError("the server is unreachable; run 1 is buffered")
+
+    study = SweepStudy(SweepFile.model_validate(SWEEP), optuna.storages.InMemoryStorage(), "digest", "parent")
+    study.enqueue_missing(1)
+    monkeypatch.setattr(trial, "_train", train_network)
+    job = SimpleNamespace(fresh=True, digest="digest", parent="parent", data_dir=str(tmp_path), threads=1)
+    trial.run_trial(study.claim_trial({}), study, job)
+    study.enqueue_missing(1)
+    orphan, next_trial = study.optuna_study.trials
+    assert study.to_frame()["state"].tolist() == ["ORPHANED", "WAITING"]
+    assert orphan.user_attrs[REASON] == "the server is unreachable; run 1 is buffered"
+    assert next_trial.user_attrs[ITEM] == orphan.user_attrs[ITEM]
+    assert next_trial.user_attrs[RESUMED_RUN] == "1"
 
 
 def claim_trial(settings):

@@ -216,6 +216,18 @@ def test_the_end_of_a_run_raises_the_first_error_and_does_not_wait_for_records_t
     assert time.monotonic() - start < 30
 
 
+def test_a_finished_run_whose_server_is_unreachable_raises_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "is_reachable", lambda: False)
+    monkeypatch.setattr(delivery, "MLFLOW_HTTP_REQUEST_TIMEOUT", SimpleNamespace(get=lambda: 0))
+    file = tmp_path / f"run{SUFFIX}"
+    monkeypatch.setitem(delivery._UPLOADERS, "1", delivery.RunUploader(create(file), quiet=True))
+    with pytest.raises(delivery.UnsentRecordsError, match="is unreachable; run 1 is buffered in"):
+        delivery.end_run("1", "FINISHED")
+    assert [record.kind for record in RunBuffer(file).list_unsent()] == ["metrics", "end", "remove checkpoint"]
+
+
 def test_the_thread_ends_without_an_error_if_its_request_ends_after_the_buffer_was_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,9 +29,10 @@ from loupe.search.sampling import suggest_params, suggest_seed
 from loupe.search.study import SweepStudy
 from loupe.search.sweep_file import SweepFile
 from loupe.search.training_code import hash_training_code
-from loupe.search.trial_attributes import FAILED, LAST_VALUE, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
+from loupe.search.trial_attributes import FAILED, LAST_VALUE, ORPHANED, RESUMED_RUN, REUSED, RUN, WORK_SECONDS
 from loupe.search.worker_job import WorkerJob
 from loupe.tracking import curves, dataset_inputs, models, records, run_notes, server, training_runs, trials
+from loupe.tracking.delivery import UnsentRecordsError
 from loupe.tracking.store import describe_failure
 from loupe.training.variant import build_network, describe
 
@@ -112,6 +113,8 @@ def run_trial(trial: Trial, study: SweepStudy, job: WorkerJob) -> None:
         return
     except optuna.exceptions.StorageInternalError:
         raise  # the worker exits; a new trial continues from the last checkpoint
+    except UnsentRecordsError as error:  # the network is trained, but the server does not have its result
+        study.fail_trial(trial, ORPHANED, str(error))
     except (LoupeError, optuna.exceptions.OptunaError, ValueError) as error:
         study.fail_trial(trial, FAILED, str(error))
     except Exception as error:

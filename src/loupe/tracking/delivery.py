@@ -38,6 +38,10 @@ SERVER_ERRORS = (MlflowException, requests.RequestException)
 _UPLOADERS: dict[str, "RunUploader"] = {}  # the uploaders of open runs, by run id
 
 
+class UnsentRecordsError(LoupeError):
+    """The server did not receive all records of a finished run. Its buffer is kept."""
+
+
 def log_record(run_id: str, kind: str, body: dict[str, Any], file: Path | None = None) -> None:
     """Log a record to a run, with masked secrets in `body`.
 
@@ -65,7 +69,7 @@ def end_run(run_id: str, status: str) -> None:
     another status than FINISHED, this is only printed.
 
     Raises:
-        LoupeError: the status is FINISHED, and the server did not receive all records in time.
+        UnsentRecordsError: the status is FINISHED, and the server did not receive all records in time.
         Exception: a record failed for another reason than an unreachable server, such as a rejection. The run ends
             as FAILED, and the buffer is kept.
     """
@@ -92,7 +96,7 @@ def end_run(run_id: str, status: str) -> None:
         mlflow.end_run(status)  # if the server is unreachable, the run ends only in MLflow's client
     message = f"{uploader.describe_failure()}; run {run_id} is buffered in {buffer.file}: `loupe sync` uploads it"
     if is_finished:
-        raise LoupeError(message)
+        raise UnsentRecordsError(message)
     print_line(message, uploader.quiet)
 
 
