@@ -93,6 +93,33 @@ def test_networks_that_are_registered_twice_at_the_same_time_make_one_photo_mode
     assert client.get_model_version_by_alias(models.PHOTO_MODEL, "champion").version != "1"
 
 
+def test_champions_of_two_scale_factors_that_move_at_the_same_time_are_both_in_the_photo_model(
+    run_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, given, versions = mlflow.MlflowClient(), [], {}
+    for scale, name in {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x"}.items():
+        client.create_registered_model(name)
+        logged = client.create_logged_model("0", "network", run_id)
+        versions[scale] = client.create_model_version(name, f"models:/{logged.model_id}", run_id)
+
+    def log(champions_by_scale: dict[Fraction, Any]) -> Any:
+        given.append({scale: found and found.name for scale, found in champions_by_scale.items()})
+        if len(given) == 1:
+            champions.move_champion(Fraction(2), versions[Fraction(2)])
+        return client.create_logged_model("0", "photo", run_id)
+
+    monkeypatch.setattr(champions, "_log_photo_model", log)
+    with mlflow.start_run():
+        uri = champions.move_champion(Fraction(3, 2), versions[Fraction(3, 2)])
+        newest = client.get_model_version_by_alias(models.PHOTO_MODEL, "champion")
+        assert given[-1] == {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): None}
+        assert uri == f"models:/{models.PHOTO_MODEL}/{newest.version}"
+        assert newest.description.startswith("Upscales photos with loupe version 1, loupe-2x version 1, ")
+        assert len(given) == len(list_versions(models.PHOTO_MODEL)) == 3
+        assert champions.move_champion(Fraction(3, 2), versions[Fraction(3, 2)]) == uri
+    assert len(given) == 3  # without a race, no version is created
+
+
 def test_a_deleted_champion_of_another_scale_factor_is_replaced_by_the_bundled_network(
     run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

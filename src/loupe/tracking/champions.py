@@ -87,7 +87,8 @@ def move_champion(scale: Fraction, version: Any) -> str:
         client.delete_registered_model_alias(name, CHAMPION)
     else:
         client.set_registered_model_alias(name, CHAMPION, version.version)
-    return uri
+    # Another process may have moved the champion of another scale factor meanwhile. If not, no version is created.
+    return register_photo_model(scale, models.get_champion(scale)) if uri else ""
 
 
 def register_photo_model(scale: Fraction, version: Any) -> str:
