@@ -68,11 +68,15 @@ def test_the_colour_profile_is_kept_and_the_orientation_is_applied(upscaler):
 
 def test_a_model_can_be_a_file_or_a_filter(tmp_path):
     file = bundled.find_file("tiny", Fraction(3, 2))
-    assert Upscaler.load(str(file))(Image.new("L", (10, 10))).size == (15, 15)
+    for name in (file, str(file)):
+        assert Upscaler.load(name)(Image.new("L", (10, 10))).size == (15, 15)
     grey = np.random.default_rng(0).integers(0, 256, (12, 16)).astype("uint8")
     expected = Image.fromarray(grey.astype("float32")).resize((32, 24), Image.Resampling.LANCZOS)
     by_filter = Upscaler.load("lanczos")(grey, scale=2)
     assert np.abs(by_filter - np.clip(np.asarray(expected), 0, 255)).max() <= 1
+
+
+SIZE_RULE = "size: must be two integers, width and height"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,14 @@ def test_a_model_can_be_a_file_or_a_filter(tmp_path):
         (np.zeros((4, 4)), {}, TypeError, "uint8 or uint16, got float64"),
         (np.zeros((4, 4, 5), "uint8"), {}, ValueError, r"got \(4, 4, 5\)"),
         (np.zeros((0, 4), "uint8"), {}, PhotoError, "at least one pixel"),
-        (np.zeros((4, 4), "uint8"), {"scale": 9}, ValueError, "from 1 to 8"),
+        (np.zeros((4, 4), "uint8"), {"scale": 9}, ValueError, "scale: must be a ratio .* from 1 to 8, got 9"),
+        (np.zeros((4, 4), "uint8"), {"size": 8}, ValueError, f"{SIZE_RULE}, got 8"),
+        (np.zeros((4, 4), "uint8"), {"size": (8,)}, ValueError, rf"{SIZE_RULE}, got \(8,\)"),
+        (np.zeros((4, 4), "uint8"), {"size": (8, 8, 3)}, ValueError, rf"{SIZE_RULE}, got \(8, 8, 3\)"),
+        (np.zeros((4, 4), "uint8"), {"size": (8.5, 8)}, ValueError, rf"{SIZE_RULE}, got \(8.5, 8\)"),
+        (np.zeros((4, 4), "uint8"), {"size": (None, 8)}, ValueError, rf"{SIZE_RULE}, got \(None, 8\)"),
+        (np.zeros((4, 4), "uint8"), {"size": "8x8"}, ValueError, f"{SIZE_RULE}, got '8x8'"),
+        (np.zeros((4, 4), "uint8"), {"denoise": "5"}, ValueError, "denoise: must be None, or a number .*, got '5'"),
         (np.zeros((4, 4), "uint8"), {"size": (8, 8), "scale": 2}, ValueError, "must not be used with scale"),
         (np.zeros((4, 4), "uint8"), {"size": (9, 4), "fit": "exact"}, PhotoError, "aspect ratio"),
         (Image.new("F", (4, 4)), {}, PhotoError, "must have a known range"),
@@ -93,10 +104,10 @@ def test_invalid_images_and_arguments_are_refused(upscaler, image, options, kind
         upscaler(image, **options)
 
 
-@pytest.mark.parametrize("model", ["nowhere.onnx", "huge"])
+@pytest.mark.parametrize("model", ["nowhere.onnx", "huge", None, 3])
 def test_a_missing_model_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=model):
+    with pytest.raises(UsageError, match=f"model: must be .*, got {model!r}"):
         Upscaler.load(model)
 
 

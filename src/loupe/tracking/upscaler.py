@@ -1,21 +1,25 @@
 """Upscales images in memory, with any model that `loupe upscale` accepts."""
 
+import operator
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from loupe.config.fields import Device, parse_scale
+from loupe.config.photos import MODELS
 from loupe.errors import UsageError
 from loupe.imaging.conversion import to_8_bits, to_image
 from loupe.imaging.decoder import PhotoError
 from loupe.imaging.image_data import ImageData
 from loupe.imaging.reader import read_pillow_image
 from loupe.photos.networks import Networks
-from loupe.photos.sizes import FITS, Target
+from loupe.photos.sizes import FITS, Size, Target
 from loupe.photos.upscaling import upscale_image
 from loupe.tracking.resolver import BUNDLED, ResolveOptions, resolve_model
 
@@ -30,11 +34,13 @@ class Upscaler:
         self.networks = networks
 
     @classmethod
-    def load(cls, model: str = BUNDLED, ensemble: bool = False, device: Device = "auto") -> "Upscaler":
+    def load(
+        cls, model: str | os.PathLike[str] = BUNDLED, ensemble: bool = False, device: Device = "auto"
+    ) -> "Upscaler":
         """Load a model by its name.
 
         Args:
-            model: any name that `resolver.resolve_model` accepts.
+            model: any name that `resolver.resolve_model` accepts, or the path of a file.
             ensemble: use the self-ensemble (mean over 8 flips and rotations), 8 times slower.
             device: auto, cpu, cuda, coreml or directml, for ONNX networks.
 
@@ -45,7 +51,9 @@ class Upscaler:
         """
         if device not in get_args(Device):
             raise UsageError(f"device: must be one of {', '.join(get_args(Device))}, got {device!r}")
-        return cls(resolve_model(model, ResolveOptions(ensemble=ensemble, device=device)))
+        if not isinstance(model, str | os.PathLike):
+            raise UsageError(f"model: must be {MODELS}, got {model!r}")
+        return cls(resolve_model(os.fspath(model), ResolveOptions(ensemble=ensemble, device=device)))
 
     def __call__(
         self,
@@ -75,8 +83,8 @@ class Upscaler:
 
         Raises:
             TypeError: the image is neither a PIL image nor an array of uint8 or uint16.
-            ValueError: the scale factor, the fit, the noise or the shape is invalid, or both `scale` and `size` are
-                given.
+            ValueError: the scale factor, the size, the fit, the noise or the shape is invalid, or both `scale` and
+                `size` are given.
             PhotoError: the image has no pixels, is damaged or unsupported, does not fit `size`, or causes an
                 error of the network.
             UsageError: the network cannot be loaded.
@@ -95,10 +103,9 @@ class Upscaler:
             raise ValueError(f"size: must not be used with scale, got {size} and {scale}")
         if fit not in FITS:
             raise ValueError(f"fit: must be one of {', '.join(FITS)}, got {fit!r}")
-        if denoise is not None and not 0 <= denoise <= 100:
-            raise ValueError(f"denoise: must be None, or a number from 0 to 100, got {denoise}")
-        factor = None if scale is None else parse_scale(scale)
-        target = Target(factor, None if size is None else (size[0], size[1]), fit)
+        if denoise is not None and not (isinstance(denoise, Real) and 0 <= denoise <= 100):
+            raise ValueError(f"denoise: must be None, or a number from 0 to 100, got {denoise!r}")
+        target = Target(_parse_scale(scale), _parse_size(size), fit)
         large = np.concatenate(list(upscale_image(replace(data, noise=denoise), target, self.networks).strips))
         if isinstance(image, np.ndarray):
             return large[..., 0] if image.ndim == 2 else large
@@ -107,6 +114,23 @@ class Upscaler:
         if data.metadata.icc:
             result.info["icc_profile"] = data.metadata.icc
         return result
+
+
+def _parse_scale(scale: Any) -> Fraction | None:
+    try:
+        return None if scale is None else parse_scale(scale)
+    except ValueError as error:
+        raise ValueError(f"scale: {error}, got {scale!r}") from None
+
+
+def _parse_size(size: Any) -> Size | None:
+    if size is None:
+        return None
+    try:
+        width, height = map(operator.index, size)
+    except (TypeError, ValueError):
+        raise ValueError(f"size: must be two integers, width and height, got {size!r}") from None
+    return width, height
 
 
 def _add_bands(image: np.ndarray) -> np.ndarray:
