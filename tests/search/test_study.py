@@ -389,6 +389,15 @@ def test_a_sweep_whose_workers_all_crashed_fails(journal):
         check_failures(study)
 
 
+def test_a_failed_trial_without_a_reason_is_no_error_called_nan():
+    study = in_memory(GRID)
+    study.enqueue_missing(MAX_WAITING)
+    study.fail_trial(study.claim_trial(HERE), FAILED, "the loss is nan")
+    study.optuna_study.tell(study.claim_trial(HERE).number, state=TrialState.FAIL)  # by another program
+    with pytest.raises(LoupeError, match="all 2 failed; the last error: the process of a worker ended"):
+        check_failures(study)
+
+
 def test_orphaned_trial_of_a_sampler_keeps_its_point(journal):
     study = opened(journal, SAMPLED)
     study.enqueue_missing(MAX_WAITING)
@@ -732,12 +741,6 @@ def test_equal_seeds_draw_equal_startup_points(tmp_path):
     first = drawn("first", 0)
     assert first == drawn("second", 0) == drawn("more", 0, startup=5)[:3]
     assert first != drawn("third", 1)
-
-
-def test_more_startup_points_than_trials_are_not_enqueued():
-    study = in_memory(sweep_of({"sampler": "random", "trials": 2, "startup": 9}, {"layers": [1, 2, 3]}))
-    study.enqueue_missing(MAX_WAITING)
-    assert study.count_waiting() == 2
 
 
 @pytest.mark.parametrize(

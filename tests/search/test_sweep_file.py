@@ -259,6 +259,7 @@ def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
             "search.crop_size: must be a multiple of 2 .*",
         ),
         ("trials = 20", "trials = 0", "study.trials: must be greater than or equal to 1, got '0'"),
+        ("startup = 5", "startup = 21", "study: startup: must be at most trials (20), got 21"),
         ("startup = 5", "startup = -1", "study.startup: must be greater than or equal to 0, got '-1'"),
     ],
 )

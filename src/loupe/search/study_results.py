@@ -53,7 +53,8 @@ def check_failures(study: SweepStudy) -> None:
     if states & {"COMPLETE", "PRUNED"} or not ("FAIL" in states or states == {"ORPHANED"}):
         return
     failed = table[table["state"].isin(["FAIL", "ORPHANED"])]
-    raise LoupeError(f"trials: all {len(failed)} failed; the last error: {failed[REASON].iloc[-1] or WORKER_CRASHED}")
+    reason = failed[REASON].fillna("").iloc[-1] or WORKER_CRASHED
+    raise LoupeError(f"trials: all {len(failed)} failed; the last error: {reason}")
 
 
 def delete_other_models(study: SweepStudy) -> list[str]:

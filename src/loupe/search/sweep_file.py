@@ -71,6 +71,8 @@ class Study(BaseModel):
         for name in sorted(unused & self.model_fields_set):
             got = format_value(getattr(self, name))
             raise ValueError(f"{name}: has no effect with sampler={self.sampler}, got {got}")
+        if self.startup > self.trials:
+            raise ValueError(f"startup: must be at most trials ({self.trials}), got {self.startup}")
         return self
 
 
