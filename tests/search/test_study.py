@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+import warnings
 from collections import Counter
 from unittest.mock import Mock
 
@@ -727,6 +728,30 @@ def test_startup_points_depend_on_the_seed_and_come_first(journal):
         assert ("convolutional.layers" in chosen) == (chosen["network"] == "convolutional")
         assert ("perceptron.hidden" in chosen) == (chosen["network"] == "perceptron")
         assert isinstance(chosen.get("convolutional.layers", 1), int)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "last"),
+    [
+        ("layers", {"low": 1, "high": 6, "step": 2}, 5),
+        ("learning_rate", {"low": 0.1, "high": 0.35, "step": 0.1}, 0.3),
+        ("learning_rate", {"low": 1, "high": 6, "step": 2}, 5),
+    ],
+)
+def test_a_range_ends_at_its_last_step_without_a_warning_and_an_older_study_continues(field, values, last):
+    study = in_memory(sweep_of({"sampler": "tpe", "trials": 12}, {field: values}))
+    suggest = "suggest_int" if field == "layers" else "suggest_float"
+    older = study.optuna_study.ask()
+    with pytest.warns(UserWarning, match="range is not divisible"):
+        getattr(older, suggest)(field, **values)
+    study.optuna_study.tell(older, 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.enqueue_missing(MAX_WAITING)
+        work(study)
+    old, *new = [trial.distributions[field] for trial in study.optuna_study.trials]
+    assert old.high == last
+    assert new == [old] * 12
 
 
 def test_equal_seeds_draw_equal_startup_points(tmp_path):

@@ -25,9 +25,9 @@ def suggest_params(sweep: SweepFile, trial: Trial) -> Params:
         if not isinstance(values, Range):
             params[key] = trial.suggest_categorical(key, sweep.list_choices(key))
         elif sweep.is_integer(key):
-            params[key] = trial.suggest_int(key, values.low, values.high, log=values.log, step=int(values.step or 1))
+            params[key] = trial.suggest_int(key, values.low, values.last, log=values.log, step=int(values.step or 1))
         else:
-            params[key] = trial.suggest_float(key, values.low, values.high, log=values.log, step=values.step)
+            params[key] = trial.suggest_float(key, values.low, values.last, log=values.log, step=values.step)
     return params
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import (
@@ -57,19 +58,26 @@ class Range(BaseModel):
         """Whether both ends and the step are integers."""
         return all(isinstance(number, int) for number in (self.low, self.high, self.step or 1))
 
+    @property
+    def last(self) -> int | float:
+        """The highest number of the range: `high` or, with `step`, the last number that is not above `high`."""
+        if self.step is None:
+            return self.high
+        # Decimal numbers as in the file: in floats, 0.3 / 0.1 is less than 3.
+        low, high, step = (Fraction(str(number)) for number in (self.low, self.high, self.step))
+        last = high - (high - low) % step
+        return int(last) if self.has_integer_ends else float(last)
+
     def draw(self, rng: random.Random, is_integer: bool) -> int | float:
         """Draw the lowest number, the highest, or a random number between them, each with probability 1/3."""
-        high = self.high
         if self.step is not None:
-            count = math.floor((self.high - self.low) / self.step + 1e-9)  # 0.3 / 0.1 is less than 3
-            high = self.low + self.step * count
-            between = self.low + self.step * rng.randint(0, count)
+            between = self.low + self.step * rng.randint(0, round((self.last - self.low) / self.step))
         elif self.log:
             between = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
             between = rng.uniform(self.low, self.high)
         between = min(max(between, self.low), self.high)  # rounding errors can lead out of the interval
-        return rng.choice([self.low, high, int(between) if is_integer else between])
+        return rng.choice([self.low, self.last, int(between) if is_integer else between])
 
 
 def _check_values(given: Any) -> Any:
