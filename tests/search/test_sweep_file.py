@@ -66,6 +66,7 @@ text = "tanh beats ReLU"
 metric = "val/best_mae"
 arm = {activation = "tanh"}
 beats = [{activation = "relu"}]
+worst_over = "learning_rate"
 """
 SURPRISE = """
 [claim.surprise]
@@ -133,13 +134,17 @@ def test_sweep_file_survives_json(file):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("[train]", "[trial]", "trial: Extra inputs are not permitted, got "),
-        ("repeats = 3", "repeat = 3", "study.repeat: Extra inputs are not permitted, got '3'; did you mean repeats?"),
+        ("[train]", "[trial]", "trial: must be a table or field of sweep files, got "),
+        (
+            "repeats = 3",
+            "repeat = 3",
+            "study.repeat: must be a table or field of sweep files, got '3'; did you mean repeats?",
+        ),
         ("repeats = 3", "repeats = 0", "study.repeats: must be greater than or equal to 1, got '0'"),
         ("repeats = 3", "repeats = 'many'", "study.repeats: must be a valid integer, .*, got 'many'"),
         ("repeats = 3", "keep = 0", "study.keep: must be greater than or equal to 1, got '0'"),
         ('name = "small"\n', "", "study.name: must be given"),
-        ('"small"', '"a name"', "study.name: String should match pattern .*, got 'a name'"),
+        ('"small"', '"a name"', "study.name: must have only letters, digits and . _ + -, got 'a name'"),
         ("repeats = 3", 'direction = "up"', "study.direction: must be 'minimize' or 'maximize', got 'up'"),
         ("repeats = 3", 'sampler = "cma"', "study.sampler: must be 'grid', 'tpe', 'nsga2' or 'random', got 'cma'"),
         ("repeats = 3", 'pruner = "asha"', "study.pruner: must be 'none', 'median' or 'hyperband', got 'asha'"),
@@ -248,8 +253,12 @@ def test_key_that_cannot_be_searched_is_refused(more, line, refusal):
         ("high = 1e-2", "high = 1e16", "search.learning_rate.high: must be less than or equal to 1000000000000000.*"),
         ("high = 1e-2, ", "", "search.learning_rate.high: must be given"),
         ("log = true", "step = 0.0", "search.learning_rate.step: must be greater than 0, got '0.0'"),
-        ("log = true", "logarithmic = true", "search.learning_rate.logarithmic: Extra inputs are not permitted, .*"),
-        ("log = true", "base = 10", "search.learning_rate.base: Extra inputs are not permitted, .*"),
+        (
+            "log = true",
+            "logarithmic = true",
+            "search.learning_rate.logarithmic: must be a table or field of sweep files, .*",
+        ),
+        ("log = true", "base = 10", "search.learning_rate.base: must be a table or field of sweep files, .*"),
         ("high = 1e-2", "high = 1e3", "search.learning_rate: must be less than or equal to 100, got '1000.0'"),
         ("high = 4", "high = 65", "search.layers: must be less than or equal to 64, got '65'"),
         ("high = 4", "high = 4, step = 0.5", "search.layers: must be a valid integer, .*"),
@@ -273,13 +282,20 @@ def test_range_with_an_invalid_value_is_refused(old, new, line, refusal):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("number = 6", "number = 'six'", "claim.0.number: String should match pattern"),
+        ("number = 6", "number = 'six'", "claim.0.number: must match pattern"),
         ("number = 6\n", "", "claim.0.number: must be given"),
         ('{activation = "tanh"}', '"tanh"', "claim.0.arm: must be a valid dictionary, got 'tanh'"),
         ('beats = [{activation = "relu"}]', "", "claim.0: must have exactly one of beats, "),
-        ("beats", "beat", "claim.0.beat: Extra inputs are not permitted"),
+        ("beats", "beat", "claim.0.beat: must be a table or field of sweep files"),
         ("arm = {activation", "arm = {activatoin", "claim 6: must use keys of [search], got activatoin"),
         ('"relu"', '"reul"', "claim 6: must use arms of the sweep, got activation=reul"),
+        (
+            'worst_over = "learning_rate"\n',
+            "",
+            "claim 6: must use arms with one network per seed, got activation=tanh",
+        ),
+        ("[[claim]]", "[claim]", "claim: must be tables [[claim]], got "),
+        (CLAIM, CLAIM + CLAIM, "claim 6: must have a number of its own, got it twice"),
         ("beats =", "change_to = {keep_prob = 0.5}\nbeats =", "claim 6: must use keys of [search], got keep_prob"),
         (
             CLAIM,
@@ -294,9 +310,15 @@ def test_incomplete_claim_is_refused(old, new, line, refusal):
 
 
 def test_claims_need_a_grid_and_with_tune_enough_seeds(write, refusal):
-    with_tune = TUNED.replace("repeats = 5", "repeats = 2") + CLAIM
+    assert refusal(TUNED + CLAIM) == "claim 6: must use keys of [search], got learning_rate"
+    claim = CLAIM.replace('worst_over = "learning_rate"\n', "")
+    with_tune = TUNED.replace("repeats = 5", "repeats = 2") + claim
     assert refusal(with_tune) == "study.repeats: must be at least 3 in a file with claims and tune, got 2"
-    assert write(TUNED + CLAIM, smoke=True).study.repeats == 1
+    assert write(TUNED + claim, smoke=True).study.repeats == 1
+    without_seeds = (GRID + CLAIM).replace("repeats = 3\n", "")
+    assert refusal(without_seeds) == "study.repeats: must be at least 2 in a file with claims, got 1"
+    tuned = (GRID + CLAIM).replace("repeats = 3", 'repeats = 3\ntune = ["learning_rate"]')
+    assert refusal(tuned) == "claim 6: must not use fields of study.tune, got learning_rate"
     assert refusal(SAMPLED + CLAIM) == "study.sampler: must be grid in a file with claims, got tpe"
 
 
@@ -306,6 +328,12 @@ def test_value_instead_of_a_table_is_refused(table, given, refusal):
     others = GRID[: GRID.index(f"[{table}]")] + GRID[GRID.index("[", GRID.index(f"[{table}]") + 1) :]
     others = others if table != "search" else GRID[: GRID.index("[search]")]
     assert refusal(f"{table} = 3\n{others}", **given).startswith(f"{table}: must be ")
+
+
+def test_points_with_equal_settings_are_refused(refusal):
+    line = refusal(with_search(GRID, 'scale = ["3:2", 1.5]'))
+    point = "scale=1.5, activation=tanh, learning_rate=0.0001"
+    assert line == f"search: must have different settings at all points, got those of an earlier point at {point}"
 
 
 def test_unreadable_file_is_refused(tmp_path):
@@ -623,24 +651,25 @@ def test_every_sweep_file_is_valid_with_smoke(file):
 
 SPACES = [
     ("repeats = 3", "repeats = 9", True),
-    ("repeats = 3", "keep = 9", True),
+    ("repeats = 3", "repeats = 3\nkeep = 9", True),
     ('"small"', '"large"', True),
     ('dataset = "sample"', 'dataset = "another/path/of/the/same"', True),  # the digest identifies the dataset
     (CLAIM, "", True),
     ("steps = 20", "steps = 30", False),
     ('"tanh", "relu"', '"tanh", "relu", "sigmoid"', False),
     ("1e-2]", "1e-2, 1e-1]", False),
-    ("repeats = 3", 'pruner = "median"', False),
+    ("repeats = 3", 'repeats = 3\npruner = "median"', False),
     ("repeats = 3", 'repeats = 3\ntune = ["learning_rate"]', False),
-    ("repeats = 3", 'metric = "val/mse"', False),
-    ("repeats = 3", 'constraints = ["weights <= 65000"]', False),
+    ("repeats = 3", 'repeats = 3\nmetric = "val/mse"', False),
+    ("repeats = 3", 'repeats = 3\nconstraints = ["weights <= 65000"]', False),
 ]
 
 
 @pytest.mark.parametrize(("old", "new", "same"), SPACES)
 def test_space_changes_with_the_fields_that_results_depend_on(old, new, same, write):
     assert old in GRID + CLAIM
-    before, after = write(GRID + CLAIM), write((GRID + CLAIM).replace(old, new))
+    changed = (GRID + CLAIM).replace(old, new)
+    before, after = write(GRID + CLAIM), write(changed.replace(CLAIM, "") if "tune" in new else changed)
     assert (before.describe_space("digest") == after.describe_space("digest")) == same
     assert before.describe_space("digest") != before.describe_space("other digest")
 

@@ -1,6 +1,7 @@
 """Reads a sweep file and checks its points against the settings of train."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -48,18 +49,27 @@ def load_sweep(file: str | Path, settings: Sweep | None = None) -> SweepFile:
         _check_points(sweep)
         _check_claims(in_file)  # with smoke, the sweep has only one seed
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
-        rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
-        if first["type"] == "extra_forbidden":
-            value += _suggest_field(first["loc"])
-        if first["type"] == "missing":
-            rule, value = "must be given", ""
-        raise UsageError(f"sweep: {file}: {key}: {rule}{value}") from None
+        raise UsageError(f"sweep: {file}: {_describe_error(error)}") from None
     except (UsageError, ValueError, OverflowError) as error:
         raise UsageError(f"sweep: {file}: {error}") from None
     return sweep
+
+
+def _describe_error(error: ValidationError) -> str:
+    """Return the key, the rule and the value of the first error."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+    rule = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
+    value = "" if first["type"] == "value_error" else f", got {quote_value(first['input'])}"
+    if first["type"] == "missing":
+        return f"{key}: must be given"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: must be a table or field of sweep files{value}{_suggest_field(first['loc'])}"
+    if first["type"] == "string_pattern_mismatch" and key == "study.name":
+        rule = "must have only letters, digits and . _ + -"
+    if first["type"] == "tuple_type":
+        rule = "must be tables [[claim]]" if key == "claim" else "must be a list"
+    return f"{key}: {rule}{value}"
 
 
 def _suggest_field(location: Sequence[Any]) -> str:
@@ -155,11 +165,12 @@ def _check_keys(sweep: SweepFile) -> None:
 def _check_points(sweep: SweepFile) -> None:
     """Raise UsageError if train refuses a point of a grid or, without a grid, one of CHECKED_POINTS random points.
 
-    A grid must also have at most MAX_GRID_POINTS points and use each key of [search].
+    A grid must also have at most MAX_GRID_POINTS points, all with different settings, and use each key of [search].
     """
     if sweep.is_grid and next(islice(sweep.iterate_points(), MAX_GRID_POINTS, None), None) is not None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used_keys: set[str] = set()
+    known: set[tuple[tuple[str, str], ...]] = set()
     for params in sweep.iterate_points() if sweep.is_grid else sweep.draw_points():
         conditional = [key for key in sweep.train if parse_condition(key) and sweep.is_active(key, params)]
         for table, keys in {"search": params, "train": conditional}.items():
@@ -168,10 +179,18 @@ def _check_points(sweep: SweepFile) -> None:
             if duplicates:
                 raise UsageError(f"{table}: must set each field once per point, got {duplicates[0]} twice")
         try:
-            sweep.create_settings(params)
+            texts = sweep.create_settings(params).to_texts()
         except UsageError as error:
             raise UsageError(f"{_find_table(sweep, params, str(error))}{error}") from None
         used_keys |= params.keys()
+        if sweep.is_grid:
+            settings = tuple(texts.items())
+            if settings in known:  # such as the scale factors 3:2 and 1.5
+                got = format_full_name({key: str(value) for key, value in params.items()})
+                raise UsageError(
+                    f"search: must have different settings at all points, got those of an earlier point at {got}"
+                )
+            known.add(settings)
     unused = [key for key in sweep.search if key not in used_keys]
     if unused and sweep.is_grid:
         raise UsageError(f"search.{unused[0]}: must have a condition that holds at a point of the grid")
@@ -181,16 +200,19 @@ def _check_points(sweep: SweepFile) -> None:
 
 
 def _check_claims(sweep: SweepFile) -> None:
-    """Raise UsageError if a claim cannot get a verdict: its arms are not trained, or have too few seeds."""
+    """Raise UsageError if a claim cannot get a verdict.
+
+    Its arms are not trained, have too few seeds, or are not one network per seed; or two claims have the same number.
+    """
     if not sweep.claims:
         return
     if not sweep.is_grid:
         raise UsageError(f"study.sampler: must be grid in a file with claims, got {sweep.study.sampler}")
-    needed = MIN_SEEDS + 1  # the first seed chooses the values of the fields in `tune`
-    if sweep.study.tune and sweep.study.repeats < needed:
-        raise UsageError(
-            f"study.repeats: must be at least {needed} in a file with claims and tune, got {sweep.study.repeats}"
-        )
+    needed = MIN_SEEDS + bool(sweep.study.tune)  # the first seed chooses the values of the fields in `tune`
+    if sweep.study.repeats < needed:
+        file = "a file with claims and tune" if sweep.study.tune else "a file with claims"
+        raise UsageError(f"study.repeats: must be at least {needed} in {file}, got {sweep.study.repeats}")
+    numbers = [claim.number for claim in sweep.claims]
     points = [
         normalise_arm({key: to_text(value) for key, value in params.items()}) for params in sweep.iterate_points()
     ]
@@ -198,12 +220,24 @@ def _check_claims(sweep: SweepFile) -> None:
         unknown = sorted(claim.fields - sweep.search.keys())
         if unknown:
             raise UsageError(f"claim {claim.number}: must use keys of [search], got {unknown[0]}")
+        tuned = sorted(key for key in claim.fields if parse_field(key) in sweep.study.tune)
+        if tuned:
+            raise UsageError(f"claim {claim.number}: must not use fields of study.tune, got {tuned[0]}")
+        if numbers.count(claim.number) > 1:
+            raise UsageError(f"claim {claim.number}: must have a number of its own, got it twice")
         names = []
         for arm in claim.list_all_arms():
             names.append(format_full_name(arm))
-            values = normalise_arm(arm)
-            if not any(values.items() <= point.items() for point in points):
+            matches = [point for point in points if normalise_arm(arm).items() <= point.items()]
+            if not matches:
                 raise UsageError(f"claim {claim.number}: must use arms of the sweep, got {names[-1]}")
+            variants = {(point.get(claim.each or ""), point.get(claim.worst_over or "")) for point in matches}
+            networks = {
+                frozenset((key, value) for key, value in point.items() if parse_field(key) not in sweep.study.tune)
+                for point in matches
+            }
+            if len(networks) > len(variants):
+                raise UsageError(f"claim {claim.number}: must use arms with one network per seed, got {names[-1]}")
         for name in claim.surprise.curves if claim.surprise else ():
             if name not in names:
                 rule = f"must have arms of the claim as keys, such as {names[0]!r}"
