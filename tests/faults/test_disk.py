@@ -35,8 +35,8 @@ def contents(folder):
 def test_preprocess_keeps_earlier_datasets_and_leaves_no_partial_one(tmp_path):
     create_photos(tmp_path, 60)
     with disk(tmp_path / "small", 1200) as small:
-        arguments = ["preprocess", "--source", "photos", "--data-dir", small, "--crop", "centre", "--quiet"]
-        loupe(*arguments, "--label-size", 48, "--limit", 12, cwd=tmp_path)
+        arguments = ["preprocess", "--source", "photos", "--data-dir", small, "--quiet"]
+        loupe(*arguments, "--label-size", 48, "--crop", "centre", "--limit", 12, cwd=tmp_path)
         before = contents(small)
         assert before
         line = read_error(loupe(*arguments, "--label-size", 60, "--crop", "random", cwd=tmp_path, status=1))
