@@ -1,4 +1,7 @@
-"""Fixtures of the data tests: a Dask cluster of one process, and settings for small photos."""
+"""Fixtures of the data tests: a Dask cluster of one process, a web server, and settings for small photos."""
+
+import threading
+from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -16,6 +19,25 @@ def scheduler():
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as cluster:
         yield cluster.scheduler_address
+
+
+@pytest.fixture
+def serve():
+    """Starts a web server of this machine with a request handler, and returns its URL."""
+    started = []
+
+    def start(handler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        started.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server, thread in started:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from unittest.mock import patch
 
 import pytest
@@ -32,7 +32,7 @@ class Served:
 
 
 @pytest.fixture
-def served():
+def served(serve):
     behaviour = Served()
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,14 +57,8 @@ def served():
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    behaviour.url = f"http://127.0.0.1:{server.server_port}/photos.tar"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield behaviour
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    behaviour.url = f"{serve(Handler)}/photos.tar"
+    return behaviour
 
 
 def fetch(target, served, md5=MD5, tries=3):

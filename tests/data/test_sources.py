@@ -7,7 +7,8 @@ import re
 import shutil
 import socket
 import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
 from types import SimpleNamespace
 
 import numpy as np
@@ -332,7 +333,7 @@ def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(listed, photo_f
 
 
 @pytest.fixture
-def web(tmp_path):
+def web(tmp_path, serve):
     """A web server of `tmp_path`: its URL, whether it reports sizes and knows ranges, and whether ranges fail."""
     behaviour = SimpleNamespace(reports_sizes=True, knows_ranges=True, fails=False)
 
@@ -360,14 +361,8 @@ def web(tmp_path):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *given: Handler(*given, directory=tmp_path))
-    behaviour.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield behaviour
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    behaviour.url = serve(partial(Handler, directory=tmp_path))
+    return behaviour
 
 
 def test_photos_on_a_web_server_equal_those_of_the_folder(listed, photo_folder, web):
