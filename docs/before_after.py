@@ -2,7 +2,7 @@
 
     python docs/before_after.py
 
-`images/macaw.jpg` is a region of Kodak photo 23, shrunk 2 times by Lanczos and saved as JPEG with quality 75. No
+`images/macaw.jpg` is a region of Kodak photo 23, downscaled by 2 with Lanczos and saved as JPEG with quality 75. No
 network was trained on this photo.
 """
 

@@ -31,10 +31,10 @@ class LabelSettings(Settings):
 
     crop: Annotated[Crop | None, Unset] = field(
         None,
-        "how labels (high-resolution images) are cut from a photo. centre: one label. fit: one label, from the "
-        "centre, after the photo is shrunk until its shorter side is `label_size`. tiles: as many labels as fit side "
-        "by side. random: at random positions; every second label is cut from a copy of the photo, shrunk by a "
-        "random factor",
+        "how labels (high-resolution images) are cut from a photo. centre: one label, from the centre. fit: the "
+        "same, after the photo is downscaled until its shorter side is `label_size`. tiles: as many labels as fit "
+        "side by side. random: at random positions; every second label is cut from a copy of the photo, downscaled "
+        "by a random factor",
         rule="centre, fit, tiles or random; default centre",
     )
     labels_per_photo: int = field(6, "number of labels per photo, for crop=random", ge=1, le=1000)

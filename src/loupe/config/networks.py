@@ -41,7 +41,7 @@ class Convolutional(GradientTrain):
         rule="an even number at scales 1:1 and 3:2; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
     )
     condition: Literal["none", "jpeg"] = field(
-        "none", "second input of the network; jpeg: the JPEG quality of the photo"
+        "none", "second channel of the input; jpeg: the strength of the JPEG artefacts"
     )
     DEFAULTS = {"skip": "ridge", "activation": "relu", "initializer": "glorot_uniform", "learning_rate": 2e-3}
     SMOKE = {"filters": 8, "layers": 1, "crop_size": 16}

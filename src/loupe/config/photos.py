@@ -199,7 +199,7 @@ class Upscale(PhotoSettings, NetworkFields):
 
 
 class Restore(PhotoSettings, NetworkFields):
-    """Remove JPEG artefacts or noise from photos."""
+    """Remove JPEG artefacts and noise from photos."""
 
     STEP = "restore"
     VERB = "restored"
