@@ -265,9 +265,12 @@ def test_weights_that_are_not_finite_give_no_checkpoint(
         scores.append(math.nan if len(scores) >= 4 else 0.0)
         return {name: value + scores[-1] for name, value in score(*arguments).items()}
 
+    reported: list[int] = []
+    monkeypatch.setattr(Run, "_report", lambda run, point, checkpoint: reported.append(point.step))
     monkeypatch.setattr(loop, "score_whole_images", score_badly)
     with pytest.raises(LoupeError, match=r"val/mae is nan at step 2; the last good checkpoint is of step 1; lower"):
         Run(photos, CONVOLUTIONAL | {"steps": 3, "eval_every": 1})
+    assert reported == [0, 1]
 
 
 @pytest.mark.parametrize(
