@@ -20,9 +20,11 @@ import pyvips
 from jobs import build_env, loupe, measure_step
 from PIL import Image
 
+from loupe.config import parse_settings
 from loupe.errors import UsageError
 from loupe.imaging import reader
 from loupe.photos.comparison import validate_file
+from loupe.steps import restore, upscale
 
 GOOD = 40
 SIZES = [
@@ -158,6 +160,42 @@ def test_sizes_are_exact(real, tmp_path, flag, value, size):
     name = "" if size == real.size else name
     assert re.fullmatch(f"large.png: {size[0]}x{size[1]}{name}\n", printed.stdout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.png", "photo.png"]
+
+
+@pytest.mark.parametrize("step", [upscale, restore], ids=["upscale", "restore"])
+def test_settings_of_files_and_networks_change_the_results(step, real, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tags = Image.Exif()
+    tags[0x010E] = "A cup"
+    real.resize((90, 60)).save("photo.png", exif=tags)
+    given = {"compress_level": 9, "strip_metadata": True, "jpeg_quality": 50, "denoise": 7}
+    results = []
+    for number, more in enumerate(({"compress_level": 0}, given, given | {"ensemble": True})):
+        settings = {"inputs": "photo.png", "out": f"{number}.png", "model": "bundled"} | more
+        step.run(parse_settings(step.__name__.rpartition(".")[2], settings))
+        results.append(Image.open(f"{number}.png"))
+    printed = capsys.readouterr().out
+    assert printed.count("assumed JPEG quality 50; removed noise (standard deviation 7.0)") == 2
+    assert [dict(image.getexif()).get(0x010E) for image in results] == ["A cup", None, None]
+    assert Path("1.png").stat().st_size < 0.7 * Path("0.png").stat().st_size
+    assert not np.array_equal(results[1], results[2])
+
+
+def test_feather_sets_the_width_of_the_edges_of_the_mask(real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    photo = real.resize((60, 40))
+    photo.save("photo.png")
+    mask = Image.new("L", (60, 40))
+    mask.paste(255, (30, 0, 60, 40))
+    mask.save("mask.png")
+    shared = {"inputs": "photo.png", "method": "nlm", "denoise": 40, "mask": "mask.png"}
+    columns = []
+    for feather in (0, 20):
+        restore.run(parse_settings("restore", shared | {"feather": feather, "out": f"{feather}.png"}))
+        changed = np.asarray(Image.open(f"{feather}.png")) != np.asarray(photo)
+        columns.append(np.flatnonzero(changed.any(axis=(0, 2))).min())
+    assert columns[0] >= 30 > columns[1]
 
 
 def test_a_size_with_another_aspect_ratio_is_fitted(real, tmp_path):
