@@ -438,6 +438,7 @@ def build_for_flops(given: dict[str, Any]) -> tuple[keras.Model, GradientTrain, 
             (900 * (9 * 8 + 9 * 8 * 8) + 9 * (800 * 16 + 16 * 8 + 8 * 225)) * 7,
         ),
         (CONVOLUTIONAL | {"skip": "none"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9) * 16 * 4),
+        (CONVOLUTIONAL | {"skip": "none", "expansion": 3}, (36 * 4 + 36 * 12 + 12 * 4 + 4 * 9) * 16 * 4),
         (CONVOLUTIONAL | {"skip": "ridge"}, (36 * 4 + 36 * 8 + 8 * 4 + 4 * 9 + 100 * 9) * 16 * 4),
         (
             CONVOLUTIONAL | {"skip": "none", "crop_size": 16, "batch_size": 3},
