@@ -69,6 +69,7 @@ def serving(folder, complaints=""):
     pytest.importorskip("gradio", reason="gradio is not installed")
     # The printed address contains 127.0.0.1, not the name: the server must accept it.
     command = [sys.executable, "-m", "loupe", "demo", "--host", "localhost", "--port", "0", "--model", "bundled"]
+    command += ["--host-names", "proxy.example"]
     temporary = folder / "temporary"
     temporary.mkdir()
     ours = build_env(TMPDIR=str(temporary))
@@ -207,6 +208,7 @@ def test_requests_of_other_sites_are_refused_and_deleted_uploads_are_reported(ph
     httpx = pytest.importorskip("httpx", reason="gradio, which brings it, is not installed")
     with serving(tmp_path) as server, httpx.Client(base_url=server, timeout=60) as client:
         assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "proxy.example"}).status_code == 200
         for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
             assert client.get("/", headers=headers).status_code == 403
             files = {"files": photo.read_bytes()}
