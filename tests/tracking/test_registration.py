@@ -58,6 +58,20 @@ def test_a_run_that_is_registered_twice_at_the_same_time_has_one_version(
     assert register() == "1"
 
 
+@pytest.mark.parametrize(
+    ("scale", "name", "task"),
+    [(Fraction(1), "loupe-1x", "Restores grey photos."), (Fraction(2), "loupe-2x", "Upscales grey photos by 2:1.")],
+)
+def test_the_description_of_a_registered_model_states_its_task(
+    scale: Fraction, name: str, task: str, run_id: str
+) -> None:
+    logged = mlflow.MlflowClient().create_logged_model("0", "model", run_id)
+    mlflow.MlflowClient().finalize_logged_model(logged.model_id, "READY")
+    reference = models.ModelReference.from_logged_model(logged.model_id, "model")
+    registration.register_model(reference, scale, "a network", {})
+    assert mlflow.MlflowClient().get_registered_model(name).description.startswith(task)
+
+
 def test_a_version_that_the_user_created_is_kept(run_id: str) -> None:
     client = mlflow.MlflowClient()
     logged = client.create_logged_model("0", "model", run_id)

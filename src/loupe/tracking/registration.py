@@ -72,9 +72,8 @@ def register_model(reference: models.ModelReference, scale: Fraction, descriptio
     If the logged model is already registered, only the description and tags of its version are updated.
     """
     client, name = mlflow.MlflowClient(), models.REGISTERED_NAMES[scale]
-    create_registered_model(
-        name, f"Upscales grey images, (n, height, width, 1) in [-1, 1], by {format_value(scale)}. Trained by Loupe."
-    )
+    task = "Restores grey photos" if scale == 1 else f"Upscales grey photos by {format_value(scale)}"
+    create_registered_model(name, f"{task}. The description of a version states its input and its test scores.")
 
     def find() -> list[Any]:
         versions = client.search_model_versions(f"name = '{name}'")
