@@ -8,7 +8,7 @@ import pytest
 
 from loupe.data.labels import shrink_label
 from loupe.data.pairs import Pairs
-from loupe.evaluation import figures, qualities, scoring
+from loupe.evaluation import figures, metrics, qualities, scoring
 from loupe.imaging.conversion import compress_jpeg, to_floats
 from loupe.imaging.jpeg_quality import compute_strength
 from loupe.upscalers.baselines import FilterUpscaler
@@ -65,6 +65,10 @@ def test_quality_100_means_no_compression_and_others_compress_the_inputs_only(pa
             assert np.array_equal(small, before if quality == 100 else compress_jpeg(before, quality))
             assert np.array_equal(label, same)
     assert pairs.strengths is None  # the given pairs do not change
+
+
+def test_the_first_columns_have_the_scores_because_mlflow_shows_only_those(table):
+    assert [*table] == ["quality", "path", "method", *metrics.SCORES, "image", "photo"]
 
 
 def test_each_quality_has_the_scores_of_its_inputs(table, pairs):

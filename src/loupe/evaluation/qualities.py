@@ -17,13 +17,10 @@ def score_qualities(
     """Score methods on inputs of each JPEG quality (100: no compression).
 
     Returns:
-        The table of `scoring.score`, with a further column `quality`.
+        The column `quality`, and the columns of `scoring.score`.
     """
-    tables = [
-        scoring.score(methods, pairs.compress_inputs(quality), recompose).assign(quality=quality)
-        for quality in qualities
-    ]
-    return pd.concat(tables, ignore_index=True)
+    tables = {quality: scoring.score(methods, pairs.compress_inputs(quality), recompose) for quality in qualities}
+    return pd.concat(tables, names=["quality"]).reset_index("quality").reset_index(drop=True)
 
 
 def summarise_qualities(table: pd.DataFrame) -> dict[str, dict[str, Any]]:

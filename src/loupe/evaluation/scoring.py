@@ -51,8 +51,8 @@ def score(
             neither crops nor rounds.
 
     Returns:
-        Columns path, photo (content hash), image (number), method, and one column per score; one row per image and
-        method.
+        Columns path, method, one column per score, image (number), photo (content hash); one row per image and
+        method. MLflow shows only the first columns, so the scores are among them.
     """
     tables, start = [], 0
     for inputs, labels in pairs.batches(16):
@@ -62,13 +62,10 @@ def score(
             if border is not None:
                 inside = np.s_[:, border:-border, border:-border]
                 large, cropped_labels = to_floats(from_floats(large[inside])), labels[inside]
-            columns = {
-                "path": [row["path"] for row in rows],
-                "photo": [row["sha256"] for row in rows],
-                "image": range(start, start + len(inputs)),
-                "method": name,
-            }
-            tables.append(pd.DataFrame(columns | metrics.compute_scores(large, cropped_labels, names)))
+            scores = metrics.compute_scores(large, cropped_labels, names)
+            columns = {"path": [row["path"] for row in rows], "method": name, **scores}
+            columns |= {"image": range(start, start + len(inputs)), "photo": [row["sha256"] for row in rows]}
+            tables.append(pd.DataFrame(columns))
         start += len(inputs)
     return pd.concat(tables, ignore_index=True)
 

@@ -132,17 +132,20 @@ class SweepStudy:
         return sum(float(trial.user_attrs.get(WORK_SECONDS, 0.0)) for trial in trials)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row per trial: number, state, values, seconds, run, reused, error message, and parameters.
+        """Return a row per trial: number, values, parameters, state, seconds, run, reused, error message.
 
-        In a sweep with constraints, the column VIOLATED lists the constraints that a trial violates.
+        MLflow shows only the first columns, so the parameters are among them. In a sweep with constraints, the column
+        VIOLATED lists the constraints that a trial violates.
         """
-        rows = []
+        rows, trials = [], self._list_trials()
         values = ("value", self.sweep.study.cost)[: len(self.sweep.objectives)]
-        for trial in self._list_trials():
+        params = dict.fromkeys(name for trial in trials for name in trial.params)
+        for trial in trials:
             row = {
                 "number": trial.number,
-                "state": "ORPHANED" if _is_orphan(trial) else trial.state.name,
                 **dict(zip(values, trial.values or (None, None), strict=False)),
+                **{name: trial.params.get(name) for name in params},
+                "state": "ORPHANED" if _is_orphan(trial) else trial.state.name,
                 "seconds": trial.duration.total_seconds() if trial.duration else None,
                 RUN: trial.user_attrs.get(RUN),
                 REUSED: bool(trial.user_attrs.get(REUSED)),
@@ -150,7 +153,7 @@ class SweepStudy:
             }
             if self.sweep.study.constraints:
                 row[VIOLATED] = ", ".join(constraints.list_violated(trial.constraints))
-            rows.append(row | trial.params)
+            rows.append(row)
         return pd.DataFrame(rows)
 
     def claim_trial(self, owner: dict[str, str]) -> Trial | None:
