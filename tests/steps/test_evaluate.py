@@ -102,6 +102,8 @@ def test_the_number_of_images_is_that_of_the_scored_labels(protocol, per_photo, 
     monkeypatch.setattr(evaluate, "_load_ridge", lambda *_: None)
     crop = {"crop": "random", "labels_per_photo": 2, "label_size": 30}
     summary = summarised(model="tiny", protocol=protocol, **crop)
+    (run,) = mlflow.search_runs(output_format="list", max_results=1)
+    assert run.info.run_name == "evaluate tiny of 3:2 on photos"
     assert summary["photos"] > 1
     assert summary["images"] == per_photo * summary["photos"]
 

@@ -37,6 +37,15 @@ def test_main_creates_finished_runs_under_one_parent(finished_main):
     assert len({run.info.run_name for run in children}) == len(children)
 
 
+@pytest.mark.parametrize(
+    ("step", "title"),
+    [("main", r"The test photos of sample-\w+ at 3:2"), ("evaluate", r".+ on test of sample-\w+, ")],
+)
+def test_the_description_of_a_run_is_its_table_of_scores(step, title, finished_main):
+    note = find_runs_by_step(finished_main)[step].data.tags["mlflow.note.content"]
+    assert re.fullmatch(rf"{title}.*\n\n```\nmethod +mae (.|\n)+ photos\n```", note)
+
+
 def test_main_prints_scores_and_the_next_commands(finished_main):
     printed = (finished_main / "printed.txt").read_text()
     for word in (*BASELINES, "perceptron *", "convolutional *", "champion", "upscaled.png", "mlflow ui", "--steps"):

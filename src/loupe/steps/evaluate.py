@@ -44,7 +44,7 @@ def run(settings: Evaluate) -> dict[str, Any]:
         LoupeError: the file of `out` or `sheet` cannot be written.
     """
     from loupe.evaluation import protocols, scoring
-    from loupe.tracking import dataset_inputs, project_run, records, runs
+    from loupe.tracking import dataset_inputs, project_run, records, run_notes, runs
 
     short_names = choose_names(settings)
     _validate_files(settings)
@@ -61,7 +61,9 @@ def run(settings: Evaluate) -> dict[str, Any]:
     baselines = scoring.build_baselines(pairs, ridge, loaded.model.geometry.luminance)
     networks = {"model": loaded, **others}
     methods = {"model": loaded.model, **baselines, **{name: other.model for name, other in others.items()}}
-    with runs.open_step_run(settings, f"evaluate {loaded.name} on {description}"):
+    # MLflow's table of runs shows only the start of a name, so that start must differ between networks.
+    name = loaded.name.removeprefix("the bundled network ")
+    with runs.open_step_run(settings, f"evaluate {name} on {description}"):
         records.log_model_tags(loaded.name, loaded.device)
         records.log_model_inputs(network.model_id for network in networks.values())
         table = protocols.score_images(settings, methods, pairs)
@@ -75,10 +77,12 @@ def run(settings: Evaluate) -> dict[str, Any]:
         summary = {"model": loaded.name, "on": description, "protocol": settings.protocol}
         summary |= {"photos": photos, "images": image_count} | scores
         records.log_json(_replace_nan(summary), "summary.json")
+        counts = f"{scoring.format_count(image_count, 'image')} of {scoring.format_count(photos)}"
+        title = f"{loaded.name} on {description}, {counts} ({settings.protocol})"
+        run_notes.log_table(settings, title, text)
     if settings.out:
         _write_json(Path(settings.out), summary)
-    counts = f"{scoring.format_count(image_count, 'image')} of {scoring.format_count(photos)}"
-    print_line(f"{loaded.name} on {description}, {counts} ({settings.protocol})", settings.quiet)
+    print_line(title, settings.quiet)
     print_lines(text, settings.quiet)
     return summary
 

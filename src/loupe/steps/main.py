@@ -31,10 +31,11 @@ def run(settings: Main) -> None:
     """
     from loupe.data import preparation
     from loupe.data.sources import list_photos
+    from loupe.evaluation import scoring
     from loupe.imaging.atomic import validate_output_file
     from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
-    from loupe.tracking import records, runs
+    from loupe.tracking import records, run_notes, runs
 
     validate_backend()
     get_format(Path(settings.out))
@@ -63,16 +64,16 @@ def run(settings: Main) -> None:
             {f"test/{training.network}/{score}": training.summary["model"][score]
              for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
-    seconds = {f"{training.network} *": training.seconds for training in trainings}
-    print_lines(_format_table(Path(location).name, scores, seconds), settings.quiet)
+        title = _describe_table(Path(location).name)
+        table = scoring.format_scores(scores, {f"{training.network} *": training.seconds for training in trainings})
+        run_notes.log_table(settings, title, table)
+    print_lines(f"\n{title}:\n{table}", settings.quiet)
     print_lines(_format_next_steps(settings, best, registration, location), settings.quiet)
 
 
-def _format_table(dataset: str, scores: dict[str, Any], seconds: dict[str, float]) -> str:
-    from loupe.evaluation import scoring
-
+def _describe_table(dataset: str) -> str:
     scale = format_value(parse_settings("train", {}).scale)
-    return f"\nThe test photos of {dataset} at {scale} (* trained here):\n{scoring.format_scores(scores, seconds)}"
+    return f"The test photos of {dataset} at {scale} (* trained here)"
 
 
 def _format_next_steps(settings: Main, best: "Training", registration: "Registration", location: str) -> str:

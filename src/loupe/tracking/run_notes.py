@@ -17,6 +17,11 @@ def log_note(settings: RunSettings, text: str) -> None:
         records.log_tags({NOTE_TAG: mask_secrets(text)})
 
 
+def log_table(settings: RunSettings, title: str, table: str) -> None:
+    """Log a title and a table, aligned with spaces, as the note of the run, unless the user has given a note."""
+    log_note(settings, f"{title}\n\n```\n{table}\n```")
+
+
 def make_failure_tags(tags: dict[str, str], text: str) -> dict[str, str]:
     """Return the tags of a failed run: the reason `text`, and the note in `tags` with the reason appended."""
     note = f"{tags.get(NOTE_TAG, '')}\n\n{FAILED_NOTE} {text}".strip()
