@@ -46,6 +46,16 @@ def test_the_description_of_a_run_is_its_table_of_scores(step, title, finished_m
     assert re.fullmatch(rf"{title}.*\n\n```\nmethod +mae (.|\n)+ photos\n```", note)
 
 
+def test_the_run_of_register_has_its_model_and_the_gate_dataset_as_inputs(finished_main):
+    client = open_store(finished_main)
+    found = [run for run in list_runs(finished_main) if "gate/mae" in run.data.metrics][-1]
+    run = client.get_run(found.info.run_id)  # a search returns runs without their model inputs
+    ((dataset,), (model,)) = run.inputs.dataset_inputs, run.inputs.model_inputs
+    assert ([tag.value for tag in dataset.tags], run.data.tags["loupe.scale"]) == (["gate"], "3:2")
+    assert dataset.dataset.name in run.data.tags["loupe.evidence"]
+    assert client.get_logged_model(model.model_id).source_run_id == run.data.params["run"]
+
+
 def test_main_prints_scores_and_the_next_commands(finished_main):
     printed = (finished_main / "printed.txt").read_text()
     for word in (*BASELINES, "perceptron *", "convolutional *", "champion", "upscaled.png", "mlflow ui", "--steps"):

@@ -207,6 +207,8 @@ def test_only_the_best_trial_keeps_its_network_is_scored_on_test_and_registered(
     assert list_networks(smoke) == [best]
     assert [run.info.run_id for run in children if "test/mae" in run.data.metrics] == [best]
     run = open_store(smoke).get_run(best)
+    contexts = [tag.value for found in run.inputs.dataset_inputs for tag in found.tags]
+    assert sorted(contexts) == ["test", "training", "validation"]
     model = open_store(smoke).get_logged_model(run.outputs.model_outputs[-1].model_id)
     linked = {metric.key: metric.value for metric in model.metrics}
     assert [linked[name] for name in ("val/best_mae", "test/mae")] == [

@@ -70,7 +70,7 @@ def run(settings: Register) -> Registration:
 
 def _register(settings: Register) -> Registration:
     from loupe.models.builder import KerasUpscaler
-    from loupe.tracking import champions, gate, models, records, registration, run_notes, runs
+    from loupe.tracking import champions, dataset_inputs, gate, models, records, registration, run_notes, runs
     from loupe.tracking.candidates import find_candidate
 
     candidate = find_candidate(settings)
@@ -78,6 +78,9 @@ def _register(settings: Register) -> Registration:
     upscaler, champion = KerasUpscaler(model), models.get_champion(candidate.scale)
     dataset, gate_tags = gate.open_gate(settings, candidate, upscaler.geometry.luminance)
     with runs.open_step_run(settings, f"register {candidate.name}"), tempfile.TemporaryDirectory() as folder:
+        records.log_model_inputs([candidate.reference.model_id])
+        dataset_inputs.log_dataset(dataset, "gate")
+        records.log_tags({"loupe.scale": format_value(candidate.scale)})
         result = gate.compare_with_champion(upscaler, candidate, champion, dataset, settings)
         _, difference = registration.export_onnx(model, candidate.reference, Path(folder) / "model.onnx")
         description = _describe_version(candidate, upscaler.geometry, difference, folder)

@@ -181,7 +181,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
     """
     from loupe.search import study_results
     from loupe.steps import register, train
-    from loupe.tracking import curves, logged_models, models, records, runs, training_runs, trials
+    from loupe.tracking import curves, dataset_inputs, logged_models, models, records, runs, training_runs, trials
     from loupe.upscalers import ridge
 
     for run_id in kept_runs:
@@ -206,6 +206,7 @@ def _register_best(settings: Sweep, kept_runs: list[str], dataset: "Dataset", be
             validation = dataset.load_pairs("validation", train_settings.scale)
             training_runs.log_predictions(model, validation, points[-1]["step"] if points else 0)
             training_runs.log_ridge(weights, train_settings)
+            dataset_inputs.log_dataset(dataset, "training", "validation", "test")
             records.log_tags({trials.SCORED_TAG: "true"})
     fields = {"run": best_run, "quiet": True, "data_dir": settings.data_dir}
     if is_masked(mask_secrets(dataset.location)):
