@@ -21,7 +21,7 @@ from jobs import build_env, loupe, measure_step
 from PIL import Image
 
 from loupe.config import parse_settings
-from loupe.errors import UsageError
+from loupe.errors import LoupeError, UsageError
 from loupe.imaging import reader
 from loupe.photos.comparison import validate_file
 from loupe.steps import restore, upscale
@@ -180,6 +180,17 @@ def test_settings_of_files_and_networks_change_the_results(step, real, tmp_path,
     assert [dict(image.getexif()).get(0x010E) for image in results] == ["A cup", None, None]
     assert Path("1.png").stat().st_size < 0.7 * Path("0.png").stat().st_size
     assert not np.array_equal(results[1], results[2])
+
+
+def test_memory_limits_the_images(real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    real.resize((1600, 1200)).save("photo.png")
+    settings = {"inputs": "photo.png", "out": "large.webp", "scale": 8, "model": "lanczos", "memory": 200}
+    rule = r"memory: must be at least (\d+) MB for .+, got 200 MB; --memory \1 allows it"
+    with pytest.raises(LoupeError, match=rule):
+        upscale.run(parse_settings("upscale", settings))
+    assert not Path("large.webp").exists()
 
 
 def test_feather_sets_the_width_of_the_edges_of_the_mask(real, tmp_path, monkeypatch):
