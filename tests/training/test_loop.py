@@ -148,8 +148,7 @@ def test_dropout_derives_from_seed_and_step(photos: dict[str, Pairs]) -> None:
     given |= {"optimizer": "sgd", "schedule": "constant", "learning_rate": 1e-30, "patience": 0}
     given = {name: value for name, value in given.items() if not name.startswith("decay")}
     losses = [
-        [point.metrics["train/patch_loss"] for point in Run(alone, given | {"seed": seed}).points[1:]]
-        for seed in (7, 7, 8)
+        [point.metrics["loss"] for point in Run(alone, given | {"seed": seed}).points[1:]] for seed in (7, 7, 8)
     ]
     assert len(set(losses[0])) == 4
     assert losses[0] == losses[1]
@@ -290,11 +289,11 @@ def test_every_point_has_the_documented_metrics(photos: dict[str, Pairs]) -> Non
     run = Run(photos, PERCEPTRON)
     named = {f"{split}/{score}" for split in ("train", "val") for score in ("mse", "mae", "psnr")}
     for point in run.points:
-        more = {"patches_per_second", "train/patch_loss"} if point.step else set()
+        more = {"patches_per_second"} if point.step else set()
         assert point.metrics.keys() == named | {"train/learning_rate", "loss"} | more
         assert all(math.isfinite(value) for value in point.metrics.values())
     assert run.points[0].metrics["loss"] == run.points[0].metrics["train/mae"]
-    assert run.points[1].metrics["loss"] == run.points[1].metrics["train/patch_loss"]
+    assert run.points[1].metrics["loss"] != run.points[1].metrics["train/mae"]  # the mean of the batches
     assert loop.load_points(run.checkpoints[3]) == run.progress.points[:2]
 
 
@@ -382,7 +381,7 @@ def test_bfloat16_applies_to_steps_only_and_gives_nearly_the_same_loss(
     given = given | {"steps": 40, "eval_every": 40}
     exact, rounded = (Run(photos, given | {"precision": precision}) for precision in ("float32", "bfloat16"))
     assert exact.points[0].metrics == rounded.points[0].metrics  # computed in float32 before the first step
-    losses = [run.points[1].metrics["train/patch_loss"] for run in (exact, rounded)]
+    losses = [run.points[1].metrics["loss"] for run in (exact, rounded)]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert {layer.compute_dtype for layer in rounded.model.layers} == {"float32"}

@@ -149,8 +149,9 @@ def fit(
     compile_model(model, settings)
 
     def add_point(measured: dict[str, float]) -> None:
-        values = measured | _score_splits(model, settings, splits)
-        values["loss"] = values.get("train/patch_loss", values[f"train/{settings.loss}"])
+        scores = _score_splits(model, settings, splits)
+        # At step 0, the loss is that of whole images.
+        values = {"loss": scores[f"train/{settings.loss}"]} | measured | scores
         state.add_point(values, model)
         report(Point(state.step, values), state.to_checkpoint(model))
 
@@ -168,7 +169,7 @@ def fit(
             seconds = time.perf_counter() - started
             state.step, state.seconds = stop, state.seconds + seconds
             splits.train.raise_if_damaged()
-            add_point({"train/patch_loss": loss, "patches_per_second": batch_patches * len(steps) / seconds})
+            add_point({"loss": loss, "patches_per_second": batch_patches * len(steps) / seconds})
             bar.update(stop, f"validation mae {state.points[-1]['metrics']['val/mae']:.4f}")
     model.set_weights(state.best_weights)
     return state
