@@ -261,8 +261,8 @@ def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finish
         ("evaluate", ["--others", "no-such-file.onnx"], "no-such-file.onnx"),
         (
             "evaluate",
-            ["--model", "tiny", "--scale", "2:1"],
-            "scale: must be 3:2 for the bundled network tiny of 3:2, got 2:1",
+            ["--model", "large", "--scale", "2:1"],
+            "scale: must be 3:2 for the bundled network large of 3:2, got 2:1",
         ),
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
         ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),

@@ -68,7 +68,7 @@ def test_a_photo_is_restored_by_a_network_file(folder, real_crop, capsys):
 @pytest.mark.parametrize(
     ("step", "given", "message"),
     [
-        (restore, {"model": "tiny"}, "model: must have the scale factor 1:1, got 'tiny'"),
+        (restore, {"model": "large"}, "model: must have the scale factor 1:1, got 'large'"),
         (upscale, {"model": "n.onnx"}, "model: must have a scale factor above 1:1, got 'n.onnx'"),
         (evaluate, {"protocol": "classical"}, "protocol: must be labels or study-patches at scale 1:1, got classical"),  # noqa: E501
         (evaluate, {"photos": "photos"}, "degrade: must be jpeg for photos at scale 1:1, got none"),
