@@ -134,8 +134,7 @@ class SweepStudy:
     def to_frame(self) -> pd.DataFrame:
         """Return a row per trial: number, values, parameters, state, seconds, run, reused, error message.
 
-        MLflow shows only the first columns, so the parameters are among them. In a sweep with constraints, the column
-        VIOLATED lists the constraints that a trial violates.
+        MLflow shows only the first columns. With constraints, the column VIOLATED lists those that a trial violates.
         """
         rows, trials = [], self._list_trials()
         values = ("value", self.sweep.study.cost)[: len(self.sweep.objectives)]
