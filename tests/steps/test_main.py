@@ -262,7 +262,7 @@ def test_upscale_without_a_champion_uses_the_bundled_network_of_the_scale(finish
         (
             "evaluate",
             ["--model", "large", "--scale", "2:1"],
-            "scale: must be 3:2 for the bundled network large of 3:2, got 2:1",
+            "scale: must be 3:2 for the bundled network large of 3:2 (base below JPEG quality 95), got 2:1",
         ),
         ("evaluate", ["--sheet", "nowhere/sheet.png"], "nowhere/sheet.png"),
         ("evaluate", ["--sheet", "sheet.xyz"], "sheet: must end in one of"),

@@ -47,7 +47,7 @@ def sample() -> dict[Fraction, Pairs]:
 
 def test_the_package_contains_the_documented_networks() -> None:
     scales = {
-        "tiny": "1x1 3x2 2x1 3x1 4x1",
+        "tiny": "1x1 3x2 2x1",
         "small": "1x1 3x2 2x1 3x1 4x1",
         "base": "1x1 3x2 2x1 4x1",
         "large": "3x2",
