@@ -31,7 +31,6 @@ def run(settings: Main) -> None:
     """
     from loupe.data import preparation
     from loupe.data.sources import list_photos
-    from loupe.evaluation import scoring
     from loupe.imaging.atomic import validate_output_file
     from loupe.imaging.formats import get_format
     from loupe.steps import evaluate, preprocess, register, train, upscale
@@ -65,10 +64,16 @@ def run(settings: Main) -> None:
              for training in trainings for score in ("mae", "psnr", "ssim")}
         )  # fmt: skip
         title = _describe_table(Path(location).name)
-        table = scoring.format_scores(scores, {f"{training.network} *": training.seconds for training in trainings})
+        table = _format_table(scores, {f"{training.network} *": training.seconds for training in trainings})
         run_notes.log_table(settings, title, table)
     print_lines(f"\n{title}:\n{table}", settings.quiet)
     print_lines(_format_next_steps(settings, best, registration, location), settings.quiet)
+
+
+def _format_table(scores: dict[str, Any], seconds: dict[str, float]) -> str:
+    from loupe.evaluation import scoring  # needs pandas, which the light installation lacks
+
+    return scoring.format_scores(scores, seconds)
 
 
 def _describe_table(dataset: str) -> str:
