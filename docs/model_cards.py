@@ -65,6 +65,7 @@ def score_networks(data: Path) -> pd.DataFrame:
         methods |= {name: load_bundled(size, own).model for name, size, own in list_networks() if own == scale}
         for name, (files, fields) in SETS.items():
             given = fields | {"photos": str(data / files), "degrade": "jpeg", "scale": scale}
+            given["label_size"] -= given["label_size"] % scale.numerator
             if scale == 1:  # an input without compression equals its label
                 given["qualities"] = [quality for quality in fields["qualities"] if quality != CLEAN]
             settings = parse_settings("evaluate", given)

@@ -318,7 +318,7 @@ def test_an_output_activation_that_prevents_initialisation_from_ridge_is_refused
     ("step", "given"), [("train", {}), ("evaluate", {}), ("register", {}), ("register", {"rollback": "true"})]
 )
 def test_a_scale_without_a_network_is_refused(step: str, given: dict[str, str]) -> None:
-    assert refusal(step, given | {"scale": "4:3"}) == "scale: must be 1:1, 3:2, 2:1 or 3:1, got 4:3"
+    assert refusal(step, given | {"scale": "4:3"}) == "scale: must be 1:1, 3:2, 2:1, 3:1 or 4:1, got 4:3"
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf"])

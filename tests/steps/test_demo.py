@@ -190,7 +190,7 @@ def test_errors_are_one_line_and_the_server_continues(server, page, photo, tmp_p
     choose(page, photo)
     press(page, "Upscale")
     page.locator("figure").wait_for()
-    assert "300×200 to 2400×1600, by the bundled network small of 3:1" in page.locator("figure").inner_text()
+    assert "300×200 to 2400×1600, by the bundled network small of 4:1" in page.locator("figure").inner_text()
 
 
 def test_only_uploaded_files_are_read(photo, tmp_path):

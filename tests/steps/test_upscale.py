@@ -156,7 +156,7 @@ def test_sizes_are_exact(real, tmp_path, flag, value, size):
     real.save(tmp_path / "photo.png")
     printed = loupe("upscale", "photo.png", flag, value, "--out", "large.png", "--model", "bundled", cwd=tmp_path)
     assert Image.open(tmp_path / "large.png").size == size
-    name = r", by the bundled network small of [123]:[12](, assumed JPEG quality 100 \(100: no artefacts\))?"
+    name = r", by the bundled network small of [1234]:[12](, assumed JPEG quality 100 \(100: no artefacts\))?"
     name = "" if size == real.size else name
     assert re.fullmatch(f"large.png: {size[0]}x{size[1]}{name}\n", printed.stdout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.png", "photo.png"]

@@ -126,7 +126,7 @@ def test_champions_of_two_scale_factors_that_move_at_the_same_time_are_both_in_t
     with mlflow.start_run():
         uri = champions.move_champion(Fraction(3, 2), versions[Fraction(3, 2)])
         newest = client.get_model_version_by_alias(models.PHOTO_MODEL, "champion")
-        assert given[-1] == {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): None}
+        assert given[-1] == {Fraction(3, 2): "loupe", Fraction(2): "loupe-2x", Fraction(3): None, Fraction(4): None}
         assert uri == f"models:/{models.PHOTO_MODEL}/{newest.version}"
         assert newest.description.startswith("Upscales photos with loupe version 1, loupe-2x version 1, ")
         assert len(given) == len(list_versions(models.PHOTO_MODEL)) == 3
@@ -148,7 +148,7 @@ def test_a_deleted_champion_of_another_scale_factor_is_replaced_by_the_bundled_n
     monkeypatch.setattr(champions, "_log_photo_model", lambda found: given.append(found) or logged)
     with mlflow.start_run():
         champions.register_photo_model(Fraction(3, 2), version)
-    assert given == [{Fraction(3, 2): version, Fraction(2): None, Fraction(3): None}]
+    assert given == [{Fraction(3, 2): version, Fraction(2): None, Fraction(3): None, Fraction(4): None}]
     line = "model: loupe-2x version 1 cannot be loaded: the model was deleted; loupe-photo gets the bundled network"
     assert line in capsys.readouterr().err
 

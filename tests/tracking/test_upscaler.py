@@ -53,7 +53,7 @@ def test_the_scale_or_the_size_sets_the_size_of_the_result(upscaler):
     assert upscaler(image, size=(80, 60)).size == (80, 60)
     noise = np.random.default_rng(0).integers(0, 256, (30, 40), "uint8")
     assert np.array_equal(upscaler(noise, size=[40, 30]), noise)  # its own size: as it is
-    assert {"of 2:1", "of 3:1"} <= {name[-6:] for name in upscaler.networks.used_names.split(", ")}
+    assert {"of 2:1", "of 4:1"} <= {name[-6:] for name in upscaler.networks.used_names.split(", ")}
 
 
 def test_the_colour_profile_is_kept_and_the_orientation_is_applied(upscaler):

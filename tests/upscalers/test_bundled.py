@@ -37,17 +37,25 @@ def scale_of_file(file: Path) -> Fraction:
 @pytest.fixture(scope="module")
 def sample() -> dict[Fraction, Pairs]:
     """Return the middle of each bundled photo at every scale. The networks were trained on these photos."""
-    cut = {"source": "sample", "crop": "centre", "scales": "3:2,2:1,3:1", "quiet": True}
-    degraded = cut | {"scales": "1:1", "degrade": "jpeg", "jpeg_qualities": "10,60", "clean_share": 0}
-    return {
-        scale: prepare_in_memory(parse_settings("preprocess", degraded if scale == 1 else cut), scale)
-        for scale in map(scale_of_file, FILES)
+    cut = {"source": "sample", "crop": "centre", "quiet": True}
+    degraded = {"degrade": "jpeg", "jpeg_qualities": "10,60", "clean_share": 0}
+    pairs = {}
+    for scale in set(map(scale_of_file, FILES)):
+        size = {"label_size": 150 - 150 % scale.numerator, "scales": scale}
+        settings = parse_settings("preprocess", cut | size | (degraded if scale == 1 else {}))
+        pairs[scale] = prepare_in_memory(settings, scale)
+    return pairs
+
+
+def test_the_package_contains_the_documented_networks() -> None:
+    scales = {
+        "tiny": "1x1 3x2",
+        "small": "1x1 3x2 2x1 3x1 4x1",
+        "base": "1x1 3x2 2x1 4x1",
+        "large": "3x2",
     }
-
-
-def test_the_package_contains_all_sizes_at_3_2_and_others_at_further_scales() -> None:
-    further = {"tiny-1x1", "small-1x1", "small-2x1", "small-3x1", "base-1x1", "base-2x1"}
-    assert {file.stem for file in FILES} == {f"{size}-3x2" for size in BUNDLED_SIZES} | further
+    names = {f"{size}-{scale}" for size in scales for scale in scales[size].split()}
+    assert {file.stem for file in FILES} == names
     others = {file.name for file in bundled.FOLDER.iterdir()} - {file.name for file in FILES}
     assert others == {"LICENCE.md", "credits.csv"}
     assert bundled.DEFAULT_SIZE == "small"

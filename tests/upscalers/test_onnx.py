@@ -18,7 +18,7 @@ from loupe.upscalers.tiling import upscale
 LAYERS = 2
 
 
-@pytest.mark.parametrize("scale", ["1:1", "3:2", "2:1", "3:1"])
+@pytest.mark.parametrize("scale", ["1:1", "3:2", "2:1", "3:1", "4:1"])
 def test_an_exported_network_gives_the_same_result_with_one_padding_node_per_layer(
     scale: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The settings of `preprocess`, which prepares a dataset, and the settings that it shares with `evaluate`."""
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import model_validator
@@ -19,11 +20,11 @@ from loupe.config.fields import (
     field,
     format_value,
 )
-from loupe.config.training import UPSCALING_SCALES
 
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 LIMIT = "maximum number of photos; none: all photos"
+DEFAULT_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))  # the default label size, 150, is not a multiple of 4
 
 
 class LabelSettings(Settings):
@@ -74,7 +75,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     )
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     scales: Scales = field(
-        UPSCALING_SCALES,
+        DEFAULT_SCALES,
         "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )

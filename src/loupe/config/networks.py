@@ -15,7 +15,7 @@ from loupe.config.training import RECOMPOSE, GradientTrain, Recompose, Train
 # Default number of blocks (q x q input pixels) per side of a training crop. The network extends a crop by mirroring
 # the pixels at its border. In smaller crops, the mirrored pixels affect a larger share of the result.
 CROP_BLOCKS = 32
-DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18))}
+DEFAULT_PATCHES = {Fraction(p, q): f"{q}:{p}" for q, p in ((10, 10), (10, 15), (8, 16), (6, 18), (5, 20))}
 
 PATCH_DEFAULTS = ", ".join(f"{patch} at scale {format_value(scale)}" for scale, patch in DEFAULT_PATCHES.items())
 
@@ -38,7 +38,7 @@ class Convolutional(GradientTrain):
     crop_size: Annotated[int, Field(ge=8, le=512)] = field(
         lambda data: CROP_BLOCKS * get_block_sides(data.get("scale", Fraction(3, 2)))[0],
         "side of a training crop in input pixels",
-        rule="an even number at scales 1:1 and 3:2; default 64 at scales 1:1 and 3:2, 32 at 2:1 and 3:1",
+        rule="an even number at scales 1:1 and 3:2; default 64 at scales 1:1 and 3:2, else 32",
     )
     condition: Literal["none", "jpeg"] = field(
         "none", "second channel of the input; jpeg: the strength of the JPEG artefacts"

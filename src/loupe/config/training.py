@@ -11,8 +11,7 @@ from loupe.config.base import DatasetSettings
 from loupe.config.fields import Count, Devices, Flops, Norm, Scale, Text, field, format_value
 from loupe.errors import UsageError
 
-UPSCALING_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
-TRAINED_SCALES = (Fraction(1), *UPSCALING_SCALES)
+TRAINED_SCALES = (Fraction(1), Fraction(3, 2), Fraction(2), Fraction(3), Fraction(4))
 SCALE_RULE = " or ".join(", ".join(map(format_value, TRAINED_SCALES)).rsplit(", ", 1))
 Recompose = Literal["concatenate", "gaussian"]
 RECOMPOSE = "how a perceptron's patches form an image. concatenate: side by side. gaussian: overlapping, averaged"

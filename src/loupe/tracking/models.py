@@ -31,6 +31,7 @@ REGISTERED_NAMES = {
     Fraction(3, 2): "loupe",
     Fraction(2): "loupe-2x",
     Fraction(3): "loupe-3x",
+    Fraction(4): "loupe-4x",
 }
 
 

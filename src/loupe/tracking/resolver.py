@@ -90,7 +90,9 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
     if name in FILTERS:
         return make_networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:
-        return make_networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
+        from loupe.config.datasets import DEFAULT_SCALES
+
+        return make_networks([*DEFAULT_SCALES], lambda scale: _load_ridge(scale, options.data_dir))
     loaded = (_load_from_mlflow if name.startswith(URI_SCHEMES) else _load_file)(name, options)
     return make_networks([loaded.model.geometry.scale], lambda _: loaded)
 

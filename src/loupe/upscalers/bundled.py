@@ -6,7 +6,7 @@ from pathlib import Path
 from loupe.config.fields import format_value
 from loupe.errors import UsageError
 
-DEFAULT_SIZE = "small"  # the only size with networks for 1:1, 3:2, 2:1 and 3:1
+DEFAULT_SIZE = "small"
 FOLDER = Path(__file__).parent / "weights"
 
 
