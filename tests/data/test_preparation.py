@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from loupe.config import parse_settings
+from loupe.config.base import DatasetSettings
 from loupe.data import preparation, reservations
 from loupe.data import shards as shard_module
 from loupe.data.dataset import Dataset
@@ -409,6 +410,23 @@ def test_a_dataset_is_opened_by_path_or_by_name_in_data_dir(photo_folder, prepro
     made = prepare(settings)
     assert open_or_prepare(settings, str(made.folder)).digest == made.digest
     assert open_or_prepare(settings, made.folder.name).digest == made.digest
+
+
+@pytest.mark.parametrize(
+    ("scale", "smoke", "expected"),
+    [
+        (Fraction(4), False, {"scales": "4:1", "label_size": "148", "degrade": "none"}),
+        (Fraction(4), True, {"scales": "4:1", "label_size": "88", "degrade": "none"}),
+        (Fraction(1), False, {"scales": "1:1", "label_size": "150", "degrade": "jpeg"}),
+        (Fraction(2), False, {"scales": "3:2,2:1,3:1", "label_size": "150", "degrade": "none"}),
+    ],
+)
+def test_a_dataset_that_is_prepared_for_a_scale_factor_contains_it(tmp_path, scale, smoke, expected):
+    Image.new("L", (160, 160)).save(tmp_path / "photo.png")
+    settings = DatasetSettings(data_dir=str(tmp_path / "data"), smoke=smoke, quiet=True)
+    dataset = open_or_prepare(settings, str(tmp_path), scale)
+    assert {name: dataset.settings[name] for name in expected} == expected
+    assert reopen(settings, "deleted", dataset.digest, str(tmp_path), scale).folder == dataset.folder
 
 
 def test_a_missing_source_is_reported_with_the_field_dataset(preprocess):

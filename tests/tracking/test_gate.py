@@ -121,7 +121,7 @@ def recorded(dataset, monkeypatch):
     tags = {"loupe.gate_dataset": "photos-1f", "loupe.gate_digest": "1f", "loupe.gate_source": "photos"}
     monkeypatch.setattr(models, "get_registered_tags", lambda name: tags)
     monkeypatch.setattr(
-        preparation, "reopen", lambda settings, *found: dataset if found == (*tags.values(),) else None
+        preparation, "reopen", lambda settings, *found: dataset if found == (*tags.values(), SCALE) else None
     )
     return tags
 
@@ -144,7 +144,7 @@ def test_the_recorded_gate_dataset_is_used_until_another_one_is_given(dataset, r
     own = PhotoSet(real_crop, {0: "train"}, "mine-2f")
     candidate = Candidate(models.ModelReference("challenger", "uri"), "challenger", SCALE, own, "mine")
     assert gate.open_gate(SETTINGS, candidate, "rec601") == (dataset, recorded)
-    monkeypatch.setattr(preparation, "open_or_prepare", lambda settings, name: own)
+    monkeypatch.setattr(preparation, "open_or_prepare", lambda settings, name, scale: own)
     _, tags = gate.open_gate(parse_settings("register", {"gate": "kodak"}), candidate, "rec601")
     assert tags["loupe.gate_dataset"] == "mine-2f"
     monkeypatch.setattr(models, "get_registered_tags", lambda name: {})

@@ -116,7 +116,7 @@ def enter(folder, data, monkeypatch):
     for path in ("photos/photo.png", "photo.png"):
         Image.fromarray(noise).save(path)
     sample = parse_settings("train", {"smoke": True, "data_dir": str(data), "quiet": True})
-    monkeypatch.setattr(preparation, "open_sample", lambda _: preparation.open_or_prepare(sample, "sample"))
+    monkeypatch.setattr(preparation, "open_sample", lambda *_: preparation.open_or_prepare(sample, "sample"))
     monkeypatch.setattr(evaluate, "_draw_figures", lambda *_: None)
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     monkeypatch.setattr(worker_pool.PhotoWorkers, "start", start_one_process)
@@ -330,6 +330,7 @@ def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experimen
         return run_id
 
     mine, other = (client.create_experiment(name) for name in ("mine", "other"))
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # the fixture `trained` may have set it for this test
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     with pytest.raises(
         UsageError, match="run: must be a finished train run or trial of scale 3:1 in the experiment 'mine'"

@@ -216,8 +216,8 @@ class Restore(PhotoSettings, NetworkFields):
     )
     model: str = field(
         "champion",
-        "network that restores photos (scale factor 1:1): champion, bundled, small, base, an MLflow URI, or a .keras "
-        "or .onnx file",
+        "network that restores photos (scale factor 1:1): champion, bundled, tiny, small, base, an MLflow URI, or a "
+        ".keras or .onnx file",
     )
     mask: Text = field(
         None,

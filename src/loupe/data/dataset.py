@@ -113,10 +113,8 @@ class Dataset:
                 `finish_verification`.
         """
         if scale not in self.scales:
-            wanted = format_value(scale)
             raise UsageError(
-                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {wanted}; "
-                f"`loupe preprocess --scales {wanted}` prepares a dataset with this scale"
+                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}"
             )
         import pyarrow.compute as pc
 

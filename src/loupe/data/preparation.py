@@ -225,27 +225,35 @@ def find_dataset(data_dir: str, name: str) -> str | None:
     return next((found for found in locations if storage.exists(found, manifest.MANIFEST, "dataset")), None)
 
 
-def open_or_prepare(settings: DatasetSettings, name: str) -> Dataset:
+def open_or_prepare(settings: DatasetSettings, name: str, scale: Fraction | None = None) -> Dataset:
     """Open a prepared dataset by location or name. If it does not exist, prepare the source `name`.
 
-    `settings` are used for this preparation; all other fields of preprocess have their defaults.
+    Args:
+        settings: the settings for this preparation; all other fields of preprocess have their defaults.
+        name: the location, name or source of the dataset.
+        scale: the scale factor that is needed. If the default settings do not contain it, the prepared dataset has
+            only this scale factor, with JPEG artefacts at 1:1, and with the largest size of labels that fits.
     """
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)
-    shared = settings.select(DatasetSettings.model_fields)
+    given = {"source": (name,)} | settings.select(DatasetSettings.model_fields)
     try:
-        return prepare(parse_settings("preprocess", {"source": (name,)} | shared))
+        wanted = parse_settings("preprocess", given)
+        if scale is not None and scale not in wanted.scales:
+            given |= {"scales": (scale,), "label_size": wanted.label_size - wanted.label_size % scale.numerator}
+            wanted = parse_settings("preprocess", given | ({"degrade": "jpeg"} if scale == 1 else {}))
+        return prepare(wanted)
     except UsageError as error:
         raise UsageError(str(error).replace("source:", "dataset:", 1)) from None
 
 
-def open_sample(data_dir: str) -> Dataset:
-    """Open or prepare the dataset `sample` in the folder or URL `data_dir`."""
-    return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample")
+def open_sample(data_dir: str, scale: Fraction) -> Dataset:
+    """Open or prepare the dataset `sample`, with this scale factor, in the folder or URL `data_dir`."""
+    return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample", scale)
 
 
-def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Dataset:
+def reopen(settings: DatasetSettings, name: str, digest: str, source: str, scale: Fraction | None = None) -> Dataset:
     """Open a dataset that is recorded in MLflow, by the name of its folder; if it is missing, prepare it again.
 
     Args:
@@ -253,12 +261,14 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str) -> Da
         name: the name of the folder in `data_dir`.
         digest: the recorded digest.
         source: the location, name or source of the dataset, if the folder is missing.
+        scale: see `open_or_prepare`.
 
     Raises:
         UsageError: the dataset has another digest than the recorded one.
     """
     location = storage.join_path(settings.data_dir, name)
-    dataset = Dataset(location) if storage.exists(location, manifest.MANIFEST) else open_or_prepare(settings, source)
+    is_there = storage.exists(location, manifest.MANIFEST)
+    dataset = Dataset(location) if is_there else open_or_prepare(settings, source, scale)
     if dataset.digest != digest:
         raise UsageError(
             f"dataset: must be {name}, as recorded in MLflow, got {dataset.folder.name}; "

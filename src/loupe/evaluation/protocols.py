@@ -75,7 +75,7 @@ def _open_images(settings: Evaluate, scale: Fraction, luminance: str) -> Images:
         whole = WholePhotos(photos, scale, settings.quiet)
         return _make_images(whole, settings.photos or "sample", {"protocol": "classical"})
     if settings.photos is None:
-        dataset = preparation.open_or_prepare(settings, settings.dataset)
+        dataset = preparation.open_or_prepare(settings, settings.dataset, scale)
         pairs = dataset.load_pairs(settings.split, scale, settings.limit)
         description = f"{settings.split} of {dataset.folder.name}"
         return Images(pairs, description, dataset.folder.name, dataset.digest, dataset, CONTEXTS[settings.split])

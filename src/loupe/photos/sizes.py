@@ -84,8 +84,8 @@ def find_uncropped_size(size: Size, result: Size) -> Size:
 def choose_scale(size: Size, result: Size, scales: Sequence[Fraction]) -> Fraction | None:
     """Choose the smallest of `scales` that reaches the size of the result, or else the largest of `scales`.
 
-    Lanczos then resizes the network's result to the exact size. A second network instead of Lanczos is not better: at
-    4:1, both methods have a PSNR of 26.36 dB for the 24 Kodak photos.
+    Lanczos then resizes the network's result to the exact size. Two networks are not better than one: at 4:1, `small`
+    for 4:1 has a PSNR of 26.65 dB for the 24 Kodak photos, and two passes of `small` for 2:1 have 26.48 dB.
 
     Returns:
         The scale factor; None if the size does not change, and no network has the scale factor 1:1.

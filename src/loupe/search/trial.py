@@ -283,7 +283,7 @@ def open_dataset(job: WorkerJob) -> Dataset:
         return _fetch_dataset(job.dataset)
     settings = parse_settings("train", job.source | {"data_dir": job.data_dir})
     try:
-        return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"])
+        return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"], settings.scale)
     except UsageError as error:
         raise UsageError(
             f"dataset: {socket.gethostname()} can neither read {job.dataset!r} nor prepare it; use a URL or a folder "

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line, print_lines
-from loupe.config.datasets import DEFAULT_SCALES
 from loupe.config.evaluation import Evaluate
 from loupe.config.fields import format_value
 from loupe.errors import LoupeError, UsageError
@@ -173,7 +172,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
 def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.ndarray | None":
     """Load the ridge weights that the model's run logged. Without them, load or fit those of the dataset `sample`.
 
-    Return None instead if `sample` does not have this scale factor.
+    At scale 1:1, return None instead of the weights of `sample`.
     """
     from loupe.data.preparation import open_or_prepare
     from loupe.tracking import models
@@ -183,9 +182,9 @@ def _load_ridge(run_id: str | None, settings: Evaluate, scale: Fraction) -> "np.
         file = models.download_artifact(run_id, f"ridge-{scale.numerator}x{scale.denominator}.npy", folder)
         if file is not None:
             return ridge.load_weights(file, scale)
-    if scale not in DEFAULT_SCALES:
+    if scale == 1:
         return None
-    return ridge.load_or_fit(open_or_prepare(settings, "sample"), scale)
+    return ridge.load_or_fit(open_or_prepare(settings, "sample", scale), scale)
 
 
 def _log_scores(

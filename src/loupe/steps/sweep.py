@@ -140,12 +140,14 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
 
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
     dataset_fields = _list_dataset_fields(settings, sweep)
-    return preparation.open_or_prepare(parse_settings("train", dataset_fields | shared), dataset_fields["dataset"])
+    trained = parse_settings("train", dataset_fields | shared)
+    return preparation.open_or_prepare(trained, trained.dataset, trained.scale)
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
     """Return the fields with which this step, or a worker that cannot read the dataset, prepares the dataset."""
-    return {"dataset": str(sweep.train.get("dataset", "sample")), "smoke": settings.smoke, "seed": settings.seed}
+    fields = {name: str(sweep.train[name]) for name in ("dataset", "scale") if name in sweep.train}
+    return {"dataset": "sample", "smoke": settings.smoke, "seed": settings.seed} | fields
 
 
 def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset") -> "WorkerJob":

@@ -128,7 +128,7 @@ def _open_dataset(settings: Train) -> "tuple[Dataset, dict[str, np.ndarray] | No
     from loupe.tracking import checkpoints, runs
 
     if not settings.resume:
-        return preparation.open_or_prepare(settings, settings.dataset), None
+        return preparation.open_or_prepare(settings, settings.dataset, settings.scale), None
     resumed = runs.get_run(settings.resume, "resume")
     checkpoint = checkpoints.load_checkpoint(settings.resume)
-    return preparation.reopen(settings, *runs.read_dataset(resumed), settings.dataset), checkpoint
+    return preparation.reopen(settings, *runs.read_dataset(resumed), settings.dataset, settings.scale), checkpoint

@@ -75,9 +75,10 @@ def find_candidate(settings: Register) -> Candidate:
 
 def open_training_dataset(run: Any, settings: Register) -> Dataset:
     """Open the dataset of a train run or trial, or prepare it again; raise UsageError if this fails."""
-    texts = runs.read_settings(run, "dataset", "smoke")
+    texts = runs.read_settings(run, "scale", "dataset", "smoke")
     dataset_settings = make_dataset_settings(settings, texts["smoke"] == "true")
-    return preparation.reopen(dataset_settings, *runs.read_dataset(run), texts["dataset"])
+    scale = Fraction(texts["scale"].replace(":", "/"))
+    return preparation.reopen(dataset_settings, *runs.read_dataset(run), texts["dataset"], scale)
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:

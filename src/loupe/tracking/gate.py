@@ -106,11 +106,13 @@ def open_gate(settings: Register, candidate: Candidate, luminance: str) -> tuple
     source = settings.gate or recorded.get(TAGS["source"]) or candidate.source or SAMPLE_SOURCE
     try:
         if settings.gate is None and TAGS["source"] in recorded:
-            dataset = preparation.reopen(shared, recorded[TAGS["dataset"]], recorded[TAGS["digest"]], source)
+            dataset = preparation.reopen(
+                shared, recorded[TAGS["dataset"]], recorded[TAGS["digest"]], source, candidate.scale
+            )
         elif settings.gate is None and candidate.dataset is not None:
             dataset = candidate.dataset
         else:
-            dataset = preparation.open_or_prepare(shared, source)
+            dataset = preparation.open_or_prepare(shared, source, candidate.scale)
     except UsageError as error:
         raise UsageError(str(error).replace("dataset:", "gate:", 1)) from None
     task = candidate.dataset.settings if candidate.dataset else dataset.settings | {"luminance": luminance}

@@ -90,9 +90,7 @@ def _find_networks(name: str, options: ResolveOptions) -> Networks:
     if name in FILTERS:
         return make_networks(SCALES, lambda scale: LoadedModel(name, FilterUpscaler(name, scale)))
     if name == RIDGE:
-        from loupe.config.datasets import DEFAULT_SCALES
-
-        return make_networks([*DEFAULT_SCALES], lambda scale: _load_ridge(scale, options.data_dir))
+        return make_networks(SCALES, lambda scale: _load_ridge(scale, options.data_dir))
     loaded = (_load_from_mlflow if name.startswith(URI_SCHEMES) else _load_file)(name, options)
     return make_networks([loaded.model.geometry.scale], lambda _: loaded)
 
@@ -143,7 +141,7 @@ def _load_ridge(scale: Fraction, data_dir: str) -> LoadedModel:
     from loupe.data.preparation import open_sample
     from loupe.upscalers import ridge
 
-    weights = ridge.load_or_fit(open_sample(data_dir), scale)
+    weights = ridge.load_or_fit(open_sample(data_dir, scale), scale)
     return LoadedModel(RIDGE, ridge.RidgeUpscaler(weights, scale, "rec601"))
 
 
