@@ -7,7 +7,7 @@ from typing import Any
 import mlflow
 
 from loupe.config.base import DatasetSettings
-from loupe.config.fields import URI_SCHEMES, format_value
+from loupe.config.fields import URI_SCHEMES, format_value, parse_scale
 from loupe.config.steps import Register
 from loupe.data import preparation
 from loupe.data.dataset import Dataset
@@ -66,7 +66,7 @@ def find_candidate(settings: Register) -> Candidate:
     return Candidate(
         reference,
         reference.name,
-        Fraction(texts["scale"].replace(":", "/")),
+        parse_scale(texts["scale"]),
         open_training_dataset(run, settings),
         texts["dataset"],
         is_smoke=texts["smoke"] == "true",
@@ -77,8 +77,9 @@ def open_training_dataset(run: Any, settings: Register) -> Dataset:
     """Open the dataset of a train run or trial, or prepare it again; raise UsageError if this fails."""
     texts = runs.read_settings(run, "scale", "dataset", "smoke")
     dataset_settings = make_dataset_settings(settings, texts["smoke"] == "true")
-    scale = Fraction(texts["scale"].replace(":", "/"))
-    return preparation.reopen(dataset_settings, *runs.read_dataset(run), texts["dataset"], scale)
+    return preparation.reopen(
+        dataset_settings, *runs.read_dataset(run), texts["dataset"], parse_scale(texts["scale"])
+    )
 
 
 def make_dataset_settings(settings: Register, is_smoke: bool) -> DatasetSettings:
