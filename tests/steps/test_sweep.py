@@ -69,11 +69,13 @@ def write_sweep(folder, dataset, name, search, study=None, **train):
         name: the name of the study; the file is `<name>.toml`.
         search: the lines of the table [search].
         study: additional fields of the table [study].
-        train: additional fields of the table [train].
+        train: additional fields of the table [train]; None removes a field.
     """
     tables = {"study": {"name": name} | (study or {}), "train": {"dataset": str(dataset)} | TINY | train}
-    lines = [f"[{table}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
-             for table, fields in tables.items()]  # fmt: skip
+    lines = []
+    for table, fields in tables.items():
+        given = {key: value for key, value in fields.items() if value is not None}
+        lines += [f"[{table}]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in given.items())]
     (folder / f"{name}.toml").write_text("".join([*lines, "[search]\n", search]))
     return f"{name}.toml"
 
@@ -415,6 +417,20 @@ def test_bad_usage_is_refused_in_one_line_and_creates_no_file(tmp_path, write, s
         assert word in read_error(done)
     assert "secret" not in done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == files
+
+
+@pytest.mark.parametrize(
+    ("search", "train", "error"),
+    [
+        ('scale = ["3:2", "4:1"]', {"patch": "whole"}, "scale: must be one of 3:2,2:1,3:1 for sample-.*, got 4:1"),
+        ('patch = ["10:15", "70:105"]', {"patch": None}, ".*: must be at most the inputs' side of 60, got 70"),
+    ],
+    ids=["scale", "patch"],
+)
+def test_point_that_does_not_fit_the_dataset_is_refused_before_any_trial(tmp_path, write, search, train, error):
+    done = loupe("sweep", write("refused", search, **train), "--workers", 1, cwd=tmp_path, status=2)
+    assert re.fullmatch(f"loupe sweep: error: {error}", read_error(done))
+    assert not find_runs(tmp_path, "sweep")
 
 
 def test_running_sweep_is_not_started_twice_and_closes_all_runs_on_sigterm(tmp_path, write):

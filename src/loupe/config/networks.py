@@ -60,6 +60,11 @@ class Convolutional(GradientTrain):
             raise ValueError(f"condition: must be none with pre_upscale={self.pre_upscale}, got {self.condition}")
         return self
 
+    @property
+    def crop_side(self) -> int:
+        """See `Train`."""
+        return self.crop_size
+
 
 class Perceptron(GradientTrain):
     """The networks of the 2016 study: dense layers that map a patch of the input to a patch of the label."""
@@ -98,6 +103,11 @@ class Perceptron(GradientTrain):
                 rule = f"input side:label side with the ratio of scale {format_value(self.scale)}"
                 raise ValueError(f"patch: must be {rule}, such as {DEFAULT_PATCHES[self.scale]}, got {self.patch}")
         return self
+
+    @property
+    def crop_side(self) -> int:
+        """See `Train`."""
+        return 0 if self.patch == "whole" else int(self.patch.split(":")[0])
 
     @model_validator(mode="after")
     def _validate_output_activation(self) -> "Perceptron":

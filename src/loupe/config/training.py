@@ -64,6 +64,11 @@ class Train(DatasetSettings):
         validate_scale(self.scale)
         return self
 
+    @property
+    def crop_side(self) -> int:
+        """The side of a training crop or patch of the input, in pixels; 0 for whole images and for ridge."""
+        return 0
+
 
 class GradientTrain(Train):
     """Settings of a network that is trained by gradient descent.

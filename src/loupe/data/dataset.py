@@ -95,6 +95,19 @@ class Dataset:
         """The scale factors of the inputs."""
         return [parse_scale(text) for text in self.settings["scales"].split(",")]
 
+    def validate_inputs(self, scale: Fraction, crop: int = 0) -> None:
+        """Raise UsageError if the dataset has no inputs of this scale factor, or if crops are larger than the inputs.
+
+        `crop` is the side of a training crop or patch of the inputs, in pixels.
+        """
+        if scale not in self.scales:
+            raise UsageError(
+                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}"
+            )
+        side = int(int(self.settings["label_size"]) / scale)
+        if crop > side:
+            raise UsageError(f"patch, crop_size: must be at most the inputs' side of {side}, got {crop}")
+
     def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
         """Open the inputs and labels of a split as memory maps.
 
@@ -112,10 +125,7 @@ class Dataset:
                 Wrong checksums of shards that are verified in the background do not raise this error here; see
                 `finish_verification`.
         """
-        if scale not in self.scales:
-            raise UsageError(
-                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}"
-            )
+        self.validate_inputs(scale)
         import pyarrow.compute as pc
 
         column = self._index["split"]

@@ -38,7 +38,7 @@ def add_body(
 
 def compute_blocks(settings: Perceptron, input_side: int) -> tuple[int, int]:
     """Return the side of an input block, and the width of its margin; see `convolutional.compute_blocks`."""
-    return input_side if settings.patch == "whole" else int(settings.patch.split(":")[0]), settings.entry_convolutions
+    return settings.crop_side or input_side, settings.entry_convolutions
 
 
 def _add_dropout(x: Any, settings: Perceptron, number: int) -> Any:

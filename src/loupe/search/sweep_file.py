@@ -205,6 +205,10 @@ class SweepFile(BaseModel):
         else:
             yield from self.iterate_points(keys[1:], params)
 
+    def iterate_checked_points(self) -> Iterator[Params]:
+        """Yield the points that are checked before a sweep starts: all of a grid, else CHECKED_POINTS random ones."""
+        return self.iterate_points() if self.is_grid else self.draw_points()
+
     def draw_points(self) -> Iterator[Params]:
         """Yield CHECKED_POINTS random points, the same in each call."""
         rng = random.Random(0)

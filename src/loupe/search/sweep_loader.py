@@ -171,7 +171,7 @@ def _check_points(sweep: SweepFile) -> None:
         raise UsageError(f"search: a grid must have at most {MAX_GRID_POINTS} points; use sampler=random or tpe")
     used_keys: set[str] = set()
     known: set[tuple[tuple[str, str], ...]] = set()
-    for params in sweep.iterate_points() if sweep.is_grid else sweep.draw_points():
+    for params in sweep.iterate_checked_points():
         conditional = [key for key in sweep.train if parse_condition(key) and sweep.is_active(key, params)]
         for table, keys in {"search": params, "train": conditional}.items():
             fields = [parse_field(key) for key in keys]

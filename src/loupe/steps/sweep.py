@@ -141,7 +141,11 @@ def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
     shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
     dataset_fields = _list_dataset_fields(settings, sweep)
     trained = parse_settings("train", dataset_fields | shared)
-    return preparation.open_or_prepare(trained, trained.dataset, trained.scale)
+    dataset = preparation.open_or_prepare(trained, trained.dataset, trained.scale)
+    for params in sweep.iterate_checked_points():
+        point = sweep.create_settings(params)
+        dataset.validate_inputs(point.scale, point.crop_side)
+    return dataset
 
 
 def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
