@@ -268,6 +268,20 @@ def test_a_patch_must_have_the_ratio_of_the_scale(scale: Fraction) -> None:
     assert line == f"patch: must be {rule}, got 5:6"
 
 
+@pytest.mark.parametrize(
+    ("scales", "smoke", "size"),
+    [
+        ("3:2,2:1,3:1", "false", 150),
+        ("4:1", "false", 148),
+        ("4:1", "true", 88),
+        ("3:2,4:1", "false", 144),
+        ("201:200", "false", 201),
+    ],
+)
+def test_the_default_label_size_fits_all_scale_factors(scales: str, smoke: str, size: int) -> None:
+    assert parse_settings("preprocess", {"scales": scales, "smoke": smoke}).label_size == size
+
+
 def test_a_label_size_must_be_divisible_for_every_scale() -> None:
     assert parse_settings("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
     assert refusal("preprocess", {"label_size": "100", "scales": "2:1,3:2"}) == (

@@ -47,12 +47,15 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("step", ["upscale", "evaluate", "demo"])
+@pytest.mark.parametrize("step", ["upscale", "evaluate", "demo", "restore"])
 def test_the_help_and_the_error_list_the_same_models(step):
-    described = STEPS[step].model_fields["model"].description.removeprefix("model: ")
-    assert all(name in described for name in ACCEPTED[:-5])
+    described = STEPS[step].model_fields["model"].description.split(": ")[-1]
+    restore = step == "restore"
+    sizes = {size for size in BUNDLED_SIZES if Fraction(1) in bundled.list_scales(size)}
+    names = ["champion", "bundled", *sizes] if restore else ACCEPTED[:-5]
+    assert all(name in described for name in names)
     with pytest.raises(UsageError) as caught:
-        resolver.resolve_model("huge")
+        resolver.resolve_model("huge", resolver.ResolveOptions(restore=restore))
     assert str(caught.value) == f"model: must be {described} that exists, got 'huge'"
 
 

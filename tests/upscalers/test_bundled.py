@@ -41,8 +41,7 @@ def sample() -> dict[Fraction, Pairs]:
     degraded = {"degrade": "jpeg", "jpeg_qualities": "10,60", "clean_share": 0}
     pairs = {}
     for scale in set(map(scale_of_file, FILES)):
-        size = {"label_size": 150 - 150 % scale.numerator, "scales": scale}
-        settings = parse_settings("preprocess", cut | size | (degraded if scale == 1 else {}))
+        settings = parse_settings("preprocess", cut | {"scales": scale} | (degraded if scale == 1 else {}))
         pairs[scale] = prepare_in_memory(settings, scale)
     return pairs
 

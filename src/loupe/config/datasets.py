@@ -1,9 +1,10 @@
 """The settings of `preprocess`, which prepares a dataset, and the settings that it shares with `evaluate`."""
 
+import math
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from loupe.config.base import DatasetSettings, Settings
 from loupe.config.fields import (
@@ -24,7 +25,17 @@ from loupe.config.fields import (
 Crop = Literal["centre", "fit", "tiles", "random"]
 Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 LIMIT = "maximum number of photos; none: all photos"
-DEFAULT_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))  # the default label size, 150, is not a multiple of 4
+DEFAULT_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
+LABEL_SIZE = "side of a label in pixels"
+LABEL_SIZE_RULE = "a multiple of the first number of each scale factor; default: the largest multiple up to 150"
+LabelSize = Annotated[int, Field(ge=6, le=4096)]
+
+
+def _choose_label_size(fields: dict[str, Any]) -> int:
+    """Return the largest multiple up to 150 (with smoke, 90) of all numerators, or the smallest if it is above."""
+    multiple = math.lcm(*(scale.numerator for scale in fields.get("scales", DEFAULT_SCALES)))
+    largest = 90 if fields.get("smoke") else 150
+    return max(multiple, largest - largest % multiple)
 
 
 class LabelSettings(Settings):
@@ -44,7 +55,6 @@ class LabelSettings(Settings):
         "number of labels per million pixels of a photo, instead of `labels_per_photo`, for crop=random",
         rule="none, or above 0 and at most 1000",
     )
-    label_size: int = field(150, "side of a label in pixels", ge=6, le=4096)
     shrink: Filter = field(
         "lanczos", "filter that downscales a label to the input; random: a random filter for each label"
     )
@@ -63,7 +73,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     """Prepare a dataset from sources of photos."""
 
     STEP = "preprocess"
-    SMOKE = {"limit": 12, "label_size": 90, "crop": "centre"}
+    SMOKE = {"limit": 12, "crop": "centre"}
     source: Sources = field(
         ("sample",),
         "photos: sample (bundled photos; the default of `crop` is then tiles), caltech256 (1.2 GB), folders, tar "
@@ -79,6 +89,7 @@ class Preprocess(DatasetSettings, LabelSettings):
         "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
+    label_size: LabelSize = field(_choose_label_size, LABEL_SIZE, rule=f"{LABEL_SIZE_RULE}, with `smoke` 90")
     luminance: Luminance = field("rec601", "formula for luminance (brightness); relative: Rec. 709 on linear light")
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none", "random degradation of the inputs. jpeg: JPEG artefacts. camera: noise and JPEG artefacts"

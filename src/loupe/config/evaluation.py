@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import model_validator
 
 from loupe.config.base import GIVEN, DatasetSettings, Settings
-from loupe.config.datasets import LIMIT, LabelSettings
+from loupe.config.datasets import LABEL_SIZE, LABEL_SIZE_RULE, LIMIT, LabelSettings, LabelSize
 from loupe.config.fields import DEVICE, Count, Device, Luminance, Names, Qualities, Scale, Text, Unset, field
 from loupe.config.photos import ENSEMBLE, MODEL
 from loupe.config.training import DATASET, RECOMPOSE, SCALE_RULE, Recompose, validate_scale
@@ -36,6 +36,7 @@ class Evaluate(DatasetSettings, LabelSettings):
         "formula for luminance (brightness) of the photos",
         rule="rec601, rec709 or relative; default: the formula of the model",
     )
+    label_size: Annotated[LabelSize | None, Unset] = field(None, LABEL_SIZE, rule=f"6 to 4096, {LABEL_SIZE_RULE}")
     limit: Count = field(None, LIMIT, rule="none or >= 1")
     degrade: Literal["none", "jpeg"] = field(
         "none", "degradation of the inputs; jpeg: one score for each of the `qualities`"
@@ -82,5 +83,5 @@ class Evaluate(DatasetSettings, LabelSettings):
 
     @property
     def label_settings(self) -> dict[str, Any]:
-        """The values of the fields of `LabelSettings` by name."""
-        return self.select(LabelSettings.model_fields.keys() - Settings.model_fields.keys())
+        """The values of `label_size` and of the fields of `LabelSettings` by name."""
+        return self.select({"label_size", *LabelSettings.model_fields} - Settings.model_fields.keys())

@@ -26,6 +26,7 @@ MODELS = (
     ".keras or .onnx file"
 )
 MODEL = f"model: {MODELS}"
+RESTORE_MODELS = "champion, bundled, tiny, small, base, an MLflow URI, or a .keras or .onnx file"
 STREAM = "-"  # the standard input or the standard output
 STREAM_FOLDER = "loupe-stream-"  # start of the name of the temporary folder for their files
 ENSEMBLE = "average the results for 8 flips and rotations: slightly better, 8 times slower"
@@ -214,11 +215,7 @@ class Restore(PhotoSettings, NetworkFields):
         "network: strong noise is removed, then a network removes JPEG artefacts. nlm: only noise is removed, by "
         "non-local means",
     )
-    model: str = field(
-        "champion",
-        "network that restores photos (scale factor 1:1): champion, bundled, tiny, small, base, an MLflow URI, or a "
-        ".keras or .onnx file",
-    )
+    model: str = field("champion", f"network that restores photos (scale factor 1:1): {RESTORE_MODELS}")
     mask: Text = field(
         None,
         "image of the same size as the photos: white pixels are restored, black pixels are kept",

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from loupe.config.datasets import LabelSettings
+from loupe.config.datasets import Preprocess
 from loupe.imaging.conversion import compress_jpeg
 from loupe.imaging.decoder import PhotoError
 
@@ -36,7 +36,7 @@ class Label:
     factor: float = 1.0
 
 
-def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int, sha256: str) -> list[Label]:
+def cut_labels(photo: np.ndarray, settings: Preprocess, crop: str, seed: int, sha256: str) -> list[Label]:
     """Cut the labels of one photo, in grey or colour like the photo.
 
     Args:
@@ -74,7 +74,7 @@ def cut_labels(photo: np.ndarray, settings: LabelSettings, crop: str, seed: int,
     ]
 
 
-def _cut_random(photo: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> list[Label]:
+def _cut_random(photo: np.ndarray, settings: Preprocess, rng: np.random.Generator) -> list[Label]:
     """Cut labels at random positions, every second label after resizing the photo by a random factor of 0.5 to 1."""
     size, rate = settings.label_size, settings.labels_per_megapixel
     rows, columns = photo.shape[:2]

@@ -232,7 +232,7 @@ def open_or_prepare(settings: DatasetSettings, name: str, scale: Fraction | None
         settings: the settings for this preparation; all other fields of preprocess have their defaults.
         name: the location, name or source of the dataset.
         scale: the scale factor that is needed. If the default settings do not contain it, the prepared dataset has
-            only this scale factor, with JPEG artefacts at 1:1, and with the largest size of labels that fits.
+            only this scale factor, with JPEG artefacts at 1:1.
     """
     location = find_dataset(settings.data_dir, name)
     if location is not None:
@@ -241,8 +241,8 @@ def open_or_prepare(settings: DatasetSettings, name: str, scale: Fraction | None
     try:
         wanted = parse_settings("preprocess", given)
         if scale is not None and scale not in wanted.scales:
-            given |= {"scales": (scale,), "label_size": wanted.label_size - wanted.label_size % scale.numerator}
-            wanted = parse_settings("preprocess", given | ({"degrade": "jpeg"} if scale == 1 else {}))
+            given |= {"scales": (scale,)} | ({"degrade": "jpeg"} if scale == 1 else {})
+            wanted = parse_settings("preprocess", given)
         return prepare(wanted)
     except UsageError as error:
         raise UsageError(str(error).replace("source:", "dataset:", 1)) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from loupe.cli.progress import print_error
 from loupe.config.fields import BUNDLED_SIZES, CHAMPION, URI_SCHEMES
-from loupe.config.photos import MODELS
+from loupe.config.photos import MODELS, RESTORE_MODELS
 from loupe.errors import LoupeError, UsageError
 from loupe.photos.networks import LoadedModel, Networks, load_bundled
 from loupe.tracking.locations import get_sqlite_file
@@ -158,7 +158,8 @@ def _load_from_mlflow(uri: str, options: ResolveOptions) -> LoadedModel:
 def _load_file(name: str, options: ResolveOptions) -> LoadedModel:
     file = Path(name)
     if file.suffix not in (".keras", ".onnx") or not os.path.isfile(file):
-        raise UsageError(f"model: must be {MODELS} that exists, got {name!r}")
+        names = RESTORE_MODELS if options.restore else MODELS
+        raise UsageError(f"model: must be {names} that exists, got {name!r}")
     if file.suffix == ".onnx":
         return LoadedModel(name, IsolatedOnnxUpscaler(file, options.threads, options.device))
     from loupe.tracking import models
