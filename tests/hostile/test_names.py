@@ -110,11 +110,11 @@ def test_a_name_that_is_too_long_is_refused_with_its_field(work, folder, monkeyp
         ("source", lambda: sources.list_photos(parse("preprocess", source=name))),
         ("dataset", lambda: Dataset(name)),
         ("sweep", lambda: load_sweep(find_in_checkout(name))),
+        ("compare", lambda: validate_file(work / f"{name}.html", overwrite=False)),
     ]
     for field, call in calls:
         with pytest.raises(UsageError, match=f"^{field}: .*{name}"):
             call()
-    validate_file(work / f"{name}.html", overwrite=False)  # such a file is missing
     assert len(find_photos(["photos"], work / name).jobs) == len(NAMES)
 
 

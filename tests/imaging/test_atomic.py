@@ -86,10 +86,19 @@ def test_a_pipe_a_device_or_a_stream_is_not_replaced(kind, tmp_path):
     assert os.path.samestat(file.lstat(), before)
 
 
-@pytest.mark.parametrize("name", ["loop.txt", f"{'a' * 300}.txt"])
-def test_a_link_to_itself_or_a_long_name_is_not_an_error_of_the_check(name, tmp_path):
+def test_a_link_to_itself_can_be_replaced(tmp_path):
     (tmp_path / "loop.txt").symlink_to("loop.txt")
-    atomic.validate_output_file("out", tmp_path / name)
+    atomic.validate_output_file("out", tmp_path / "loop.txt")
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_file_is_written(tmp_path):
+    with pytest.raises(UsageError, match=r"^out: must be the name of a file that can be written, got '"):
+        atomic.validate_output_file("out", tmp_path / f"{'a' * 300}.txt")
+
+
+@pytest.mark.parametrize("name", ["loop.txt", f"{'a' * 300}.txt"])
+def test_a_path_below_a_file_that_is_no_folder_is_refused(name, tmp_path):
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
     with pytest.raises(UsageError, match=r"^out: must be in a folder that exists, got '"):
         atomic.validate_output_file("out", tmp_path / name / "file.txt")
 

@@ -113,13 +113,20 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def validate_output_file(field: str, file: Path) -> None:
-    """Raise UsageError, with the name of the field, if a path is not in an existing folder, or is not a regular file.
+    """Raise UsageError, with the name of the field, if a path is too long, not in a folder, or not a regular file.
 
     A missing file is valid.
     """
     # For a path that is too long, os.path.isdir returns False, but Path.is_dir raises an error.
     if not os.path.isdir(file.parent):
         raise UsageError(f"{field}: must be in a folder that exists, got {str(file)!r}")
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as a name of more than 255 bytes
+        rule = "must be the name of a file that can be written"
+        raise UsageError(f"{field}: {rule}, got {str(file)!r}: {error.strerror}") from None
     if os.path.isdir(file):
         raise UsageError(f"{field}: must be a file, got the folder {str(file)!r}")
     if _is_special(file):
