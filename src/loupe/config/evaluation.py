@@ -52,11 +52,12 @@ class Evaluate(DatasetSettings, LabelSettings):
     out: Text = field(None, "write the scores to this JSON file", rule="none or a path")
     sheet: Text = field(
         None,
-        "write an image that compares the results of the models for the most detailed parts of the labels",
+        "write an image that compares the results of the models for the most detailed parts of the labels, not for "
+        "protocol=classical",
         rule="none or a path",
     )
     HELP_GROUPS = {
-        "fields with --photos": (
+        "fields with --photos, not for protocol=classical": (
             "luminance", "crop", "labels_per_photo", "labels_per_megapixel", "label_size", "shrink", "degrade",
             "qualities", "recompress",
         )
