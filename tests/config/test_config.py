@@ -282,6 +282,12 @@ def test_the_default_label_size_fits_all_scale_factors(scales: str, smoke: str, 
     assert parse_settings("preprocess", {"scales": scales, "smoke": smoke}).label_size == size
 
 
+def test_a_label_has_inputs_that_are_large_enough_for_ridge_regression() -> None:
+    assert parse_settings("preprocess", {"label_size": "24", "scales": "4:1"}).label_size == 24
+    message = "label_size: must be at least 24 for scale 4:1, got 20"
+    assert refusal("preprocess", {"label_size": "20", "scales": "4:1"}) == message
+
+
 def test_a_label_size_must_be_divisible_for_every_scale() -> None:
     assert parse_settings("preprocess", {"label_size": "100", "scales": "2:1"}).label_size == 100
     assert refusal("preprocess", {"label_size": "100", "scales": "2:1,3:2"}) == (

@@ -222,7 +222,7 @@ def test_error_names_table_field_rule_and_value(old, new, line, refusal):
     [
         ("kernel = [3]", "search.kernel: is not a field of train; `loupe train --help` lists the fields"),
         ("seed = [0, 1]", "search.seed: must not be in [search]; for several seeds, set study.repeats"),
-        ('dataset = ["sample"]', "search.dataset: must not be in [search]; for several seeds, set study.repeats"),
+        ('dataset = ["sample"]', "search.dataset: must not be in [search]"),
         ('"sgd.seed" = [0, 1]', "search.sgd.seed: must not be in [search]; for several seeds, set study.repeats"),
         ("rho = [0.9]", "search.rho: is a field of optimizer=adadelta and optimizer=rmsprop only, got '0.9'"),
         ('"elm.hidden" = ["8"]', f"search.elm.hidden: {CONDITION}"),

@@ -45,8 +45,8 @@ def job(tmp_path):
     return worker_job.WorkerJob(
         sweep=SWEEP, storage=str(journal), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment_id="0",
         parent="none", dataset="/nowhere/photos-0123456789ab", digest="0123456789ab",
-        source={"dataset": "/nowhere/photos", "smoke": False, "seed": 0}, data_dir="data", threads=1,
-        max_trials=1, timeout=math.inf, fresh=False,
+        source={"dataset": "/nowhere/photos", "smoke": False, "seed": 0, "scales": ["3:2"]}, data_dir="data",
+        threads=1, max_trials=1, timeout=math.inf, fresh=False,
     )  # fmt: skip
 
 

@@ -192,6 +192,15 @@ def test_a_folder_of_photos_can_have_the_name_of_a_source_or_a_comma(name, given
     assert (images.name, images.description) == (name.replace(",", "-"), name)
 
 
+def test_a_file_of_scores_or_a_sheet_does_not_replace_a_photo_or_each_other(folder):
+    photo = next((folder / "photos").glob("**/*.png"))
+    for fields in ({"out": str(photo)}, {"sheet": str(photo)}, {"photos": str(photo), "out": str(photo)}):
+        with pytest.raises(UsageError, match=r"^(out|sheet): must not replace one of the `photos`, got '"):
+            evaluated(model="lanczos", **fields)
+    with pytest.raises(UsageError, match=r"^sheet: must be another file than `out`, got './a.png'$"):
+        evaluated(model="lanczos", out="a.png", sheet="./a.png")
+
+
 def test_photos_that_do_not_exist_are_refused():
     with pytest.raises(UsageError, match=r"^photos: must be a folder, tar file or image that exists, got 'nowhere'$"):
         evaluated(photos="nowhere", model="tiny")

@@ -19,9 +19,11 @@ from jobs import ROOT, Step, list_runs, loupe, open_store, read_error
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from PIL import Image
 
 from loupe.config import parse_settings
 from loupe.search import sweep_loader
+from loupe.steps import sweep as sweep_step
 
 pytestmark = pytest.mark.xdist_group("sweep")  # one process: the tests share a dataset and finished sweeps
 SWEEPS = sorted((ROOT / "sweeps").glob("*.toml"))
@@ -422,7 +424,11 @@ def test_bad_usage_is_refused_in_one_line_and_creates_no_file(tmp_path, write, s
 @pytest.mark.parametrize(
     ("search", "train", "error"),
     [
-        ('scale = ["3:2", "4:1"]', {"patch": "whole"}, "scale: must be one of 3:2,2:1,3:1 for sample-.*, got 4:1"),
+        (
+            'scale = ["3:2", "4:1"]',
+            {"patch": "whole"},
+            "scale: must be one of 3:2,2:1,3:1 for sample-.*, got 4:1; .*",
+        ),
         ('patch = ["10:15", "70:105"]', {"patch": None}, ".*: must be at most the inputs' side of 60, got 70"),
     ],
     ids=["scale", "patch"],
@@ -431,6 +437,25 @@ def test_point_that_does_not_fit_the_dataset_is_refused_before_any_trial(tmp_pat
     done = loupe("sweep", write("refused", search, **train), "--workers", 1, cwd=tmp_path, status=2)
     assert re.fullmatch(f"loupe sweep: error: {error}", read_error(done))
     assert not find_runs(tmp_path, "sweep")
+
+
+@pytest.mark.parametrize(("photos", "split"), [(1, "validation"), (2, "test")])
+def test_dataset_without_photos_for_a_split_is_refused_before_any_trial(tmp_path, photos, split):
+    for number in range(photos):
+        Image.effect_noise((160, 160), 60 * (number + 1)).save(tmp_path / f"{number}.png")
+    file = write_sweep(tmp_path, tmp_path, "refused", 'activation = ["tanh"]')
+    error = f"loupe sweep: error: split: must have a photo, got none in {split} of .*"
+    assert re.fullmatch(error, read_error(loupe("sweep", file, "--workers", 1, cwd=tmp_path, status=2)))
+    assert not find_runs(tmp_path, "sweep")
+
+
+def test_sweep_prepares_the_scale_factors_that_it_searches(tmp_path):
+    search = 'scale = ["3:2", "4:1"]'
+    file = sweep_loader.load_sweep(tmp_path / write_sweep(tmp_path, "sample", "scales", search, patch="whole"))
+    settings = parse_settings("sweep", {"sweep": "scales.toml", "smoke": True, "data_dir": str(tmp_path / "data")})
+    source = sweep_step._describe_source(settings, file)
+    assert source == {"dataset": "sample", "smoke": True, "seed": 0, "scales": ["3:2", "4:1"]}
+    assert sweep_step._open_dataset(settings, file, source).settings["scales"] == "3:2,4:1"
 
 
 def test_running_sweep_is_not_started_twice_and_closes_all_runs_on_sigterm(tmp_path, write):

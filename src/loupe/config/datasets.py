@@ -27,7 +27,10 @@ Filter = Literal["lanczos", "bicubic", "box", "hamming", "random"]
 LIMIT = "maximum number of photos; none: all photos"
 DEFAULT_SCALES = (Fraction(3, 2), Fraction(2), Fraction(3))
 LABEL_SIZE = "side of a label in pixels"
-LABEL_SIZE_RULE = "a multiple of the first number of each scale factor; default: the largest multiple up to 150"
+LABEL_SIZE_RULE = (
+    "a multiple of the first number of each scale factor; default: the largest one up to 150, or else the smallest"
+)
+MIN_INPUT_SIDE = 6  # in pixels; ridge regression mirrors 4 pixels at the border, which smaller crops do not have
 LabelSize = Annotated[int, Field(ge=6, le=4096)]
 
 
@@ -89,7 +92,9 @@ class Preprocess(DatasetSettings, LabelSettings):
         "scale factors; each label is downscaled to one input per scale factor",
         rule="ratios such as 3:2,2:1",
     )
-    label_size: LabelSize = field(_choose_label_size, LABEL_SIZE, rule=f"{LABEL_SIZE_RULE}, with `smoke` 90")
+    label_size: LabelSize = field(
+        _choose_label_size, LABEL_SIZE, rule=f"{LABEL_SIZE_RULE}; with `smoke`, up to 90 instead of 150"
+    )
     luminance: Luminance = field("rec601", "formula for luminance (brightness); relative: Rec. 709 on linear light")
     degrade: Literal["none", "jpeg", "camera"] = field(
         "none", "random degradation of the inputs. jpeg: JPEG artefacts. camera: noise and JPEG artefacts"
@@ -124,6 +129,11 @@ class Preprocess(DatasetSettings, LabelSettings):
                 raise ValueError(
                     f"label_size: must be a multiple of {scale.numerator} for scale {format_value(scale)}, "
                     f"got {self.label_size}"
+                )
+            if self.label_size < MIN_INPUT_SIDE * scale:
+                raise ValueError(
+                    f"label_size: must be at least {math.ceil(MIN_INPUT_SIDE * scale)} for scale "
+                    f"{format_value(scale)}, got {self.label_size}"
                 )
             if scale == 1 and self.degrade == "none":
                 raise ValueError("scales: must be above 1:1 with degrade=none, got 1:1")

@@ -243,7 +243,9 @@ Paths = Annotated[
     BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value),
 ]
 Scales = Annotated[
-    tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, "must be ratios such as 3:2,2:1")), Unique
+    tuple[Fraction, ...],
+    BeforeValidator(_parse_list(parse_scale, f"must be ratios from 1 to {LARGEST_SCALE}, such as 3:2,2:1")),
+    Unique,
 ]
 JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
 Qualities = Annotated[

@@ -102,11 +102,26 @@ class Dataset:
         """
         if scale not in self.scales:
             raise UsageError(
-                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}"
+                f"scale: must be one of {self.settings['scales']} for {self.folder.name}, got {format_value(scale)}; "
+                f"`loupe preprocess --scales {format_value(scale)}` prepares a dataset with this scale factor"
             )
         side = int(int(self.settings["label_size"]) / scale)
         if crop > side:
             raise UsageError(f"patch, crop_size: must be at most the inputs' side of {side}, got {crop}")
+
+    def find_rows(self, split: str) -> np.ndarray:
+        """Return the numbers of the rows of a split in the manifest; raise UsageError if the split is empty."""
+        import pyarrow.compute as pc
+
+        column = self._index["split"]
+        chosen = column.is_valid() if split == "all" else pc.fill_null(pc.equal(column, split), False)
+        numbers = np.flatnonzero(chosen.to_numpy())
+        if not len(numbers):
+            raise UsageError(
+                f"split: must have a photo, got none in {split} of {self.folder.name}; with at least three photos "
+                "that are not near-duplicates, no split is empty"
+            )
+        return numbers
 
     def load_pairs(self, split: str, scale: Fraction, limit: int | None = None) -> "Pairs":
         """Open the inputs and labels of a split as memory maps.
@@ -126,16 +141,7 @@ class Dataset:
                 `finish_verification`.
         """
         self.validate_inputs(scale)
-        import pyarrow.compute as pc
-
-        column = self._index["split"]
-        chosen = column.is_valid() if split == "all" else pc.fill_null(pc.equal(column, split), False)
-        numbers = np.flatnonzero(chosen.to_numpy())
-        if not len(numbers):
-            raise UsageError(
-                f"split: must have a photo, got none in {split} of {self.folder.name}; with at least three photos "
-                "that are not near-duplicates, no split is empty"
-            )
+        numbers = self.find_rows(split)
         rows = ManifestRows(self.folder / MANIFEST, numbers)
         if limit is not None:
             photos = rows.read_column("sha256")

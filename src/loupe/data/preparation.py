@@ -225,14 +225,14 @@ def find_dataset(data_dir: str, name: str) -> str | None:
     return next((found for found in locations if storage.exists(found, manifest.MANIFEST, "dataset")), None)
 
 
-def open_or_prepare(settings: DatasetSettings, name: str, scale: Fraction | None = None) -> Dataset:
+def open_or_prepare(settings: DatasetSettings, name: str, *scales: Fraction) -> Dataset:
     """Open a prepared dataset by location or name. If it does not exist, prepare the source `name`.
 
     Args:
         settings: the settings for this preparation; all other fields of preprocess have their defaults.
         name: the location, name or source of the dataset.
-        scale: the scale factor that is needed. If the default settings do not contain it, the prepared dataset has
-            only this scale factor, with JPEG artefacts at 1:1.
+        scales: the scale factors that are needed. If the default settings do not contain them, the prepared dataset
+            has only these scale factors. If one of them is 1:1, the inputs have JPEG artefacts.
     """
     location = find_dataset(settings.data_dir, name)
     if location is not None:
@@ -240,8 +240,8 @@ def open_or_prepare(settings: DatasetSettings, name: str, scale: Fraction | None
     given = {"source": (name,)} | settings.select(DatasetSettings.model_fields)
     try:
         wanted = parse_settings("preprocess", given)
-        if scale is not None and scale not in wanted.scales:
-            given |= {"scales": (scale,)} | ({"degrade": "jpeg"} if scale == 1 else {})
+        if not set(scales) <= set(wanted.scales):
+            given |= {"scales": scales} | ({"degrade": "jpeg"} if 1 in scales else {})
             wanted = parse_settings("preprocess", given)
         return prepare(wanted)
     except UsageError as error:
@@ -253,7 +253,7 @@ def open_sample(data_dir: str, scale: Fraction) -> Dataset:
     return open_or_prepare(DatasetSettings(data_dir=data_dir, quiet=True), "sample", scale)
 
 
-def reopen(settings: DatasetSettings, name: str, digest: str, source: str, scale: Fraction | None = None) -> Dataset:
+def reopen(settings: DatasetSettings, name: str, digest: str, source: str, *scales: Fraction) -> Dataset:
     """Open a dataset that is recorded in MLflow, by the name of its folder; if it is missing, prepare it again.
 
     Args:
@@ -261,14 +261,14 @@ def reopen(settings: DatasetSettings, name: str, digest: str, source: str, scale
         name: the name of the folder in `data_dir`.
         digest: the recorded digest.
         source: the location, name or source of the dataset, if the folder is missing.
-        scale: see `open_or_prepare`.
+        scales: see `open_or_prepare`.
 
     Raises:
         UsageError: the dataset has another digest than the recorded one.
     """
     location = storage.join_path(settings.data_dir, name)
     is_there = storage.exists(location, manifest.MANIFEST)
-    dataset = Dataset(location) if is_there else open_or_prepare(settings, source, scale)
+    dataset = Dataset(location) if is_there else open_or_prepare(settings, source, *scales)
     if dataset.digest != digest:
         raise UsageError(
             f"dataset: must be {name}, as recorded in MLflow, got {dataset.folder.name}; "

@@ -154,7 +154,8 @@ def _check_keys(sweep: SweepFile) -> None:
         if isinstance(values, Range) and sweep.is_grid:
             raise UsageError(f"search.{key}: must be a list of values with sampler=grid, got a range")
         if parse_field(key) in EXECUTION_FIELDS:
-            raise UsageError(f"search.{key}: must not be in [search]; for several seeds, set study.repeats")
+            hint = "; for several seeds, set study.repeats" if parse_field(key) == "seed" else ""
+            raise UsageError(f"search.{key}: must not be in [search]{hint}")
         if key in sweep.train:
             raise UsageError(f"search.{key}: must be in [search] or in [train], got both")
     for name in sweep.study.tune:

@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from loupe.config import parse_settings
-from loupe.config.fields import format_value
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.training import GradientTrain, Train
 from loupe.data import preparation, storage
 from loupe.data.dataset import Dataset
@@ -281,9 +281,11 @@ def open_dataset(job: WorkerJob) -> Dataset:
     """
     if storage.exists(job.dataset, MANIFEST, "dataset"):
         return _fetch_dataset(job.dataset)
-    settings = parse_settings("train", job.source | {"data_dir": job.data_dir})
+    given = dict(job.source)
+    scales = map(parse_scale, given.pop("scales"))
+    settings = parse_settings("train", given | {"data_dir": job.data_dir})
     try:
-        return preparation.reopen(settings, Path(job.dataset).name, job.digest, job.source["dataset"], settings.scale)
+        return preparation.reopen(settings, Path(job.dataset).name, job.digest, settings.dataset, *scales)
     except UsageError as error:
         raise UsageError(
             f"dataset: {socket.gethostname()} can neither read {job.dataset!r} nor prepare it; use a URL or a folder "

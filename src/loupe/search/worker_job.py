@@ -25,8 +25,8 @@ class WorkerJob:
         parent: the id of the sweep's run.
         dataset: folder or URL of the prepared dataset.
         digest: the digest of the dataset.
-        source: the settings `dataset`, `smoke` and `seed`. A machine that cannot read the dataset prepares it from
-            them.
+        source: the settings `dataset`, `smoke` and `seed`, and the scale factors `scales`. A machine that cannot read
+            the dataset prepares it from them.
         data_dir: the folder or URL for prepared datasets.
         threads: CPU threads per trial; 0: one per core.
         max_trials: maximum number of trials of this worker. In the job that `run_workers` gets, it is the maximum of

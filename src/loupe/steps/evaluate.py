@@ -14,6 +14,7 @@ from loupe.config.evaluation import Evaluate
 from loupe.config.fields import format_value
 from loupe.errors import LoupeError, UsageError
 from loupe.imaging.atomic import validate_output_file, write_file
+from loupe.imaging.formats import READ_FORMATS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,13 +119,25 @@ def choose_names(settings: Evaluate) -> dict[str, str]:
 def _validate_files(settings: Evaluate) -> None:
     from loupe.evaluation import figures
 
-    for name in ("out", "sheet"):
-        if file := getattr(settings, name):
-            validate_output_file(name, Path(file))
+    files = {name: Path(file) for name in ("out", "sheet") if (file := getattr(settings, name))}
+    for name, file in files.items():
+        validate_output_file(name, file)
+        if settings.photos and _is_photo(file, Path(settings.photos)):
+            raise UsageError(f"{name}: must not replace one of the `photos`, got {str(file)!r}")
+    if len(set(map(os.path.realpath, files.values()))) < len(files):
+        raise UsageError(f"sheet: must be another file than `out`, got {settings.sheet!r}")
     if settings.sheet:
         figures.validate_format(Path(settings.sheet))
     if settings.photos and not os.path.exists(settings.photos):
         raise UsageError(f"photos: must be a folder, tar file or image that exists, got {settings.photos!r}")
+
+
+def _is_photo(file: Path, photos: Path) -> bool:
+    """Return whether an existing file is `photos`, or is in the folder `photos` and has the extension of an image."""
+    if not file.exists() or not photos.exists():
+        return False
+    is_image = file.suffix.lower() in READ_FORMATS
+    return file.samefile(photos) or (is_image and photos.resolve() in file.resolve().parents)
 
 
 def _load_model(settings: Evaluate, name: str, scale: Fraction | None = None) -> "LoadedModel":

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.cli.progress import print_line
 from loupe.config import parse_settings
 from loupe.config.checkout import find_in_checkout
+from loupe.config.fields import format_value, parse_scale
 from loupe.config.steps import Sweep
 from loupe.errors import UsageError, is_masked, mask_secrets
 from loupe.search.trial_attributes import RUN
@@ -45,7 +47,8 @@ def run(settings: Sweep) -> str | None:
     arms = f"{len(sweep.group_arms())} arms, " if sweep.is_grid else ""
     print_line(f"sweep {sweep.name}: {arms}{total} trials, {workers} workers", settings.quiet)
     database = _open_database(location)
-    dataset = _open_dataset(settings, sweep)
+    source = _describe_source(settings, sweep)
+    dataset = _open_dataset(settings, sweep, source)
     shown_location = mask_secrets(storage.make_absolute(location))
     _refuse_running_sweep(sweep.name, shown_location)
     study = SweepStudy(sweep, database or _open_journal(location), dataset.digest, parent="")
@@ -58,7 +61,7 @@ def run(settings: Sweep) -> str | None:
         for earlier_run in sorted(study.list_parents() - {run_id}):
             trials.adopt_trials(earlier_run, run_id)
         started = time.monotonic()
-        job = _create_job(settings, study, location, dataset)
+        job = _create_job(settings, study, location, dataset, source)
         worker_seconds = worker_pool.run_workers(settings, study, job, workers)
         best_run = study_results.log_study(study, time.monotonic() - started, worker_seconds)
         study_results.check_failures(study)
@@ -135,26 +138,41 @@ def _check_runs(study: "SweepStudy", location: str) -> None:
             )
 
 
-def _open_dataset(settings: Sweep, sweep: "SweepFile") -> "Dataset":
+def _open_dataset(settings: Sweep, sweep: "SweepFile", source: dict[str, Any]) -> "Dataset":
+    """Open or prepare the dataset.
+
+    Raises:
+        UsageError: a split is empty, or the inputs do not fit a point of the sweep.
+    """
     from loupe.data import preparation
 
-    shared = {name: getattr(settings, name) for name in ("quiet", "data_dir", "scheduler")}
-    dataset_fields = _list_dataset_fields(settings, sweep)
-    trained = parse_settings("train", dataset_fields | shared)
-    dataset = preparation.open_or_prepare(trained, trained.dataset, trained.scale)
-    for params in sweep.iterate_checked_points():
-        point = sweep.create_settings(params)
-        dataset.validate_inputs(point.scale, point.crop_side)
+    shared = settings.select(["quiet", "data_dir", "scheduler"])
+    given = {name: value for name, value in source.items() if name != "scales"}
+    trained = parse_settings("train", given | shared)
+    dataset = preparation.open_or_prepare(trained, trained.dataset, *map(parse_scale, source["scales"]))
+    for split in ("train", "validation", *(["test"] if settings.register_best else [])):
+        dataset.find_rows(split)
+    for scale, crop in _list_inputs(sweep):
+        dataset.validate_inputs(scale, crop)
     return dataset
 
 
-def _list_dataset_fields(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
-    """Return the fields with which this step, or a worker that cannot read the dataset, prepares the dataset."""
-    fields = {name: str(sweep.train[name]) for name in ("dataset", "scale") if name in sweep.train}
-    return {"dataset": "sample", "smoke": settings.smoke, "seed": settings.seed} | fields
+def _list_inputs(sweep: "SweepFile") -> list[tuple[Fraction, int]]:
+    """Return the scale factors of the points, each with the sides of crops that occur with it."""
+    points = map(sweep.create_settings, sweep.iterate_checked_points())
+    return sorted({(point.scale, point.crop_side) for point in points})
 
 
-def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset") -> "WorkerJob":
+def _describe_source(settings: Sweep, sweep: "SweepFile") -> dict[str, Any]:
+    """Return the `source` of `WorkerJob`."""
+    scales = {format_value(scale): None for scale, _ in _list_inputs(sweep)}
+    name = str(sweep.train.get("dataset", "sample"))
+    return {"dataset": name, "smoke": settings.smoke, "seed": settings.seed, "scales": list(scales)}
+
+
+def _create_job(
+    settings: Sweep, study: "SweepStudy", location: str, dataset: "Dataset", source: dict[str, Any]
+) -> "WorkerJob":
     from loupe.data import storage
     from loupe.search.worker_job import WorkerJob
     from loupe.tracking import store
@@ -168,7 +186,7 @@ def _create_job(settings: Sweep, study: "SweepStudy", location: str, dataset: "D
         parent=study.parent,
         dataset=storage.make_absolute(dataset.location),
         digest=dataset.digest,
-        source=_list_dataset_fields(settings, study.sweep),
+        source=source,
         data_dir=settings.data_dir,
         threads=settings.threads,
         max_trials=settings.max_trials or 0,
