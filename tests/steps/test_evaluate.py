@@ -201,6 +201,11 @@ def test_a_file_of_scores_or_a_sheet_does_not_replace_a_photo_or_each_other(fold
         evaluated(model="lanczos", out="a.png", sheet="./a.png")
 
 
+def test_other_models_without_the_scale_factor_of_the_model_are_refused():
+    with pytest.raises(UsageError, match=r"^others: must be .* for the bundled network tiny, got 3:1$"):
+        evaluated(model="lanczos", others="tiny", scale="3:1")
+
+
 def test_photos_that_do_not_exist_are_refused():
     with pytest.raises(UsageError, match=r"^photos: must be a folder, tar file or image that exists, got 'nowhere'$"):
         evaluated(photos="nowhere", model="tiny")

@@ -171,7 +171,7 @@ def _load_others(settings: Evaluate, scale: Fraction, short_names: dict[str, str
         try:
             loaded = _load_model(settings, name, scale)
         except LoupeError as error:
-            raise type(error)(re.sub("^model:", "others:", str(error))) from None
+            raise type(error)(re.sub("^(model|scale):", "others:", str(error))) from None
         own_scale = loaded.model.geometry.scale
         if own_scale != scale:
             raise UsageError(
