@@ -54,7 +54,7 @@ def test_the_sheet_shows_each_photo_once(pairs: Pairs) -> None:
 @pytest.mark.parametrize("extension", [*FigureCanvasBase.get_supported_filetypes(), "", "PNG", "doc"])
 def test_a_sheet_is_written_or_its_format_is_refused(extension: str, tmp_path: Path) -> None:
     file = tmp_path / f"sheet.{extension}"
-    if extension in ("pgf", "doc"):  # pgf needs LaTeX
+    if extension in ("pgf", "raw", "rgba", "doc"):
         with pytest.raises(UsageError, match=r"^sheet: must end in one of avif, .*, png, .*, got "):
             figures.validate_format(file)
     else:

@@ -335,10 +335,11 @@ def test_the_best_run_is_searched_among_comparable_runs_of_the_current_experimen
     mine, other = (client.create_experiment(name) for name in ("mine", "other"))
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # the fixture `trained` may have set it for this test
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    with pytest.raises(
-        UsageError, match="run: must be a finished train run or trial of scale 3:1 in the experiment 'mine'"
-    ):
+    rule = "run: must be a finished train run or trial of scale 3:1 in the experiment 'mine'.*"
+    with pytest.raises(UsageError, match=f"{rule}`--include-smoke` also uses short tests$"):
         runs.find_best_run("3:1", include_smoke=False)
+    with pytest.raises(UsageError, match=f"{rule}`loupe train` creates such a run$"):
+        runs.find_best_run("3:1", include_smoke=True)
     log(mine, "easy photos", 0.01)
     best, deleted = log(mine, "photos", 0.03, step="trial"), log(mine, "photos", 0.02, step="trial")
     log(mine, "photos", 0.05)

@@ -31,7 +31,8 @@ SHEET_CANDIDATES = 500  # number of photos from which `plot_sheet` selects
 
 def validate_format(sheet: Path) -> None:
     """Raise UsageError if Matplotlib cannot write a figure with the extension of `sheet`."""
-    extensions = FigureCanvasBase.get_supported_filetypes().keys() - {"pgf"}  # pgf needs LaTeX
+    # pgf needs LaTeX; raw and rgba are pixels without a size.
+    extensions = FigureCanvasBase.get_supported_filetypes().keys() - {"pgf", "raw", "rgba"}
     if sheet.suffix and sheet.suffix[1:].lower() not in extensions:
         raise UsageError(f"sheet: must end in one of {', '.join(sorted(extensions))}, got {str(sheet)!r}")
 

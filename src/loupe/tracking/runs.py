@@ -274,9 +274,10 @@ def find_best_run(scale: str, include_smoke: bool) -> Any:
     newest = search_runs(condition, 1, experiment=experiment.experiment_id) if experiment else []
     if not newest:
         name = experiment.name if experiment else name
+        advice = "" if include_smoke else ", and `--include-smoke` also uses short tests"
         raise UsageError(
             f"run: must be a finished train run or trial of scale {scale} in the experiment {name!r} of "
-            f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run"
+            f"{mlflow.get_tracking_uri()}, got none; `loupe train` creates such a run{advice}"
         )
     same_dataset = f" and tags.`loupe.digest` = '{newest[0].data.tags['loupe.digest']}'"
     ranking = search_runs(
