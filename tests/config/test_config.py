@@ -282,10 +282,6 @@ def test_the_default_label_size_fits_all_scale_factors(scales: str, smoke: str, 
     assert parse_settings("preprocess", {"scales": scales, "smoke": smoke}).label_size == size
 
 
-def test_an_empty_text_is_quoted_as_it_was_given() -> None:
-    assert refusal("preprocess", {"source": ""}).endswith(", got ''")
-
-
 def test_a_label_has_inputs_that_are_large_enough_for_ridge_regression() -> None:
     assert parse_settings("preprocess", {"label_size": "24", "scales": "4:1"}).label_size == 24
     message = "label_size: must be at least 24 for scale 4:1, got 20"

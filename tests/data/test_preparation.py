@@ -429,9 +429,10 @@ def test_a_dataset_that_is_prepared_for_a_scale_factor_contains_it(tmp_path, sca
     assert reopen(settings, "deleted", dataset.digest, str(tmp_path), scale).folder == dataset.folder
 
 
-def test_a_missing_source_is_reported_with_the_field_dataset(preprocess):
-    with pytest.raises(UsageError, match=r"^dataset: .*'nowhere'"):
-        open_or_prepare(preprocess(), "nowhere")
+@pytest.mark.parametrize("name", ["nowhere", ""])
+def test_a_missing_source_is_reported_with_the_field_dataset(preprocess, name):
+    with pytest.raises(UsageError, match=rf"^dataset: .*, got '{name}'$"):
+        open_or_prepare(preprocess(), name)
 
 
 def test_reopen_refuses_another_digest(photo_folder, preprocess):

@@ -65,7 +65,7 @@ def quote_value(value: Any) -> str:
     """Return a refused value for an error message: secrets masked, cut to LONGEST_QUOTE characters, in quotes."""
     try:
         # The text is masked before it is shortened, because `mask_secrets` may not find a shortened secret.
-        text = mask_secrets(format_value(tuple(value) if isinstance(value, list) and value else value))
+        text = mask_secrets(format_value(value))
     except ValueError:  # Python does not convert integers of more than 4300 digits to text
         text = "a number of thousands of digits"
     return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")

@@ -237,7 +237,7 @@ def open_or_prepare(settings: DatasetSettings, name: str, *scales: Fraction) -> 
     location = find_dataset(settings.data_dir, name)
     if location is not None:
         return Dataset(location)
-    given = {"source": (name,)} | settings.select(DatasetSettings.model_fields)
+    given = {"source": (name,) if name else ""} | settings.select(DatasetSettings.model_fields)
     try:
         wanted = parse_settings("preprocess", given)
         if not set(scales) <= set(wanted.scales):
