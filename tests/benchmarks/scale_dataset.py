@@ -50,7 +50,7 @@ def write_dataset(folder, labels, sides=SIDES, labels_per_shard=LABELS_PER_SHARD
             "row": list(range(len(numbers))),
         }
         parts.append(pa.table(columns, schema=manifest.build_table([]).schema))
-    settings = {"scales": "3:2", "luminance": "rec601", "source": "photos"}
+    settings = {"scales": "3:2", "label_size": "150", "luminance": "rec601", "source": "photos"}
     manifest.write_manifest(
         str(folder), parts, {"digest": "0", "settings": settings, "statistics": {}, "shards": shards}
     )

@@ -78,8 +78,10 @@ def test_a_degraded_dataset_without_the_columns_is_refused(dataset):
         [], 3, "text", {"digest": 3}, {"digest": "../1f"},
         {"settings": []}, {"settings": {}}, {"shards": ["labels"]}, {"statistics": 1},
         {"shards": {}}, {"shards": {"../labels-00000.npy": "0"}},
-        {"settings": {"scales": "x", "luminance": "rec601", "source": "sample"}},
-        {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample"}},
+        {"settings": {"scales": "x", "luminance": "rec601", "source": "sample", "label_size": "30"}},
+        {"settings": {"scales": "3:2", "luminance": "rec601", "source": "sample"}},
+        {"settings": {"scales": "3:2", "luminance": "rec601", "source": "sample", "label_size": "30.5"}},
+        {"settings": {"scales": "1:0", "luminance": "rec601", "source": "sample", "label_size": "30"}},
     ],
 )  # fmt: skip
 def test_other_metadata_are_refused(metadata, dataset):
@@ -88,13 +90,13 @@ def test_other_metadata_are_refused(metadata, dataset):
 
 
 def test_a_scale_with_an_exponent_is_refused(dataset):
-    settings = {"scales": "3:2,2e0", "luminance": "rec601", "source": "sample"}
+    settings = {"scales": "3:2,2e0", "luminance": "rec601", "source": "sample", "label_size": "30"}
     with pytest.raises(UsageError, match="scales: must be a ratio such as 3:2"):
         load(rewrite(dataset, {"settings": settings}))
 
 
 def test_a_scale_that_occurs_twice_is_refused(dataset):
-    settings = {"scales": "3:2,2:1,1.5", "luminance": "rec601", "source": "sample"}
+    settings = {"scales": "3:2,2:1,1.5", "luminance": "rec601", "source": "sample", "label_size": "30"}
     with pytest.raises(UsageError, match=r"the scales must be different, got 3:2,2:1,1\.5"):
         load(rewrite(dataset, {"settings": settings}))
 

@@ -14,7 +14,7 @@ from loupe.errors import describe_error
 # Names of shards and the digest are parts of file names. A slash in them could lead out of the dataset's folder.
 SHARD_NAME = re.compile(r"(labels|inputs-\d+x\d+)-\d{5,}\.npy")
 DIGEST = re.compile(r"[0-9a-f]{1,64}")
-REQUIRED_SETTINGS = ("luminance", "scales", "source")
+REQUIRED_SETTINGS = ("label_size", "luminance", "scales", "source")
 
 
 class _Metadata(BaseModel):
@@ -51,6 +51,8 @@ def _find_fault_of_settings(metadata: dict[str, Any]) -> str:
     missing = [name for name in REQUIRED_SETTINGS if name not in metadata["settings"]]
     if missing:
         return f"the setting {missing[0]} is missing"
+    if not re.fullmatch("[0-9]{1,9}", size := metadata["settings"]["label_size"]):
+        return f"label_size: must be a number of pixels, got {size!r}"
     if not DIGEST.fullmatch(metadata["digest"]):
         return f"the digest must be hexadecimal, got {metadata['digest']!r}"
     wrong = next((name for name in metadata["shards"] if not SHARD_NAME.fullmatch(name)), None)
