@@ -87,8 +87,11 @@ def test_a_pipe_a_device_or_a_stream_is_not_replaced(kind, tmp_path):
 
 
 def test_a_link_to_itself_can_be_replaced(tmp_path):
-    (tmp_path / "loop.txt").symlink_to("loop.txt")
-    atomic.validate_output_file("out", tmp_path / "loop.txt")
+    file = tmp_path / "loop.txt"
+    file.symlink_to(file.name)
+    atomic.validate_output_file("out", file)
+    atomic.write_file(file, "content")
+    assert file.read_text(encoding="utf-8") == "content"
 
 
 def test_a_name_that_is_too_long_is_refused_before_the_file_is_written(tmp_path):

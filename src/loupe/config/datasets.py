@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from loupe.config.base import DatasetSettings, Settings
 from loupe.config.fields import (
+    SCALES_RULE,
     Categories,
     Count,
     JpegQualities,
@@ -90,7 +91,7 @@ class Preprocess(DatasetSettings, LabelSettings):
     scales: Scales = field(
         DEFAULT_SCALES,
         "scale factors; each label is downscaled to one input per scale factor",
-        rule="ratios such as 3:2,2:1",
+        rule=SCALES_RULE,
     )
     label_size: LabelSize = field(
         _choose_label_size, LABEL_SIZE, rule=f"{LABEL_SIZE_RULE}; with `smoke`, up to 90 instead of 150"

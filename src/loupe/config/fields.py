@@ -242,11 +242,8 @@ Paths = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: [part.strip() for part in value.split(",")] if isinstance(value, str) else value),
 ]
-Scales = Annotated[
-    tuple[Fraction, ...],
-    BeforeValidator(_parse_list(parse_scale, f"must be ratios from 1 to {LARGEST_SCALE}, such as 3:2,2:1")),
-    Unique,
-]
+SCALES_RULE = f"ratios from 1 to {LARGEST_SCALE}, such as 3:2,2:1"
+Scales = Annotated[tuple[Fraction, ...], BeforeValidator(_parse_list(parse_scale, f"must be {SCALES_RULE}")), Unique]
 JpegQualities = Annotated[tuple[int, int], BeforeValidator(_parse_range(int, 1, 100))]
 Qualities = Annotated[
     tuple[int, ...],
